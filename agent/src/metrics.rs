@@ -1,0 +1,1 @@
+//! Host and container metrics from `/proc` and cgroup files. Reads only.

@@ -1,0 +1,4 @@
+//! The HTTP surface: types, routes, authentication, errors, OpenAPI.
+
+pub mod types;
+pub mod error;

@@ -1,0 +1,293 @@
+//! Opening the file, the writer thread with its grouped commits, the readers.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+/// Writes that may wait for the writer; a caller beyond that waits itself.
+const WRITES_WAITING_MAX: usize = 1024;
+/// Writes that share one transaction: bounds how long the first of them waits for its sync.
+const WRITES_PER_COMMIT_MAX: usize = 256;
+/// Connections for reading, opened on demand.
+const READERS_MAX: usize = 4;
+/// The first SQLite in which the WAL reset race is mended.
+const SQLITE_NUMBER_MIN: i32 = 3_051_003;
+/// What this program's tables are called in the file's header ("FLD1").
+const APPLICATION_ID: i32 = 0x464c_4431;
+
+/// Statements that bring a file from the version before to this one.
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The disk is full, read-only or broken: nothing was written.
+    #[error("cannot write {path}: {reason}")]
+    Unavailable {
+        /// The file.
+        path: String,
+        /// In SQLite's words.
+        reason: String,
+    },
+    /// The file is not ours, or was written by a newer version.
+    #[error("cannot use {path}: {reason}")]
+    Foreign {
+        /// The file.
+        path: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// A statement failed: a defect of ours.
+    #[error("statement failed: {0}")]
+    Statement(String),
+    /// The writer has ended: the process is shutting down.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode as Code;
+        match error.sqlite_error_code() {
+            Some(
+                Code::DiskFull | Code::ReadOnly | Code::SystemIoFailure | Code::CannotOpen
+                | Code::DatabaseBusy | Code::DatabaseCorrupt,
+            ) => Self::Unavailable { path: String::new(), reason: error.to_string() },
+            _ => Self::Statement(error.to_string()),
+        }
+    }
+}
+
+/// A view of the tables within one transaction. Its methods are in this crate's other modules.
+pub struct Tx<'a> {
+    pub(crate) sql: &'a Connection,
+}
+
+type Job = Box<dyn FnOnce(&Connection) -> JobDone + Send>;
+/// Called after the commit (or its failure) with the outcome of the whole transaction.
+type JobDone = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// Handle to the tables. Cheap to clone; the file is closed when the last handle is gone.
+#[derive(Clone)]
+pub struct Store {
+    writer: mpsc::Sender<Job>,
+    readers: Arc<Readers>,
+}
+
+struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    permits: tokio::sync::Semaphore,
+}
+
+impl Store {
+    /// Opens (or makes) the file, brings it to this version, starts the writer.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is not ours, or is of a newer version. Nothing is changed then.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let connection = open_for_writing(path)?;
+        let (writer, jobs) = mpsc::channel(WRITES_WAITING_MAX);
+        let shown = path.display().to_string();
+        std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || write_until_closed(connection, jobs, &shown))
+            .map_err(|error| StoreError::Unavailable {
+                path: path.display().to_string(),
+                reason: error.to_string(),
+            })?;
+        let readers = Readers {
+            path: path.to_owned(),
+            idle: Mutex::new(Vec::new()),
+            permits: tokio::sync::Semaphore::new(READERS_MAX),
+        };
+        Ok(Self { writer, readers: Arc::new(readers) })
+    }
+
+    /// Runs `work` in a transaction and returns once it is synced. An error from `work` undoes only
+    /// its own changes.
+    ///
+    /// # Errors
+    /// Those of `work`, or of the sync; then nothing of it was kept.
+    pub async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (answer, outcome) = oneshot::channel();
+        let job: Job = Box::new(move |sql| {
+            let result = in_savepoint(sql, work);
+            Box::new(move |committed| {
+                // A caller that has gone away does not want to know.
+                let _ = answer.send(committed.and(result));
+            })
+        });
+        self.writer.send(job).await.map_err(|_| StoreError::Closed)?;
+        outcome.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Runs `work` on what has been committed.
+    ///
+    /// # Errors
+    /// Those of `work`, or when the file cannot be read.
+    pub async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        let _permit = self.readers.permits.acquire().await.map_err(|_| StoreError::Closed)?;
+        let readers = Arc::clone(&self.readers);
+        tokio::task::spawn_blocking(move || {
+            let connection = readers.take()?;
+            let result = work(&Tx { sql: &connection });
+            readers.give_back(connection);
+            result
+        })
+        .await
+        .map_err(|error| StoreError::Statement(error.to_string()))?
+    }
+}
+
+impl Readers {
+    fn take(&self) -> Result<Connection, StoreError> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(connection) = idle {
+            return Ok(connection);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        Ok(connection)
+    }
+
+    fn give_back(&self, connection: Connection) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+}
+
+fn in_savepoint<T, F>(sql: &Connection, work: F) -> Result<T, StoreError>
+where
+    F: FnOnce(&Tx<'_>) -> Result<T, StoreError>,
+{
+    sql.execute_batch("SAVEPOINT one")?;
+    match work(&Tx { sql }) {
+        Ok(value) => {
+            sql.execute_batch("RELEASE one")?;
+            Ok(value)
+        }
+        Err(error) => {
+            sql.execute_batch("ROLLBACK TO one; RELEASE one")?;
+            Err(error)
+        }
+    }
+}
+
+/// The writer: everything that waits goes into one transaction; answers go out after its sync.
+fn write_until_closed(mut connection: Connection, mut jobs: mpsc::Receiver<Job>, path: &str) {
+    let mut batch = Vec::new();
+    while let Some(first) = jobs.blocking_recv() {
+        batch.push(first);
+        while batch.len() < WRITES_PER_COMMIT_MAX {
+            match jobs.try_recv() {
+                Ok(job) => batch.push(job),
+                Err(_) => break,
+            }
+        }
+        commit_batch(&mut connection, &mut batch, path);
+    }
+}
+
+fn commit_batch(connection: &mut Connection, batch: &mut Vec<Job>, path: &str) {
+    let mut answers = Vec::with_capacity(batch.len());
+    let committed = (|| {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for job in batch.drain(..) {
+            answers.push(job(&transaction));
+        }
+        transaction.commit()
+    })();
+    let outcome = committed.map_err(|error| match StoreError::from(error) {
+        StoreError::Unavailable { reason, .. } => {
+            StoreError::Unavailable { path: path.to_owned(), reason }
+        }
+        other => other,
+    });
+    if let Err(error) = &outcome {
+        tracing::error!(error = %error, writes = answers.len(), "store could not commit");
+        if answers.is_empty() {
+            // The transaction did not even begin: the jobs are dropped, their callers see `Closed`
+            // through the dropped channel; tell them the true reason instead.
+            for job in batch.drain(..) {
+                refuse(job, error);
+            }
+        }
+    }
+    for answer in answers {
+        answer(outcome.clone());
+    }
+}
+
+/// Answers a job that could not run, by running it against an empty database in memory whose
+/// result is thrown away with the error. Only the answering half matters.
+fn refuse(job: Job, error: &StoreError) {
+    if let Ok(nowhere) = Connection::open_in_memory() {
+        job(&nowhere)(Err(error.clone()));
+    }
+}
+
+fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
+    let shown = || path.display().to_string();
+    if rusqlite::version_number() < SQLITE_NUMBER_MIN {
+        return Err(StoreError::Foreign {
+            path: shown(),
+            reason: format!("SQLite {} can lose data in WAL mode", rusqlite::version()),
+        });
+    }
+    let unavailable = |error: rusqlite::Error| StoreError::Unavailable {
+        path: shown(),
+        reason: error.to_string(),
+    };
+    let mut connection = Connection::open(path).map_err(unavailable)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(unavailable)?;
+    let not_ours = |error: rusqlite::Error| StoreError::Foreign {
+        path: shown(),
+        reason: format!("{error}; it is not a Fairlead database, or is damaged: restore a backup"),
+    };
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(not_ours)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
+    connection.pragma_update(None, "foreign_keys", "ON").map_err(unavailable)?;
+    migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let foreign = |reason: String| StoreError::Foreign { path: path.display().to_string(), reason };
+    let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let application: i32 =
+        connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if application != APPLICATION_ID && tables > 0 {
+        return Err(foreign("it is another program's database; choose another path".to_owned()));
+    }
+    if version > MIGRATIONS.len() {
+        return Err(foreign(format!(
+            "it has format {version}, this program knows {} at most; install the newer version",
+            MIGRATIONS.len()
+        )));
+    }
+    for (index, statements) in MIGRATIONS.iter().enumerate().skip(version) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(statements)?;
+        transaction.pragma_update(None, "user_version", index + 1)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! Numbered messages between region and centre: outbox, and what was taken of the peer.
+//!
+//! Each side numbers its messages from 1 without gaps, keeps each until the peer has acknowledged
+//! it, and takes each number of the peer once. `peer` is the region's name at the controller and
+//! [`CENTRE`] in a region.
+
+use fairlead_protocol::{Message, Numbered, numbered};
+use rusqlite::OptionalExtension;
+
+use crate::{StoreError, Tx};
+
+/// The controller, as a region's peer.
+pub const CENTRE: &str = "centre";
+
+/// Both ends of an exchange with one peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Watermarks {
+    /// Highest number given to a message to the peer.
+    pub sent: u64,
+    /// Highest number of the peer that is on our disk.
+    pub taken: u64,
+    /// Lowest number that can still be sent; `sent + 1` when nothing waits.
+    pub kept_from: u64,
+}
+
+impl Tx<'_> {
+    /// Numbers a message and keeps it for the peer.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn send_later(&self, peer: &str, kind: numbered::Kind) -> Result<Numbered, StoreError> {
+        let seq: u64 = self
+            .sql
+            .prepare_cached(
+                "INSERT INTO exchange (peer, sent) VALUES (?1, 1) \
+                 ON CONFLICT (peer) DO UPDATE SET sent = sent + 1 RETURNING sent",
+            )?
+            .query_row([peer], |row| row.get(0))?;
+        let message = Numbered { seq, kind: Some(kind) };
+        self.sql
+            .prepare_cached("INSERT INTO outbox (peer, seq, payload) VALUES (?1, ?2, ?3)")?
+            .execute((peer, seq, message.encode_to_vec()))?;
+        Ok(message)
+    }
+
+    /// What waits for the peer from that number on, in order.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn waiting_for(
+        &self,
+        peer: &str,
+        from: u64,
+        limit: u32,
+    ) -> Result<Vec<Numbered>, StoreError> {
+        let mut statement = self.sql.prepare_cached(
+            "SELECT payload FROM outbox WHERE peer = ?1 AND seq >= ?2 ORDER BY seq LIMIT ?3",
+        )?;
+        let rows =
+            statement.query_map((peer, from, limit), |row| row.get::<_, Vec<u8>>(0))?;
+        rows.map(|payload| {
+            Numbered::decode(&payload?[..])
+                .map_err(|error| StoreError::Statement(format!("outbox row: {error}")))
+        })
+        .collect()
+    }
+
+    /// How many messages wait for the peer.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn count_waiting_for(&self, peer: &str) -> Result<u64, StoreError> {
+        Ok(self.sql.query_row("SELECT count(*) FROM outbox WHERE peer = ?1", [peer], |row| {
+            row.get(0)
+        })?)
+    }
+
+    /// The peer has everything up to that number on its disk: it is kept no longer.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn acknowledged_by(&self, peer: &str, up_to: u64) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("DELETE FROM outbox WHERE peer = ?1 AND seq <= ?2")?
+            .execute((peer, up_to))?;
+        Ok(())
+    }
+
+    /// Takes the peer's message of that number, unless it was taken before (`false`). Messages
+    /// arrive in order; a gap means that the peer has forgotten some, which is accepted (it is
+    /// reported by the caller) because waiting for them would stop everything.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn take_from(&self, peer: &str, seq: u64) -> Result<bool, StoreError> {
+        let changed = self
+            .sql
+            .prepare_cached(
+                "INSERT INTO exchange (peer, taken) VALUES (?1, ?2) \
+                 ON CONFLICT (peer) DO UPDATE SET taken = excluded.taken \
+                 WHERE excluded.taken > exchange.taken",
+            )?
+            .execute((peer, seq))?;
+        Ok(changed == 1)
+    }
+
+    /// Where the exchange with that peer stands.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn watermarks(&self, peer: &str) -> Result<Watermarks, StoreError> {
+        let marks: Option<(u64, u64)> = self
+            .sql
+            .query_row("SELECT sent, taken FROM exchange WHERE peer = ?1", [peer], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?;
+        let (sent, taken) = marks.unwrap_or_default();
+        let kept_from: Option<u64> =
+            self.sql.query_row("SELECT min(seq) FROM outbox WHERE peer = ?1", [peer], |row| {
+                row.get(0)
+            })?;
+        Ok(Watermarks { sent, taken, kept_from: kept_from.unwrap_or(sent + 1) })
+    }
+
+    /// Our numbers went back (a restored backup): go on above what the peer has of us.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn number_from(&self, peer: &str, sent: u64) -> Result<(), StoreError> {
+        self.sql.execute(
+            "INSERT INTO exchange (peer, sent) VALUES (?1, ?2) \
+             ON CONFLICT (peer) DO UPDATE SET sent = max(sent, excluded.sent)",
+            (peer, sent),
+        )?;
+        Ok(())
+    }
+
+    /// The peer's numbers went back: take from there.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn retake_from(&self, peer: &str, taken: u64) -> Result<(), StoreError> {
+        self.sql
+            .execute("UPDATE exchange SET taken = ?2 WHERE peer = ?1", (peer, taken))?;
+        Ok(())
+    }
+}
