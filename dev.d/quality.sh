@@ -1,0 +1,154 @@
+# The verbs test, lint, bless and doctor.
+# shellcheck shell=sh
+
+verb_test() {
+    test_agreed=no
+    [ "${CI:-}" != true ] || test_agreed=yes
+    if [ "${1:-}" = --yes ]; then
+        test_agreed=yes
+        shift
+    fi
+    need_rust
+    ensure_packages docker test "$test_agreed"
+    trap release_engine EXIT
+    trap 'exit 130' INT TERM HUP
+    ensure_engine test "$@"
+    FAIRLEAD_TEST_BUSYBOX=$(static_busybox)
+    export FAIRLEAD_TEST_BUSYBOX
+
+    test_code=0
+    lint || test_code=1
+
+    note "== build the tests"
+    [ $# -gt 0 ] || set -- --workspace
+    cargo test --no-run "$@" || {
+        say "0 passed, 0 failed: the tests do not build"
+        exit 1
+    }
+    note "== run them"
+    test_log="$STATE/test.log"
+    # The tests start the programs themselves, so they must be there and new.
+    cargo build --workspace --bins
+    {
+        cargo test --no-fail-fast "$@" 2>&1 || echo "cargo test ended with code $?"
+    } | tee "$test_log"
+    ! grep -q '^cargo test ended with code' "$test_log" || test_code=1
+    sum_up "$test_log" || test_code=1
+    exit "$test_code"
+}
+
+# Adds up what each test program said; a program that died without a word is said too.
+sum_up() {
+    [ "$test_code" -eq 0 ] || note "not all is well: see above, and .dev/test.log"
+    awk '
+        /^test result: / {
+            for (i = 1; i < NF; i++) {
+                if ($(i + 1) ~ /^passed;?$/) passed += $i
+                if ($(i + 1) ~ /^failed;?$/) failed += $i
+            }
+            running = 0
+        }
+        /^running [0-9]+ tests?$/ { if (running) died++; running = 1 }
+        END {
+            if (running) died++
+            if (died) printf "%d test programs ended without a result; each counts as failed\n", died
+            printf "%d passed, %d failed\n", passed, failed + died
+            exit failed + died > 0
+        }
+    ' "$1"
+}
+
+verb_lint() {
+    [ $# -eq 0 ] || usage_error "lint takes no options"
+    need_rust
+    lint || die "lint found something"
+}
+
+# Each checker that is here; says which is not.
+lint() {
+    lint_code=0
+    note "== lint"
+    if cargo fmt --version >/dev/null 2>&1; then
+        lint_step "rustfmt" cargo fmt --all --check
+    else
+        note "  rustfmt is not here: rustup component add rustfmt"
+    fi
+    if cargo clippy --version >/dev/null 2>&1; then
+        lint_step "clippy" cargo clippy --workspace --all-targets --quiet -- -D warnings
+    else
+        note "  clippy is not here: rustup component add clippy"
+    fi
+    if has shellcheck; then
+        lint_step "shellcheck" shellcheck -s sh -x dev dev.d/*.sh .ci/run
+    else
+        note "  shellcheck is not here: apt-get install shellcheck"
+    fi
+    if cargo deny --version >/dev/null 2>&1; then
+        lint_step "cargo-deny" cargo deny --log-level error check bans licenses sources
+        # The advisories come from the network; without it the rest still counts.
+        lint_advisories
+    else
+        note "  cargo-deny is not here: cargo install --locked cargo-deny (some minutes)"
+    fi
+    return "$lint_code"
+}
+
+lint_step() {
+    lint_text=$1
+    shift
+    lint_from=$(now_ms)
+    if "$@" >&2; then
+        note "  $lint_text: good, $(since "$lint_from")"
+    else
+        note "  $lint_text: not good, $(since "$lint_from")"
+        lint_code=1
+    fi
+}
+
+lint_advisories() {
+    if cargo deny fetch db >/dev/null 2>&1; then
+        lint_step "advisories" cargo deny --log-level error check advisories
+    else
+        note "  advisories: not looked at, the database cannot be fetched from here"
+    fi
+}
+
+verb_bless() {
+    [ $# -eq 0 ] || usage_error "bless takes no options"
+    need_rust
+    BLESS=1 cargo test -p fairlead-api
+    git -C "$ROOT" --no-pager diff --stat
+}
+
+verb_doctor() {
+    doctor_line cargo "$(cargo --version 2>/dev/null)" "https://rustup.rs"
+    doctor_line "C compiler" "$(cc --version 2>/dev/null | head -n 1)" "apt-get install gcc libc6-dev"
+    if engine_answers; then
+        doctor_line engine "Docker $(engine_version) on $DOCKER_HOST" ""
+    elif has dockerd; then
+        doctor_line engine "" "installed, not running (or not yours to use): ./dev demo starts it, as root"
+    else
+        doctor_line engine "" "./dev demo installs docker.io; or ./dev demo --engine simulated"
+    fi
+    doctor_line busybox "$(static_busybox || true)" "apt-get install busybox-static (./dev demo does)"
+    if can_be_root; then doctor_root=yes; else doctor_root=; fi
+    doctor_line "root or sudo" "$doctor_root" "needed only to install and start an engine"
+    doctor_line rustfmt "$(cargo fmt --version 2>/dev/null)" "rustup component add rustfmt"
+    doctor_line clippy "$(cargo clippy --version 2>/dev/null)" "rustup component add clippy"
+    doctor_line shellcheck "$(shellcheck --version 2>/dev/null | sed -n 's/^version: //p')" "apt-get install shellcheck"
+    doctor_line cargo-deny "$(cargo deny --version 2>/dev/null)" "cargo install --locked cargo-deny"
+    doctor_line disk "$(df -h "$ROOT" | awk 'NR == 2 { print $4 " free" }')" ""
+    if demo_runs; then
+        doctor_line demo "runs, pid $(cat "$DEMO_PID_FILE")" ""
+    else
+        doctor_line demo "" "./dev demo"
+    fi
+}
+
+doctor_line() {
+    if [ -n "$2" ]; then
+        printf '  %-13s %s\n' "$1" "$2"
+    else
+        printf '  %-13s missing: %s\n' "$1" "$3"
+    fi
+}
