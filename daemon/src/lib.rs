@@ -1,1 +1,7 @@
-//! Placeholder.
+//! What every daemon's process needs and nothing about what it does: clock, shutdown, logs, durable
+//! small files.
+
+pub mod clock;
+pub mod shutdown;
+pub mod telemetry;
+pub mod files;

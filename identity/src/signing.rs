@@ -1,0 +1,154 @@
+//! Signatures of commands.
+//!
+//! Signed are the bytes as sent. The key is an X.509 leaf under the installation's root with the
+//! role `command-key`, so the host itself can tell a real key from one that a relay made up, and a
+//! new key needs no ceremony: a new certificate is enough.
+
+use std::collections::HashMap;
+
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
+use fairlead_protocol::{Chain, Command, CommandKeys, HostId, Message, SignedCommand, limits};
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use crate::chain::{ChainError, Root, Usage, public_key};
+use crate::roles::Role;
+
+/// Bytes of a key's id: the beginning of the SHA-256 of its public key.
+const KEY_ID_BYTES: usize = 16;
+
+/// Why a command is not to be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// No key of that id is known to belong to the installation.
+    #[error("signed by a key that is not known here")]
+    UnknownKey,
+    /// The key's certificate is not valid now.
+    #[error("the signing key is not valid now: {0}")]
+    KeyNotValid(ChainError),
+    /// The signature does not fit the bytes.
+    #[error("the signature does not fit the command")]
+    Wrong,
+    /// The bytes are not a command, or too many.
+    #[error("the command cannot be read")]
+    Unreadable,
+    /// It is meant for another host.
+    #[error("the command is meant for another host")]
+    OtherHost,
+}
+
+/// Signs commands.
+pub struct Signer {
+    pair: Ed25519KeyPair,
+    key_id: [u8; KEY_ID_BYTES],
+    chain: Chain,
+}
+
+impl Signer {
+    /// A signer from its PKCS#8 key and its certificate chain (leaf first).
+    ///
+    /// # Errors
+    /// When key or certificate cannot be used.
+    pub fn new(key_der: &[u8], chain: &[CertificateDer<'_>]) -> Result<Self, ChainError> {
+        let pair = Ed25519KeyPair::from_pkcs8(key_der)
+            .map_err(|error| ChainError::Unreadable(error.to_string()))?;
+        let leaf = chain.first().ok_or(ChainError::Incomplete)?;
+        let (hash, _) = public_key(leaf)?;
+        // The root is known to whoever verifies; it is not sent again.
+        let certificates = chain.iter().take(2).map(|c| bytes::Bytes::copy_from_slice(c)).collect();
+        Ok(Self { pair, key_id: key_id(&hash), chain: Chain { certificates } })
+    }
+
+    /// The command, signed.
+    #[must_use]
+    pub fn sign(&self, command: &Command) -> SignedCommand {
+        let bytes = command.encode_to_vec();
+        let signature = self.pair.sign(&bytes);
+        SignedCommand {
+            command: bytes.into(),
+            key_id: bytes::Bytes::copy_from_slice(&self.key_id),
+            signature: bytes::Bytes::copy_from_slice(signature.as_ref()),
+        }
+    }
+
+    /// The certificate chain to make known to hosts.
+    #[must_use]
+    pub fn chain(&self) -> Chain {
+        self.chain.clone()
+    }
+}
+
+fn key_id(public_hash: &[u8; 32]) -> [u8; KEY_ID_BYTES] {
+    let mut id = [0; KEY_ID_BYTES];
+    id.copy_from_slice(&public_hash[..KEY_ID_BYTES]);
+    id
+}
+
+/// The keys whose commands a host carries out.
+pub struct Verifier {
+    root: Root,
+    host: HostId,
+    keys: HashMap<[u8; KEY_ID_BYTES], KnownKey>,
+}
+
+struct KnownKey {
+    chain: Vec<CertificateDer<'static>>,
+    public: Vec<u8>,
+}
+
+/// How many command keys a host remembers: enough for rotation and regions' delegated keys.
+const KEYS_MAX: usize = 16;
+
+impl Verifier {
+    /// A verifier for a host, which believes in that root and knows no key yet.
+    #[must_use]
+    pub fn new(root: Root, host: HostId) -> Self {
+        Self { root, host, keys: HashMap::new() }
+    }
+
+    /// Learns keys; those that are not the installation's are refused, the reason is returned.
+    pub fn learn(&mut self, keys: &CommandKeys, now: UnixTime) -> Vec<ChainError> {
+        keys.chains.iter().filter_map(|chain| self.learn_one(chain, now).err()).collect()
+    }
+
+    fn learn_one(&mut self, chain: &Chain, now: UnixTime) -> Result<(), ChainError> {
+        let chain: Vec<_> =
+            chain.certificates.iter().map(|c| CertificateDer::from(c.to_vec())).collect();
+        let identity = self.root.identify(&chain, Usage::CommandSigning, now)?;
+        if identity.role != Role::CommandKey {
+            return Err(ChainError::NoIdentity);
+        }
+        let leaf = chain.first().ok_or(ChainError::Incomplete)?;
+        let (hash, public) = public_key(leaf)?;
+        let id = key_id(&hash);
+        if self.keys.len() < KEYS_MAX || self.keys.contains_key(&id) {
+            self.keys.insert(id, KnownKey { chain, public });
+        }
+        Ok(())
+    }
+
+    /// The command inside, when it is the installation's and meant for this host.
+    ///
+    /// # Errors
+    /// When it is not to be carried out.
+    pub fn verify(&self, signed: &SignedCommand, now: UnixTime) -> Result<Command, SignatureError> {
+        if signed.command.len() > limits::COMMAND_BYTES_MAX {
+            return Err(SignatureError::Unreadable);
+        }
+        let id: [u8; KEY_ID_BYTES] =
+            signed.key_id[..].try_into().map_err(|_| SignatureError::UnknownKey)?;
+        let key = self.keys.get(&id).ok_or(SignatureError::UnknownKey)?;
+        self.root
+            .identify(&key.chain, Usage::CommandSigning, now)
+            .map_err(SignatureError::KeyNotValid)?;
+        UnparsedPublicKey::new(&ED25519, &key.public)
+            .verify(&signed.command, &signed.signature)
+            .map_err(|_| SignatureError::Wrong)?;
+        let command =
+            Command::decode(&signed.command[..]).map_err(|_| SignatureError::Unreadable)?;
+        if command.host[..] == self.host.as_bytes()[..] {
+            Ok(command)
+        } else {
+            Err(SignatureError::OtherHost)
+        }
+    }
+}
