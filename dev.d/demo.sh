@@ -169,9 +169,7 @@ demo_end() {
     trap - EXIT
     set +e
     [ ! -t 2 ] || printf '\n' >&2
-    if [ -n "${KEEPER:-}" ]; then
-        stop_fairlead "$DEMO_DIR"
-    fi
+    stop_fairlead "$DEMO_DIR"
     rm -f "$DEMO_PID_FILE"
     rm -rf "$DEMO_DIR"
     demo_removed=
@@ -181,8 +179,8 @@ demo_end() {
     fi
     release_engine
     [ ! -s "$STATE/installed" ] ||
-        demo_left="$demo_left, $(tr '\n' ' ' <"$STATE/installed" | sed 's/ $//') (installed for you; apt purge them if you like)"
-    note "removed:${demo_removed:- nothing} and the demo's data. Left: $(printf '%s' "${demo_left:-, nothing}" | sed 's/^, //')."
+        demo_left="$demo_left, what was installed for you (apt-get purge $(sort -u "$STATE/installed" | tr '\n' ' ' | sed 's/ $//'))"
+    note "removed: ${demo_removed:+$demo_removed, }the demo's data. Left: $(printf '%s' "${demo_left:-, nothing}" | sed 's/^, //')."
     exit "$demo_exit"
 }
 
@@ -192,7 +190,7 @@ remove_demo_containers() {
     if [ -n "$demo_ours" ]; then
         # shellcheck disable=SC2086 # a list of ids
         docker rm -f -v $demo_ours >/dev/null
-        demo_removed=" $(printf '%s\n' "$demo_ours" | wc -l | tr -d ' ') container(s)"
+        demo_removed="$(printf '%s\n' "$demo_ours" | wc -l | tr -d ' ') container(s)"
     fi
     if docker rmi "$DEMO_IMAGE" >/dev/null 2>&1; then
         demo_removed="${demo_removed:+$demo_removed,} 1 image"

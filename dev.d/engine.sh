@@ -27,6 +27,8 @@ ensure_engine() {
     if engine_answers; then
         if engine_is_ours; then
             note "engine: Docker $(engine_version), started by ./dev, stopped with its last run"
+        elif grep -qx docker.io "$STATE/installed" 2>/dev/null; then
+            note "engine: Docker $(engine_version), installed by ./dev, running"
         else
             note "engine: Docker $(engine_version), found, yours, left alone"
         fi
@@ -74,6 +76,7 @@ engine_not_allowed() {
     if grep -qx docker.io "$STATE/installed" 2>/dev/null && [ "${DEV_IN_GROUP:-}" != yes ]; then
         note "  you ($(id -un)) join the group docker, to use the engine just installed"
         as_root usermod -aG docker "$(id -un)"
+        rm -f "$ENGINE_USERS/$$"
         exec sudo -n -u "$(id -un)" env PATH="$PATH" HOME="$HOME" DEV_IN_GROUP=yes "$ROOT/dev" "$@"
     fi
     warn "Docker Engine runs, but you ($(id -un)) may not use it"
