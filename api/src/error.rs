@@ -46,6 +46,19 @@ impl ApiError {
         self
     }
 
+    /// The body of the answer.
+    #[must_use]
+    pub fn body(&self, request_id: String) -> ErrorBody {
+        ErrorBody {
+            error: ErrorDetail {
+                code: self.code.to_owned(),
+                message: self.message.clone(),
+                hint: self.hint.clone(),
+                request_id,
+            },
+        }
+    }
+
     /// Says when to come back.
     #[must_use]
     pub fn retry_after(mut self, seconds: u32) -> Self {
@@ -80,18 +93,14 @@ fn status_of(code: &str) -> StatusCode {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = ErrorBody {
-            error: ErrorDetail {
-                code: self.code.to_owned(),
-                message: self.message,
-                hint: self.hint,
-                request_id: String::new(),
-            },
-        };
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (self.status, Json(self.body(String::new()))).into_response();
         if let Some(seconds) = self.retry_after_s {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        // The envelope writes the body again, with the request's id in it.
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -56,7 +56,11 @@ pub struct Page<T> {
 /// Microseconds since 1970 as an API time. Out-of-range values become the nearest one in range.
 #[must_use]
 pub fn time(us: i64) -> Timestamp {
-    Timestamp::from_microsecond(us).unwrap_or(if us < 0 { Timestamp::MIN } else { Timestamp::MAX })
+    Timestamp::from_microsecond(us).unwrap_or(if us < 0 {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    })
 }
 
 /// The same, with 0 for "never".
