@@ -4,6 +4,8 @@
 DEMO_PID_FILE="$STATE/demo.pid"
 DEMO_IMAGE=fairlead-demo:1
 DEMO_CONTAINER=demo-web
+# The real image brings its own health check; the simulated one has none.
+DEMO_FLAGS=
 
 verb_demo() {
     demo_check=no
@@ -33,6 +35,10 @@ verb_demo() {
     case $demo_ports in
         *[!0-9]*) usage_error "--ports-from takes a number" ;;
     esac
+    if [ "$demo_engine" = simulated ]; then
+        DEMO_IMAGE=demo/web:1
+        DEMO_FLAGS="--health-cmd true --health-interval 1s"
+    fi
     need_rust
     if [ "$demo_check" = yes ]; then
         ensure_packages "$demo_engine" "demo --check" "$demo_agreed"
@@ -138,7 +144,8 @@ demo() {
         die "it did not start; the log is .dev/demo.log (ports in use? --ports-from 7600)"
     printf '%s\n' "$KEEPER" >"$DEMO_PID_FILE"
     log_in "$DEMO_DIR"
-    fairlead run -d --name "$DEMO_CONTAINER" --memory 64m "$DEMO_IMAGE" >/dev/null ||
+    # shellcheck disable=SC2086 # a list of flags
+    fairlead run -d --name "$DEMO_CONTAINER" --memory 64m $DEMO_FLAGS "$DEMO_IMAGE" >/dev/null ||
         die "the demo's container did not start"
     demo_greeting
     # `wait` ends when the keeper does, or when a signal comes.

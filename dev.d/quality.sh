@@ -78,6 +78,7 @@ lint() {
     else
         note "  clippy is not here: rustup component add clippy"
     fi
+    lint_step "one TLS provider" no_ring
     if has shellcheck; then
         lint_step "shellcheck" shellcheck -s sh -x dev dev.d/*.sh .ci/run
     else
@@ -91,6 +92,16 @@ lint() {
         note "  cargo-deny is not here: cargo install --locked cargo-deny (some minutes)"
     fi
     return "$lint_code"
+}
+
+# With two providers in the graph rustls cannot choose, and panics at run time.
+no_ring() {
+    no_ring_tree=$(cargo tree --workspace --target all --invert ring 2>/dev/null || true)
+    [ -z "$no_ring_tree" ] || {
+        note "ring is in the dependency graph:"
+        note "$no_ring_tree"
+        return 1
+    }
 }
 
 lint_step() {

@@ -4,10 +4,11 @@
 
 # tour: what verb_demo (demo.sh) has read from the command line is in these.
 tour() {
-    : "${demo_engine:?}" "${demo_arguments:?}" "${demo_ports=}"
+    : "${demo_engine:?}" "${demo_arguments:?}" "${demo_ports=}" "${DEMO_IMAGE:?}" "${DEMO_FLAGS=}"
     TOUR_ID=$$
     TOUR_DIR="$STATE/check-$TOUR_ID"
-    TOUR_IMAGE="fairlead-demo:check-$TOUR_ID"
+    TOUR_IMAGE=$DEMO_IMAGE
+    ! real || TOUR_IMAGE="fairlead-demo:check-$TOUR_ID"
     WEB="demo-web-$TOUR_ID"
     SLOW="demo-slow-$TOUR_ID"
     OWN="shop-db-$TOUR_ID"
@@ -45,7 +46,7 @@ tour_steps() {
     step "command show: the way of that restart" tour_show
     step "kill agent, restart while it is away: once" tour_kill agent
     step "kill access-server, restart while it is away: once" tour_kill access_server
-    step "kill controller, restart when it is back: once" tour_kill controller
+    step "kill controller, restart while it is away: once" tour_kill controller
     step "kill agent while a restart is under way: once" tour_kill_within
     step "cp: a file in, the same file out" tour_copy
     step "stop by hand: events say so; stop, start" tour_by_hand
@@ -189,7 +190,8 @@ tour_status() {
 }
 
 tour_run() {
-    cli run -d --name "$WEB" --memory 64m "$TOUR_IMAGE"
+    # shellcheck disable=SC2086 # a list of flags
+    cli run -d --name "$WEB" --memory 64m $DEMO_FLAGS "$TOUR_IMAGE"
     expect_code 0
     ! real || expect_same "running, says the engine" "$(engine_field "$WEB" '{{.State.Running}} {{.HostConfig.Memory}}')" "true 67108864"
     ! real || [ -n "$(engine_field "$WEB" '{{index .Config.Labels "fairlead.command"}}')" ] || wrong "the container does not name the command that made it"
@@ -254,10 +256,6 @@ tour_kill() {
     sleep 1
     kill_since=$((kill_since + 1))
     kill -KILL "$kill_old"
-    if [ "$1" = controller ]; then
-        # The API itself is away; the CLI says so, or waits for it.
-        wait_for 30 is_back "$1" "$kill_old" || wrong "the controller is not back after 30 s"
-    fi
     cli restart "$WEB"
     expect_code 0
     expect_out "restarted"
@@ -293,10 +291,6 @@ tour_kill_within() {
 }
 
 tour_copy() {
-    fairlead cp --help >/dev/null 2>&1 || {
-        SKIPPED="there is no fairlead cp yet"
-        return 0
-    }
     head -c 300000 /dev/urandom >"$TOUR_DIR.tmp/in"
     cli cp "$TOUR_DIR.tmp/in" "$WEB:/tmp/copied"
     expect_code 0
