@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use fairlead_protocol::{Container, ContainerSpec, EngineFacts};
+use fairlead_protocol::{Container, ContainerSample, ContainerSpec, EngineFacts};
 use futures_util::stream::BoxStream;
 use tokio::io::AsyncWrite;
 
@@ -145,6 +145,26 @@ pub struct EngineEvent {
     pub command_label: String,
 }
 
+/// A running container's main process, for the sampler to find its cgroup and network by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerProcess {
+    /// Full id of the container.
+    pub id: String,
+    /// Its process, as the host numbers it.
+    pub pid: u32,
+    /// Whether it shares the host's network, so that the numbers there are not its own.
+    pub host_network: bool,
+}
+
+/// Where the numbers of the running containers come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Load {
+    /// From the kernel's files of these processes.
+    Processes(Vec<ContainerProcess>),
+    /// From the engine itself (the simulated one makes them up).
+    Samples(Vec<ContainerSample>),
+}
+
 /// One container engine. All names may be names, ids or unique prefixes of ids.
 #[async_trait]
 pub trait ContainerRuntime: Send + Sync + 'static {
@@ -217,6 +237,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
         container: &str,
         path: &str,
     ) -> Result<BoxStream<'static, Result<Bytes, RuntimeError>>, RuntimeError>;
+    /// What to measure the running containers by; asks the engine nothing, so it is as fresh as
+    /// the last `list`.
+    async fn load(&self) -> Load;
     /// Events from `since_us` (0: from now) on; ends with an error when the engine goes away.
     async fn events(&self, since_us: i64) -> BoxStream<'static, Result<EngineEvent, RuntimeError>>;
 }

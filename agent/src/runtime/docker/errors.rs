@@ -17,7 +17,7 @@ pub(super) enum Subject<'a> {
     /// A container to be made.
     Creation { name: &'a str, image: &'a str },
     /// An exec.
-    Exec(&'a str),
+    Exec,
     /// The engine itself.
     Engine,
 }
@@ -42,9 +42,10 @@ pub(crate) fn clean(text: &str) -> String {
 /// What an error of a request means.
 pub(super) fn runtime_error(error: Error, subject: Subject<'_>) -> RuntimeError {
     match error {
-        Error::DockerResponseServerError { status_code, message } => {
-            answered(status_code, &clean(&message), subject)
-        }
+        Error::DockerResponseServerError {
+            status_code,
+            message,
+        } => answered(status_code, &clean(&message), subject),
         // Our transport's word for "the connect itself failed".
         Error::SocketNotFoundError(text) => RuntimeError::Unavailable(clean(&text)),
         Error::RequestTimeoutError => {
@@ -100,7 +101,7 @@ fn answered(status: u16, message: &str, subject: Subject<'_>) -> RuntimeError {
         (409 | 500, Subject::Container(name)) if says_not_running(&lower) => {
             RuntimeError::NotRunning(name.to_owned())
         }
-        (409 | 500, Subject::Exec(_)) if says_not_running(&lower) => {
+        (409 | 500, Subject::Exec) if says_not_running(&lower) => {
             // "Container <id> is not running"
             let id = message.split_whitespace().nth(1).unwrap_or("of this exec");
             RuntimeError::NotRunning(id.to_owned())
@@ -148,10 +149,21 @@ pub(super) fn container_name(name: &str) -> Result<&str, RuntimeError> {
 /// # Errors
 /// When it could not be a reference.
 pub(super) fn image_name(name: &str) -> Result<&str, RuntimeError> {
-    let fine = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-/:@+".contains(&b))
-        && name.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-    if fine { Ok(name) } else { Err(RuntimeError::NoSuchImage(clean(name))) }
+    let fine = name
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-/:@+".contains(&b))
+        && name
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != "..");
+    if fine {
+        Ok(name)
+    } else {
+        Err(RuntimeError::NoSuchImage(clean(name)))
+    }
 }
 
 /// An exec's id, fit for a path.
@@ -162,7 +174,10 @@ pub(super) fn exec_id(id: &str) -> Result<&str, RuntimeError> {
     if !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric()) {
         Ok(id)
     } else {
-        Err(RuntimeError::Engine(format!("not the id of an exec: {}", clean(id))))
+        Err(RuntimeError::Engine(format!(
+            "not the id of an exec: {}",
+            clean(id)
+        )))
     }
 }
 
@@ -171,8 +186,10 @@ mod tests {
     use super::*;
 
     fn map(status_code: u16, message: &str, subject: Subject<'_>) -> RuntimeError {
-        let error =
-            Error::DockerResponseServerError { status_code, message: message.to_owned() };
+        let error = Error::DockerResponseServerError {
+            status_code,
+            message: message.to_owned(),
+        };
         runtime_error(error, subject)
     }
 
@@ -180,31 +197,76 @@ mod tests {
     fn answers_become_errors_that_say_what_is_wrong() {
         use RuntimeError as E;
         let c = Subject::Container("web");
-        let create = Subject::Creation { name: "web", image: "nginx" };
-        assert!(matches!(map(404, "No such container: web", c), E::NoSuchContainer(n) if n == "web"));
-        assert!(matches!(map(404, "no container with name or ID \"web\" found: no such container", c),
-            E::NoSuchContainer(n) if n == "web"));
-        assert!(matches!(map(404, "network nope not found", c), E::Engine(t) if t.contains("nope")));
-        assert!(matches!(map(404, "No such image: nginx:latest", create), E::NoSuchImage(n) if n == "nginx"));
-        assert!(matches!(map(404, "No such container: other", create), E::NoSuchContainer(n) if n == "other"));
-        assert!(matches!(map(409, "Conflict. The container name \"/web\" is already in use by container \"1\".", create),
-            E::NameInUse(n) if n == "web"));
-        assert!(matches!(map(409, "Container 1f is not running", c), E::NotRunning(n) if n == "web"));
-        assert!(matches!(map(500, "Cannot kill container: web: Container 1f is not running", c), E::NotRunning(_)));
-        assert!(matches!(map(409, "Container 1f is not running", Subject::Exec("e")), E::NotRunning(n) if n == "1f"));
-        assert!(matches!(map(409, "You cannot remove a running container 1f.", c), E::Engine(_)));
-        assert!(matches!(map(404, "pull access denied for x, repository does not exist", Subject::Image("x")),
-            E::NoSuchImage(t) if t.contains("denied")));
+        let create = Subject::Creation {
+            name: "web",
+            image: "nginx",
+        };
+        assert!(
+            matches!(map(404, "No such container: web", c), E::NoSuchContainer(n) if n == "web")
+        );
+        assert!(
+            matches!(map(404, "no container with name or ID \"web\" found: no such container", c),
+            E::NoSuchContainer(n) if n == "web")
+        );
+        assert!(
+            matches!(map(404, "network nope not found", c), E::Engine(t) if t.contains("nope"))
+        );
+        assert!(
+            matches!(map(404, "No such image: nginx:latest", create), E::NoSuchImage(n) if n == "nginx")
+        );
+        assert!(
+            matches!(map(404, "No such container: other", create), E::NoSuchContainer(n) if n == "other")
+        );
+        assert!(
+            matches!(map(409, "Conflict. The container name \"/web\" is already in use by container \"1\".", create),
+            E::NameInUse(n) if n == "web")
+        );
+        assert!(
+            matches!(map(409, "Container 1f is not running", c), E::NotRunning(n) if n == "web")
+        );
+        assert!(matches!(
+            map(
+                500,
+                "Cannot kill container: web: Container 1f is not running",
+                c
+            ),
+            E::NotRunning(_)
+        ));
+        assert!(
+            matches!(map(409, "Container 1f is not running", Subject::Exec), E::NotRunning(n) if n == "1f")
+        );
+        assert!(matches!(
+            map(409, "You cannot remove a running container 1f.", c),
+            E::Engine(_)
+        ));
+        assert!(
+            matches!(map(404, "pull access denied for x, repository does not exist", Subject::Image("x")),
+            E::NoSuchImage(t) if t.contains("denied"))
+        );
         assert!(matches!(map(500, "boom\u{1b}[31m\nred", c), E::Engine(t) if t == "boom [31m red"));
     }
 
     #[test]
     fn names_cannot_reach_other_paths_of_the_api() {
-        for bad in ["", "../images/prune", "a/b", "a?x=1", "a#b", "a%2e", "-a", ".", "..", "a b", "a\n"] {
+        for bad in [
+            "",
+            "../images/prune",
+            "a/b",
+            "a?x=1",
+            "a#b",
+            "a%2e",
+            "-a",
+            ".",
+            "..",
+            "a b",
+            "a\n",
+        ] {
             assert!(container_name(bad).is_err(), "{bad:?}");
         }
         assert_eq!(container_name("/web_1.x-y").unwrap(), "web_1.x-y");
-        for bad in ["", "../x", "a/../b", "a//b", "a?b", "/a", "a#b", "a b", "a%2f"] {
+        for bad in [
+            "", "../x", "a/../b", "a//b", "a?b", "/a", "a#b", "a b", "a%2f",
+        ] {
             assert!(image_name(bad).is_err(), "{bad:?}");
         }
         let digest = format!("reg.example:5000/a/b:1@sha256:{}", "a".repeat(64));

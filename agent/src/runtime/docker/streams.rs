@@ -51,9 +51,10 @@ where
         match reader.read_buf(&mut buffer).await {
             Ok(0) => None,
             Ok(_) => Some((Ok(buffer.freeze()), Some(reader))),
-            Err(error) => {
-                Some((Err(RuntimeError::Interrupted(clean(&error.to_string()))), None))
-            }
+            Err(error) => Some((
+                Err(RuntimeError::Interrupted(clean(&error.to_string()))),
+                None,
+            )),
         }
     })
     .boxed()
@@ -129,7 +130,9 @@ impl Unpacker {
                     return Some(match stream {
                         2 => Ok(Output::Stderr(piece)),
                         // 3 is the engine's own word about a failure in mid-stream.
-                        3 => Err(RuntimeError::Engine(clean(&String::from_utf8_lossy(&piece)))),
+                        3 => Err(RuntimeError::Engine(clean(&String::from_utf8_lossy(
+                            &piece,
+                        )))),
                         _ => Ok(Output::Stdout(piece)),
                     });
                 }
@@ -198,8 +201,10 @@ mod tests {
     }
 
     fn unpack(wire: &[u8], cut: usize) -> (Vec<u8>, Vec<u8>, bool) {
-        let pieces: Vec<Result<Bytes, RuntimeError>> =
-            wire.chunks(cut).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
+        let pieces: Vec<Result<Bytes, RuntimeError>> = wire
+            .chunks(cut)
+            .map(|c| Ok(Bytes::copy_from_slice(c)))
+            .collect();
         let (mut out, mut err, mut failed) = (Vec::new(), Vec::new(), false);
         let mut stream = output(stream::iter(pieces).boxed(), false);
         futures_util::FutureExt::now_or_never(async {
@@ -248,7 +253,9 @@ mod tests {
         let pieces = [&b"{\"a\":1}\n{\"a\""[..], b":2}\r\n\n", b"{\"a\":3}"];
         let bytes = stream::iter(pieces.map(|p| Ok(Bytes::copy_from_slice(p)))).boxed();
         let values: Vec<_> = futures_util::FutureExt::now_or_never(
-            json_lines::<serde_json::Value>(bytes).map(Result::unwrap).collect(),
+            json_lines::<serde_json::Value>(bytes)
+                .map(Result::unwrap)
+                .collect(),
         )
         .unwrap();
         assert_eq!(values.len(), 3);

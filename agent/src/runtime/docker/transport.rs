@@ -25,7 +25,10 @@ use tokio::net::UnixStream;
 use crate::runtime::ENGINE_QUESTION_TIMEOUT;
 
 /// The newest API that this build was written against (that of bollard's models).
-const NEWEST: ApiVersion = ApiVersion { major: 1, minor: 53 };
+const NEWEST: ApiVersion = ApiVersion {
+    major: 1,
+    minor: 53,
+};
 /// Largest answer that is read into memory: a list of some ten thousand containers.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Largest error text that is read.
@@ -45,7 +48,10 @@ impl ApiVersion {
 
     fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.split_once('.')?;
-        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
+        Some(Self {
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+        })
     }
 }
 
@@ -76,7 +82,10 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(socket: PathBuf) -> Arc<Self> {
-        Arc::new(Self { socket, version: Mutex::new(None) })
+        Arc::new(Self {
+            socket,
+            version: Mutex::new(None),
+        })
     }
 
     pub(super) fn socket(&self) -> &Path {
@@ -94,7 +103,14 @@ impl Engine {
             let answer = self.send_as_is(request).await?;
             decode::<VersionAnswer>(checked(answer).await?).await
         };
-        let answer = within(ENGINE_QUESTION_TIMEOUT, ask).await?;
+        // Whatever goes wrong here, the request proper has not been sent: the engine is away.
+        let answer = within(ENGINE_QUESTION_TIMEOUT, ask)
+            .await
+            .map_err(|error| match error {
+                Error::SocketNotFoundError(text) => Error::SocketNotFoundError(text),
+                Error::RequestTimeoutError => Error::RequestTimeoutError,
+                other => Error::SocketNotFoundError(other.to_string()),
+            })?;
         let theirs =
             ApiVersion::parse(&answer.api_version).ok_or(Error::APIVersionParseError {})?;
         let version = theirs.min(NEWEST);
@@ -118,7 +134,9 @@ impl Engine {
 
     /// The same, decoded.
     pub(super) async fn ask<T: DeserializeOwned>(&self, path_and_query: &str) -> Result<T, Error> {
-        Ok(serde_json::from_slice(&self.question(path_and_query).await?)?)
+        Ok(serde_json::from_slice(
+            &self.question(path_and_query).await?,
+        )?)
     }
 
     /// Any request; an answer that is an error is returned as one. No time limit of its own.
@@ -128,7 +146,10 @@ impl Engine {
         path_and_query: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<Response<Incoming>, Error> {
-        let bytes = body.map(serde_json::to_vec).transpose()?.unwrap_or_default();
+        let bytes = body
+            .map(serde_json::to_vec)
+            .transpose()?
+            .unwrap_or_default();
         let request = Request::builder()
             .method(method)
             .uri(path_and_query)
@@ -193,7 +214,9 @@ impl Engine {
                 tracing::debug!(%error, "connection to the engine ended");
             }
         });
-        request.headers_mut().insert(HOST, hyper::header::HeaderValue::from_static("engine"));
+        request
+            .headers_mut()
+            .insert(HOST, hyper::header::HeaderValue::from_static("engine"));
         sender.send_request(request).await.map_err(|error| {
             self.forget_version();
             Error::from(error)
@@ -204,6 +227,15 @@ impl Engine {
 /// The path under the version's prefix; scheme and authority are dropped.
 fn versioned(uri: &Uri, version: ApiVersion) -> Result<Uri, Error> {
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
+    // bollard 0.21 drops its own prefix while it joins the path; should it stop doing so, ours
+    // still is the only one.
+    let path = match path
+        .strip_prefix("/v")
+        .and_then(|rest| rest.split_once('/'))
+    {
+        Some((version, _)) if ApiVersion::parse(version).is_some() => &path[2 + version.len()..],
+        _ => path,
+    };
     Ok(format!("/v{version}{path}").parse::<Uri>()?)
 }
 
@@ -227,19 +259,32 @@ async fn checked(answer: Response<Incoming>) -> Result<Response<Incoming>, Error
     {
         return Ok(answer);
     }
-    let text = match Limited::new(answer.into_body(), ERROR_BYTES_MAX).collect().await {
+    let text = match Limited::new(answer.into_body(), ERROR_BYTES_MAX)
+        .collect()
+        .await
+    {
         Ok(body) => body.to_bytes(),
         Err(_) => Bytes::new(),
     };
-    let message = serde_json::from_slice::<ErrorAnswer>(&text)
-        .map_or_else(|_| String::from_utf8_lossy(&text).into_owned(), |answer| answer.message);
-    Err(Error::DockerResponseServerError { status_code: status.as_u16(), message })
+    let message = serde_json::from_slice::<ErrorAnswer>(&text).map_or_else(
+        |_| String::from_utf8_lossy(&text).into_owned(),
+        |answer| answer.message,
+    );
+    Err(Error::DockerResponseServerError {
+        status_code: status.as_u16(),
+        message,
+    })
 }
 
 async fn collect(answer: Response<Incoming>) -> Result<Bytes, Error> {
-    match Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await {
+    match Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
+        .collect()
+        .await
+    {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) => Err(Error::DockerStreamError { error: error.to_string() }),
+        Err(error) => Err(Error::DockerStreamError {
+            error: error.to_string(),
+        }),
     }
 }
 
@@ -269,6 +314,9 @@ mod tests {
         let uri: Uri = "http://engine/containers/json?all=true".parse().unwrap();
         let path = versioned(&uri, ApiVersion::new(1, 41)).unwrap();
         assert_eq!(path.to_string(), "/v1.41/containers/json?all=true");
+        let uri: Uri = "/v1.53/volumes".parse().unwrap();
+        let path = versioned(&uri, ApiVersion::new(1, 41)).unwrap();
+        assert_eq!(path.to_string(), "/v1.41/volumes");
     }
 
     #[test]

@@ -1,0 +1,810 @@
+//! The docker runtime against the real engine of this machine.
+//!
+//! Each test has containers of its own names, removed at its end whatever happens; the image is a
+//! busybox imported for the run. Where no engine answers, each test says so and ends.
+
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fairlead_agent::runtime::docker::{DockerRuntime, default_socket};
+use fairlead_agent::runtime::{
+    ContainerRuntime, ExecSpec, ExecState, Load, LogOptions, Output, RuntimeError,
+};
+use fairlead_protocol::{ContainerSpec, HealthSpec, Label, MountSpec, PortMapping};
+use futures_util::{StreamExt, stream};
+use tokio::io::AsyncWriteExt;
+
+const IMAGE: &str = "fairlead-agent-test:busybox";
+const WAIT: Duration = Duration::from_secs(30);
+
+/// The engine and the image, or `None` (said once) where there is no engine.
+fn engine() -> Option<DockerRuntime> {
+    static READY: OnceLock<bool> = OnceLock::new();
+    let socket = default_socket(std::env::var("DOCKER_HOST").ok().as_deref());
+    let ready = *READY.get_or_init(|| {
+        let script = "docker version >/dev/null 2>&1 || exit 3; \
+            docker image inspect \"$0\" >/dev/null 2>&1 && exit 0; set -e; \
+            dir=$(mktemp -d); mkdir -p $dir/bin $dir/tmp $dir/srv $dir/etc; \
+            cp /bin/busybox $dir/bin/; \
+            for a in sh cat echo sleep true false env ls date hostname printf tr; do \
+              ln -s busybox $dir/bin/$a; done; \
+            echo 'root:x:0:0:root:/:/bin/sh' > $dir/etc/passwd; \
+            tar -C $dir -c . | docker import - \"$0\" >/dev/null; rm -r $dir";
+        Command::new("sh")
+            .args(["-c", script, IMAGE])
+            .status()
+            .is_ok_and(|s| s.success())
+    });
+    if !ready {
+        eprintln!("no container engine (or no busybox) here: skipped");
+        return None;
+    }
+    Some(DockerRuntime::new(socket).unwrap())
+}
+
+/// A container's name; the container goes when this goes.
+struct Name(String);
+
+impl Name {
+    fn new(test: &str) -> Self {
+        let name = Self(format!("fl-agent-{test}-{}", std::process::id()));
+        name.remove();
+        name
+    }
+
+    fn remove(&self) {
+        let _ = Command::new("docker").args(["rm", "-fv", &self.0]).output();
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+fn spec(name: &Name, script: &str) -> ContainerSpec {
+    ContainerSpec {
+        name: name.0.clone(),
+        image: IMAGE.into(),
+        command: vec!["sh".into(), "-c".into(), script.into()],
+        stop_timeout_s: 1,
+        ..ContainerSpec::default()
+    }
+}
+
+/// Ends on TERM.
+const SERVICE: &str = "trap 'exit 0' TERM; while true; do sleep 0.1; done";
+
+async fn started(engine: &DockerRuntime, name: &Name, script: &str) -> String {
+    let id = engine.create(&spec(name, script), &[]).await.unwrap();
+    engine.start(&name.0).await.unwrap();
+    id
+}
+
+async fn text(
+    mut output: stream::BoxStream<'static, Result<Output, RuntimeError>>,
+) -> (String, String) {
+    let (mut out, mut err) = (String::new(), String::new());
+    while let Some(piece) = output.next().await {
+        match piece.unwrap() {
+            Output::Stdout(bytes) => out.push_str(&String::from_utf8_lossy(&bytes)),
+            Output::Stderr(bytes) => err.push_str(&String::from_utf8_lossy(&bytes)),
+        }
+    }
+    (out, err)
+}
+
+/// Asks until the state is this one.
+async fn until_state(engine: &DockerRuntime, name: &str, state: &str) {
+    let begun = Instant::now();
+    loop {
+        let now = engine.inspect(name).await.unwrap().container.state;
+        if now == state {
+            return;
+        }
+        assert!(begun.elapsed() < WAIT, "{name} is {now}, not {state}");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn exited(engine: &DockerRuntime, exec: &str) -> i64 {
+    let begun = Instant::now();
+    loop {
+        match engine.exec_state(exec).await.unwrap() {
+            ExecState::Exited(code) => return code,
+            other => assert!(begun.elapsed() < WAIT, "{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn facts_say_what_it_is() {
+    let Some(engine) = engine() else { return };
+    let facts = engine.facts().await;
+    assert_eq!((facts.error.as_str(), facts.code.as_str()), ("", ""));
+    assert!(!facts.version.is_empty() && facts.api_version.starts_with("1."));
+    assert!(
+        facts.runtime.starts_with("runc") || facts.runtime.starts_with("crun"),
+        "{facts:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_engine_that_is_not_there_is_a_fact_and_is_found_later() {
+    let Some(real) = engine() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("engine.sock");
+    let engine = DockerRuntime::new(&socket).unwrap();
+    let facts = engine.facts().await;
+    assert_eq!(
+        (facts.kind.as_str(), facts.code.as_str()),
+        ("none", "engine_unavailable")
+    );
+    assert!(facts.error.contains("engine.sock"), "{}", facts.error);
+    assert!(matches!(
+        engine.list().await,
+        Err(RuntimeError::Unavailable(_))
+    ));
+    assert!(matches!(
+        engine.start("x").await,
+        Err(RuntimeError::Unavailable(_))
+    ));
+    let first = engine.events(0).await.next().await;
+    assert!(matches!(first, Some(Err(RuntimeError::Unavailable(_)))));
+    std::os::unix::fs::symlink(real.socket(), &socket).unwrap();
+    assert_eq!(engine.facts().await.error, "");
+    assert!(engine.list().await.is_ok());
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_told_from_an_engine_that_is_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("engine.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    // Answers the question for the version, and cuts the connection of everything else.
+    let server = tokio::spawn(async move {
+        loop {
+            let Ok((mut stream, _)) = listener.accept().await else {
+                return;
+            };
+            let mut buffer = [0; 1024];
+            let n = tokio::io::AsyncReadExt::read(&mut stream, &mut buffer)
+                .await
+                .unwrap();
+            if buffer[..n].starts_with(b"GET /version") {
+                let body = r#"{"ApiVersion":"1.99"}"#;
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+                stream.write_all((head + body).as_bytes()).await.unwrap();
+            } else {
+                assert!(
+                    buffer.starts_with(b"POST /v1.53/containers/x/"),
+                    "negotiated"
+                );
+            }
+        }
+    });
+    let engine = DockerRuntime::new(&socket).unwrap();
+    let broken = engine.restart("x", None, "").await;
+    assert!(
+        matches!(broken, Err(RuntimeError::Interrupted(_))),
+        "{broken:?}"
+    );
+    server.abort();
+    let _ = server.await;
+    let away = engine.restart("x", None, "").await;
+    assert!(
+        matches!(away, Err(RuntimeError::Unavailable(_))),
+        "{away:?}"
+    );
+}
+
+#[tokio::test]
+async fn create_with_many_options() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("create");
+    let label = |key: &str, value: &str| Label {
+        key: key.into(),
+        value: value.into(),
+    };
+    let spec = ContainerSpec {
+        env: vec!["A=1".into()],
+        labels: vec![label("com.docker.compose.project", "shop"), label("x", "y")],
+        ports: vec![PortMapping {
+            host_ip: "127.0.0.1".into(),
+            container_port: 80,
+            ..Default::default()
+        }],
+        mounts: vec![
+            MountSpec {
+                kind: "bind".into(),
+                source: "/tmp".into(),
+                target: "/host".into(),
+                read_only: true,
+                ..Default::default()
+            },
+            MountSpec {
+                kind: "volume".into(),
+                target: "/data".into(),
+                ..Default::default()
+            },
+            MountSpec {
+                kind: "tmpfs".into(),
+                target: "/scratch".into(),
+                ..Default::default()
+            },
+        ],
+        tmpfs: vec!["/run:size=1m".into()],
+        restart_policy: "on-failure".into(),
+        restart_max: 2,
+        memory_bytes: 64 << 20,
+        nano_cpus: 500_000_000,
+        pids_limit: 50,
+        user: "0:0".into(),
+        workdir: "/srv".into(),
+        hostname: "h1".into(),
+        init: true,
+        cap_add: vec!["NET_ADMIN".into()],
+        cap_drop: vec!["CHOWN".into()],
+        devices: vec!["/dev/null:/dev/nothing:r".into()],
+        security_opt: vec!["no-new-privileges".into()],
+        ulimits: vec!["nofile=100:200".into()],
+        extra_hosts: vec!["a:1.2.3.4".into()],
+        sysctls: vec![label("net.ipv4.ip_forward", "0")],
+        stop_signal: "TERM".into(),
+        health: Some(HealthSpec {
+            command: "true".into(),
+            interval_ms: 60_000,
+            ..Default::default()
+        }),
+        log_driver: "json-file".into(),
+        log_options: vec![label("max-size", "1m")],
+        shm_bytes: 1 << 20,
+        mac_address: "02:42:ac:11:00:77".into(),
+        oom_score_adj: 10,
+        ..spec(&name, SERVICE)
+    };
+    let labels = [("fairlead.command".to_owned(), "abc".to_owned())];
+    let id = engine.create(&spec, &labels).await.unwrap();
+    assert_eq!(id.len(), 64);
+    engine.start(&name.0).await.unwrap();
+    let detail = engine.inspect(&id[..12]).await.unwrap();
+    let container = &detail.container;
+    assert_eq!(
+        (container.name.as_str(), container.state.as_str()),
+        (name.0.as_str(), "running")
+    );
+    assert_eq!(
+        (container.project.as_str(), container.image.as_str()),
+        ("shop", IMAGE)
+    );
+    assert_eq!(container.restart_policy, "on-failure");
+    assert_eq!(container.memory_limit, 64 << 20);
+    assert_eq!(container.ports.len(), 1);
+    assert!(container.ports[0].host_port > 0 && container.started_us > 0);
+    assert_eq!(container.labels, [label("fairlead.command", "abc")]);
+    assert_eq!(detail.stop_timeout_s, Some(1));
+    let raw: serde_json::Value = serde_json::from_str(&detail.raw).unwrap();
+    assert_eq!(raw["NetworkSettings"]["MacAddress"], "02:42:ac:11:00:77");
+    assert_eq!(raw["HostConfig"]["Init"], true);
+    assert_eq!(
+        raw["HostConfig"]["Devices"][0]["PathInContainer"],
+        "/dev/nothing"
+    );
+    assert_eq!(raw["HostConfig"]["Binds"][0], "/tmp:/host:ro");
+    assert_eq!(raw["Mounts"].as_array().unwrap().len(), 3);
+    let listed = engine
+        .list()
+        .await
+        .unwrap()
+        .into_iter()
+        .find(|c| c.id == id)
+        .unwrap();
+    assert_eq!(listed.health, container.health);
+    assert_eq!(
+        (listed.started_us, listed.memory_limit),
+        (container.started_us, 64 << 20)
+    );
+    assert_eq!(
+        (&listed.ports, &listed.labels),
+        (&container.ports, &container.labels)
+    );
+    assert_eq!(
+        (&listed.ip, &listed.networks),
+        (&container.ip, &container.networks)
+    );
+    assert_eq!(listed.image, IMAGE);
+    match engine.load().await {
+        Load::Processes(all) => {
+            let mine = all.iter().find(|p| p.id == id).unwrap();
+            assert!(std::path::Path::new(&format!("/proc/{}", mine.pid)).exists());
+        }
+        Load::Samples(_) => panic!("docker measures nothing"),
+    }
+}
+
+#[tokio::test]
+async fn start_stop_restart_kill_remove() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("life");
+    let id = started(&engine, &name, SERVICE).await;
+    engine.start(&name.0).await.unwrap(); // already running is success
+    let first = engine.inspect(&id).await.unwrap().started_us;
+    engine.restart(&name.0, Some(5), "").await.unwrap();
+    assert!(engine.inspect(&id).await.unwrap().started_us > first);
+    engine.stop(&name.0, Some(5), "").await.unwrap();
+    engine.stop(&name.0, Some(5), "").await.unwrap(); // stopped is success
+    assert!(matches!(
+        engine.kill(&name.0, "").await,
+        Err(RuntimeError::NotRunning(_))
+    ));
+    let listed = engine
+        .list()
+        .await
+        .unwrap()
+        .into_iter()
+        .find(|c| c.id == id)
+        .unwrap();
+    assert_eq!((listed.state.as_str(), listed.exit_code), ("exited", 0));
+    engine.start(&name.0).await.unwrap();
+    let refused = engine.remove(&name.0, false, false).await;
+    assert!(
+        matches!(refused, Err(RuntimeError::Engine(_))),
+        "{refused:?}"
+    );
+    engine.kill(&name.0, "").await.unwrap();
+    until_state(&engine, &name.0, "exited").await;
+    assert_eq!(engine.inspect(&id).await.unwrap().container.exit_code, 137);
+    engine.remove(&name.0, false, true).await.unwrap();
+    assert!(matches!(
+        engine.inspect(&id).await,
+        Err(RuntimeError::NoSuchContainer(_))
+    ));
+}
+
+#[tokio::test]
+async fn a_signal_of_ones_own() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("signal");
+    // Ends with 7 on HUP, ignores TERM.
+    let script = "trap 'exit 7' HUP; trap '' TERM; while true; do sleep 0.1; done";
+    let id = started(&engine, &name, script).await;
+    let before = engine.inspect(&id).await.unwrap().started_us;
+    engine.restart(&name.0, Some(20), "HUP").await.unwrap();
+    assert!(engine.inspect(&id).await.unwrap().started_us > before);
+    let begun = Instant::now();
+    engine.stop(&name.0, Some(20), "HUP").await.unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(15),
+        "the signal was sent"
+    );
+    assert_eq!(engine.inspect(&id).await.unwrap().container.exit_code, 7);
+    engine.start(&name.0).await.unwrap();
+    engine.stop(&name.0, Some(1), "TERM").await.unwrap(); // ignored: killed after the grace
+    assert_eq!(engine.inspect(&id).await.unwrap().container.exit_code, 137);
+}
+
+#[tokio::test]
+async fn exec_with_input_and_exit_code() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("exec");
+    started(&engine, &name, SERVICE).await;
+    let exec = ExecSpec {
+        command: vec!["sh".into(), "-c".into(), "cat; echo $B >&2; exit 5".into()],
+        env: vec!["B=2".into()],
+        stdin: true,
+        ..Default::default()
+    };
+    let id = engine.exec_create(&name.0, &exec).await.unwrap();
+    assert_eq!(engine.exec_state(&id).await.unwrap(), ExecState::Created);
+    let mut io = engine.exec_start(&id, false).await.unwrap();
+    // Larger than every buffer on the way.
+    let input = "0123456789abcdef".repeat(64 * 1024);
+    let (_, (out, err)) = tokio::join!(
+        async {
+            io.input.write_all(input.as_bytes()).await.unwrap();
+            io.input.shutdown().await.unwrap();
+        },
+        text(io.output)
+    );
+    assert!(
+        out == input,
+        "{} of {} bytes came back",
+        out.len(),
+        input.len()
+    );
+    assert_eq!(err, "2\n");
+    assert_eq!(exited(&engine, &id).await, 5);
+    assert!(
+        engine.exec_start(&id, false).await.is_err(),
+        "a second start is refused"
+    );
+    assert_eq!(
+        engine.exec_state(&"0".repeat(64)).await.unwrap(),
+        ExecState::Forgotten
+    );
+    let relative = ExecSpec {
+        workdir: "x".into(),
+        ..exec.clone()
+    };
+    assert!(engine.exec_create(&name.0, &relative).await.is_err());
+    engine.stop(&name.0, Some(5), "").await.unwrap();
+    let stopped = engine.exec_create(&name.0, &exec).await;
+    assert!(
+        matches!(stopped, Err(RuntimeError::NotRunning(_))),
+        "{stopped:?}"
+    );
+    let missing = engine.exec_create("fl-agent-nope", &exec).await;
+    assert!(matches!(missing, Err(RuntimeError::NoSuchContainer(_))));
+}
+
+#[tokio::test]
+async fn exec_with_a_terminal_is_raw() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("tty");
+    started(&engine, &name, SERVICE).await;
+    let exec = ExecSpec {
+        // Bytes that look like the engine's own frames.
+        command: vec![
+            "printf".into(),
+            r"\001\000\000\000\000\000\000\005no newline".into(),
+        ],
+        tty: true,
+        ..Default::default()
+    };
+    let id = engine.exec_create(&name.0, &exec).await.unwrap();
+    let io = engine.exec_start(&id, true).await.unwrap();
+    assert_eq!(text(io.output).await.0, "\u{1}\0\0\0\0\0\0\u{5}no newline");
+    let exec = ExecSpec {
+        command: vec!["cat".into()],
+        tty: true,
+        stdin: true,
+        ..Default::default()
+    };
+    let id = engine.exec_create(&name.0, &exec).await.unwrap();
+    let mut io = engine.exec_start(&id, true).await.unwrap();
+    engine.exec_resize(&id, 100, 30).await.unwrap();
+    io.input.write_all(b"hi\n\x04").await.unwrap();
+    assert_eq!(text(io.output).await.0, "hi\r\nhi\r\n");
+    assert_eq!(exited(&engine, &id).await, 0);
+}
+
+#[tokio::test]
+async fn logs_by_tail_time_and_following() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("logs");
+    let script = "echo one; echo two >&2; echo three; trap 'echo end; exit 0' TERM; \
+                  while true; do sleep 0.1; done";
+    started(&engine, &name, script).await;
+    let begun = Instant::now();
+    loop {
+        let all = text(engine.logs(&name.0, &LogOptions::default()).await.unwrap()).await;
+        if all == ("one\nthree\n".to_owned(), "two\n".to_owned()) {
+            break;
+        }
+        assert!(begun.elapsed() < WAIT, "{all:?}");
+    }
+    let tail = LogOptions {
+        tail: Some(1),
+        timestamps: true,
+        ..Default::default()
+    };
+    // The engine keeps no order between the two streams: the last line may be of either.
+    let (out, err) = text(engine.logs(&name.0, &tail).await.unwrap()).await;
+    let last = out + &err;
+    assert!(
+        last.starts_with("20") && last.contains("Z t") && last.lines().count() == 1,
+        "{last}"
+    );
+    let later = jiff::Timestamp::now().as_microsecond();
+    let since = LogOptions {
+        since_us: later,
+        ..Default::default()
+    };
+    assert_eq!(
+        text(engine.logs(&name.0, &since).await.unwrap()).await.0,
+        ""
+    );
+    let until = LogOptions {
+        until_us: later,
+        ..Default::default()
+    };
+    assert_eq!(
+        text(engine.logs(&name.0, &until).await.unwrap()).await.0,
+        "one\nthree\n"
+    );
+    let follow = LogOptions {
+        follow: true,
+        tail: Some(0),
+        ..Default::default()
+    };
+    let following = engine.logs(&name.0, &follow).await.unwrap();
+    let (ended, followed) = tokio::join!(engine.stop(&name.0, Some(10), ""), text(following));
+    ended.unwrap();
+    assert_eq!(followed.0, "end\n");
+    let missing = engine
+        .logs("fl-agent-nope", &LogOptions::default())
+        .await
+        .err();
+    assert!(matches!(missing, Some(RuntimeError::NoSuchContainer(_))));
+}
+
+#[tokio::test]
+async fn logs_of_a_terminal_are_raw() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("ttylogs");
+    let spec = ContainerSpec {
+        tty: true,
+        ..spec(&name, "printf '\\001\\000no newline'")
+    };
+    engine.create(&spec, &[]).await.unwrap();
+    engine.start(&name.0).await.unwrap();
+    let follow = LogOptions {
+        follow: true,
+        ..Default::default()
+    };
+    let (out, _) = text(engine.logs(&name.0, &follow).await.unwrap()).await;
+    assert_eq!(out, "\u{1}\0no newline");
+}
+
+#[tokio::test]
+async fn archives_go_in_and_out() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("copy");
+    engine.create(&spec(&name, SERVICE), &[]).await.unwrap();
+    let content = vec![42_u8; 3_000_000];
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o640);
+    builder
+        .append_data(&mut header, "dir/file.bin", content.as_slice())
+        .unwrap();
+    let bytes = Bytes::from(builder.into_inner().unwrap());
+    let archive = || {
+        let pieces: Vec<_> = bytes
+            .chunks(30_000)
+            .map(|c| Ok(Bytes::copy_from_slice(c)))
+            .collect();
+        stream::iter(pieces).boxed()
+    };
+    engine.copy_in(&name.0, "/srv", archive()).await.unwrap();
+    let mut out = Vec::new();
+    let mut pieces = engine.copy_out(&name.0, "/srv/dir").await.unwrap();
+    while let Some(piece) = pieces.next().await {
+        out.extend_from_slice(&piece.unwrap());
+    }
+    let mut archive_out = tar::Archive::new(out.as_slice());
+    let mut found = None;
+    for entry in archive_out.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if entry.path().unwrap().ends_with("dir/file.bin") {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+            found = Some(bytes);
+        }
+    }
+    assert!(found == Some(content));
+    let refused = engine.copy_in(&name.0, "/no/where", archive()).await;
+    assert!(
+        matches!(&refused, Err(RuntimeError::Engine(t)) if t.contains("/no/where")),
+        "{refused:?}"
+    );
+    let refused = engine.copy_in("fl-agent-nope", "/srv", archive()).await;
+    assert!(
+        matches!(refused, Err(RuntimeError::NoSuchContainer(_))),
+        "{refused:?}"
+    );
+    let refused = engine.copy_out(&name.0, "/no/where").await.err();
+    assert!(
+        matches!(refused, Some(RuntimeError::Engine(_))),
+        "{refused:?}"
+    );
+    let broken = stream::iter([Ok(bytes.slice(..1000)), Err(std::io::Error::other("cut"))]);
+    assert!(
+        engine
+            .copy_in(&name.0, "/srv", broken.boxed())
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn events_from_a_time_on() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("events");
+    let since = jiff::Timestamp::now().as_microsecond();
+    let labels = [("fairlead.command".to_owned(), "c9".to_owned())];
+    let id = engine
+        .create(&spec(&name, "exit 3"), &labels)
+        .await
+        .unwrap();
+    engine.start(&name.0).await.unwrap();
+    let mut events = engine.events(since).await;
+    let mut seen = Vec::new();
+    while !seen.iter().any(|action| action == "die") {
+        let event = tokio::time::timeout(WAIT, events.next())
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+        if event.id != id {
+            continue;
+        }
+        assert_eq!(
+            (event.object.as_str(), event.name.as_str()),
+            ("container", name.0.as_str())
+        );
+        assert_eq!(
+            (event.command_label.as_str(), event.image.as_str()),
+            ("c9", IMAGE)
+        );
+        assert!(event.at_us >= since);
+        if event.action == "die" {
+            assert_eq!(event.detail, "3");
+        }
+        seen.push(event.action);
+    }
+    assert_eq!(
+        seen.iter()
+            .filter(|a| ["create", "start", "die"].contains(&a.as_str()))
+            .count(),
+        3
+    );
+}
+
+#[tokio::test]
+async fn a_crash_between_two_lists_is_seen() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("crash");
+    let spec = ContainerSpec {
+        restart_policy: "always".into(),
+        ..spec(&name, "sleep 0.3; exit 4")
+    };
+    let id = engine.create(&spec, &[]).await.unwrap();
+    engine.start(&name.0).await.unwrap();
+    let begun = Instant::now();
+    loop {
+        let listed = engine
+            .list()
+            .await
+            .unwrap()
+            .into_iter()
+            .find(|c| c.id == id)
+            .unwrap();
+        if listed.restarts >= 2 {
+            break;
+        }
+        assert!(begun.elapsed() < WAIT, "{listed:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_and_what_is_taken() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("errors");
+    let absent = ContainerSpec {
+        image: "fl-agent-no-such-image:1".into(),
+        ..spec(&name, "true")
+    };
+    let refused = engine.create(&absent, &[]).await;
+    assert!(
+        matches!(refused, Err(RuntimeError::NoSuchImage(_))),
+        "{refused:?}"
+    );
+    assert!(matches!(
+        engine.inspect_image("fl-agent-nope").await,
+        Err(RuntimeError::NoSuchImage(_))
+    ));
+    assert!(
+        engine
+            .inspect_image(IMAGE)
+            .await
+            .unwrap()
+            .contains("sha256:")
+    );
+    engine.create(&spec(&name, "true"), &[]).await.unwrap();
+    let taken = engine.create(&spec(&name, "true"), &[]).await;
+    assert!(
+        matches!(&taken, Err(RuntimeError::NameInUse(n)) if *n == name.0),
+        "{taken:?}"
+    );
+    for nothing in ["fl-agent-nope", "../images/json", "a?all=1"] {
+        assert!(matches!(
+            engine.start(nothing).await,
+            Err(RuntimeError::NoSuchContainer(_))
+        ));
+        assert!(matches!(
+            engine.stop(nothing, None, "").await,
+            Err(RuntimeError::NoSuchContainer(_))
+        ));
+        let stopped = engine.stop(nothing, None, "HUP").await;
+        assert!(
+            matches!(stopped, Err(RuntimeError::NoSuchContainer(_))),
+            "{stopped:?}"
+        );
+        assert!(matches!(
+            engine.inspect(nothing).await,
+            Err(RuntimeError::NoSuchContainer(_))
+        ));
+        let removed = engine.remove(nothing, true, false).await;
+        assert!(matches!(removed, Err(RuntimeError::NoSuchContainer(_))));
+    }
+    // There is no registry to reach here; elsewhere there is no such image.
+    assert!(
+        engine
+            .pull("127.0.0.1:1/fl-agent-nope:1", "")
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_missing_program_is_the_engines_error() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("program");
+    let spec = ContainerSpec {
+        command: vec!["/no/such".into()],
+        ..spec(&name, "")
+    };
+    engine.create(&spec, &[]).await.unwrap();
+    let refused = engine.start(&name.0).await;
+    assert!(
+        matches!(&refused, Err(RuntimeError::Engine(t)) if t.contains("/no/such")),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn unused_images_are_pruned() {
+    let Some(engine) = engine() else { return };
+    // An image without a name, as a rebuild leaves behind; named ones of others stay.
+    let script = "dir=$(mktemp -d) && date +%N > $dir/x && tar -C $dir -c . | docker import -";
+    let made = Command::new("sh").args(["-c", script]).output().unwrap();
+    let id = String::from_utf8_lossy(&made.stdout).trim().to_owned();
+    let (gone, bytes) = engine.prune_images(false).await.unwrap();
+    assert!(gone.contains(&id), "{gone:?}");
+    assert!(bytes > 0);
+    assert!(engine.inspect_image(IMAGE).await.is_ok());
+}
+
+/// How much this layer adds to the engine's own time; printed, not judged.
+#[tokio::test]
+async fn overhead_of_a_restart() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("overhead");
+    started(&engine, &name, SERVICE).await;
+    let (mut ours, mut raw) = (Vec::new(), Vec::new());
+    for _ in 0..5 {
+        let begun = Instant::now();
+        engine.restart(&name.0, Some(5), "").await.unwrap();
+        ours.push(begun.elapsed());
+        let begun = Instant::now();
+        let socket = engine.socket().to_path_buf();
+        let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+        let request = format!(
+            "POST /v1.41/containers/{}/restart?t=5 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            name.0
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer)
+            .await
+            .unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 204"));
+        raw.push(begun.elapsed());
+    }
+    ours.sort();
+    raw.sort();
+    let begun = Instant::now();
+    for _ in 0..50 {
+        assert!(engine.start(&name.0).await.is_ok());
+    }
+    let each = begun.elapsed() / 50;
+    println!(
+        "restart: {:?} here, {:?} raw (medians of 5); a no-op start: {each:?}",
+        ours[2], raw[2]
+    );
+}
