@@ -5,7 +5,7 @@ use fairlead_protocol::codes;
 
 /// Exit codes. They are part of the interface and never change their meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// 0
     Ok,
     /// 1: it was tried and did not succeed.
@@ -32,7 +32,7 @@ pub enum Exit {
 
 impl Exit {
     /// The number given to the operating system.
-    pub fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Self::Ok => 0,
             Self::Failed => 1,
@@ -83,24 +83,24 @@ impl Exit {
 /// Why a verb did not do what it was asked, for people (message, hint) and scripts (exit, code).
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
-pub struct Failure {
+pub(crate) struct Failure {
     /// Exit code.
-    pub exit: Exit,
+    pub(crate) exit: Exit,
     /// Stable code; empty when the failure is the CLI's own.
-    pub code: String,
+    pub(crate) code: String,
     /// What failed.
-    pub message: String,
+    pub(crate) message: String,
     /// What to do next; empty when there is nothing to say.
-    pub hint: String,
+    pub(crate) hint: String,
     /// The server's request id, where there is one.
-    pub request_id: String,
+    pub(crate) request_id: String,
     /// The connection broke or never came to be: the same request may be sent again.
-    pub transient: bool,
+    pub(crate) transient: bool,
 }
 
 impl Failure {
     /// A failure with an exit code and a message.
-    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+    pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             exit,
             code: String::new(),
@@ -112,38 +112,38 @@ impl Failure {
     }
 
     /// Something typed that makes no sense.
-    pub fn usage(message: impl Into<String>) -> Self {
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }
 
     /// A failure on this machine: a file, a pipe.
-    pub fn local(doing: &str, error: &std::io::Error) -> Self {
+    pub(crate) fn local(doing: &str, error: &std::io::Error) -> Self {
         Self::new(Exit::Failed, format!("{doing}: {error}"))
     }
 
     /// The same, with what to do next.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self
     }
 
     /// The same, with a stable code.
     #[must_use]
-    pub fn code(mut self, code: impl Into<String>) -> Self {
+    pub(crate) fn code(mut self, code: impl Into<String>) -> Self {
         self.code = code.into();
         self
     }
 
     /// The same, worth sending again.
     #[must_use]
-    pub fn transient(mut self) -> Self {
+    pub(crate) fn transient(mut self) -> Self {
         self.transient = true;
         self
     }
 
     /// What an answer other than 2xx means.
-    pub fn of_answer(status: u16, body: &[u8]) -> Self {
+    pub(crate) fn of_answer(status: u16, body: &[u8]) -> Self {
         let by_status = match status {
             400 | 413 => Exit::Usage,
             401 | 403 => Exit::NotAllowed,
@@ -177,7 +177,7 @@ impl Failure {
     }
 
     /// What a command's final state means; `None` when it succeeded.
-    pub fn of_command(command: &Command) -> Option<Self> {
+    pub(crate) fn of_command(command: &Command) -> Option<Self> {
         let by_state = match command.state.as_str() {
             "succeeded" => return None,
             "expired" => Exit::Expired,
@@ -195,20 +195,31 @@ impl Failure {
         } else if command.message.contains(&command.host) {
             format!("{} {}: {}", command.kind, command.state, command.message)
         } else {
-            format!("{what}: {} {}: {}", command.kind, command.state, command.message)
+            format!(
+                "{what}: {} {}: {}",
+                command.kind, command.state, command.message
+            )
         };
         let hint = format!("its way: fairlead command show {}", short(&command.id));
-        Some(Self::new(exit, message).code(command.code.clone()).hint(hint))
+        Some(
+            Self::new(exit, message)
+                .code(command.code.clone())
+                .hint(hint),
+        )
     }
 }
 
 /// A process's exit code as this process can pass it on.
-pub fn remote_code(code: i32) -> u8 {
-    u8::try_from(code).unwrap_or(if code & 0xff == 0 { 1 } else { (code & 0xff) as u8 })
+pub(crate) fn remote_code(code: i32) -> u8 {
+    u8::try_from(code).unwrap_or(if code & 0xff == 0 {
+        1
+    } else {
+        (code & 0xff) as u8
+    })
 }
 
 /// `box/demo-web`, or `box` for a command on the host as a whole.
-pub fn subject(command: &Command) -> String {
+pub(crate) fn subject(command: &Command) -> String {
     if command.target.is_empty() {
         command.host.clone()
     } else {
@@ -217,7 +228,7 @@ pub fn subject(command: &Command) -> String {
 }
 
 /// The first six characters of an id: enough for people.
-pub fn short(id: &str) -> &str {
+pub(crate) fn short(id: &str) -> &str {
     id.get(..6).unwrap_or(id)
 }
 

@@ -11,15 +11,15 @@ use serde::Serialize;
 
 use crate::exit::{Exit, Failure};
 
-pub mod human;
-pub mod table;
-pub mod terminal;
+pub(crate) mod human;
+pub(crate) mod table;
+pub(crate) mod terminal;
 #[cfg(test)]
-pub mod samples;
+pub(crate) mod samples;
 
 /// How data is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     /// For people.
     Table,
     /// For people with wide screens.
@@ -32,20 +32,20 @@ pub enum Format {
 
 /// Where output goes and what it may contain.
 #[derive(Debug, Clone, Copy)]
-pub struct Output {
+pub(crate) struct Output {
     /// As asked for with `-o`.
-    pub format: Format,
+    pub(crate) format: Format,
     /// Whether standard output may be coloured.
-    pub colour: bool,
+    pub(crate) colour: bool,
     /// Whether standard output is a terminal.
-    pub stdout_tty: bool,
+    pub(crate) stdout_tty: bool,
     /// Whether standard error is a terminal.
-    pub stderr_tty: bool,
+    pub(crate) stderr_tty: bool,
 }
 
 impl Output {
     /// Output for this process's standard streams.
-    pub fn of_process(format: Format) -> Self {
+    pub(crate) fn of_process(format: Format) -> Self {
         let stdout_tty = std::io::stdout().is_terminal();
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         Self {
@@ -62,12 +62,12 @@ impl Output {
     }
 
     /// Whether data is for programs.
-    pub fn is_structured(&self) -> bool {
+    pub(crate) fn is_structured(&self) -> bool {
         matches!(self.format, Format::Json | Format::Yaml)
     }
 
     /// Writes one value as JSON or YAML, or as `text` makes it for people.
-    pub fn data<T: Serialize + ?Sized>(
+    pub(crate) fn data<T: Serialize + ?Sized>(
         &self,
         value: &T,
         text: impl FnOnce(&T) -> String,
@@ -79,9 +79,9 @@ impl Output {
     }
 
     /// Writes one value as YAML where that was asked for, else as JSON.
-    pub fn structured<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), Failure> {
+    pub(crate) fn structured<T: Serialize + ?Sized>(&self, value: &T) -> Result<(), Failure> {
         let mut text = if self.format == Format::Yaml {
-            serde_saphyr::to_string(value)
+            serde_saphyr::to_string(&value)
                 .map_err(|e| Failure::new(Exit::Failed, format!("cannot write YAML: {e}")))?
         } else {
             serde_json::to_string_pretty(value)
@@ -97,7 +97,7 @@ impl Output {
     }
 
     /// Writes one value of a stream: a line of JSON, a document of YAML, or a line of text.
-    pub fn item<T: Serialize>(
+    pub(crate) fn item<T: Serialize>(
         &self,
         value: &T,
         text: impl FnOnce(&T) -> String,
@@ -111,8 +111,11 @@ impl Output {
             Format::Json => {
                 let line = serde_json::to_string(value)
                     .map_err(|e| Failure::new(Exit::Failed, format!("cannot write JSON: {e}")))?;
-                let line =
-                    if self.stdout_tty { terminal::escape_controls(&line) } else { line };
+                let line = if self.stdout_tty {
+                    terminal::escape_controls(&line)
+                } else {
+                    line
+                };
                 self.write(format!("{line}\n").as_bytes())
             }
         }
@@ -120,7 +123,7 @@ impl Output {
 
     /// Writes bytes to standard output. A reader that has gone away is not an error: the process
     /// ends quietly, as the others in a pipe do.
-    pub fn write(&self, bytes: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
@@ -129,24 +132,23 @@ impl Output {
         }
     }
 
-    /// Says something to the person at the keyboard.
-    pub fn say(&self, text: &str) {
-        say(text);
-    }
-
     /// `text` in this colour, where colour is wanted.
-    pub fn paint(&self, colour: Colour, text: &str) -> String {
-        if self.colour { format!("\x1b[{}m{text}\x1b[0m", colour.code()) } else { text.to_owned() }
+    pub(crate) fn paint(&self, colour: Colour, text: &str) -> String {
+        if self.colour {
+            format!("\x1b[{}m{text}\x1b[0m", colour.code())
+        } else {
+            text.to_owned()
+        }
     }
 }
 
 /// Says something on standard error. Nobody listening is no error.
-pub fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     drop(writeln!(std::io::stderr().lock(), "{text}"));
 }
 
 /// Says what went wrong: what, why it is coded so, and what to do next.
-pub fn report(failure: &Failure) {
+pub(crate) fn report(failure: &Failure) {
     say(&failure_text(failure));
 }
 
@@ -166,7 +168,7 @@ fn failure_text(failure: &Failure) -> String {
 
 /// The few colours that are used, by what they mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Colour {
+pub(crate) enum Colour {
     /// As it should be.
     Good,
     /// Deserves a look.
@@ -198,7 +200,7 @@ fn colour(tty: bool, no_color: Option<&str>, force: Option<&str>, term: Option<&
 
 /// Text from elsewhere, in one line, without anything that a terminal would obey or that turns the
 /// reading direction round.
-pub fn clean(text: &str) -> Cow<'_, str> {
+pub(crate) fn clean(text: &str) -> Cow<'_, str> {
     if text.chars().any(is_unsafe) {
         Cow::Owned(
             text.chars()
@@ -215,12 +217,12 @@ pub fn clean(text: &str) -> Cow<'_, str> {
 }
 
 /// The same for text of several lines; those after the first are set in.
-pub fn clean_lines(text: &str) -> String {
+pub(crate) fn clean_lines(text: &str) -> String {
     text.lines().map(clean).collect::<Vec<_>>().join("\n  ")
 }
 
 /// Control characters of every kind, and those that change the reading direction.
-pub fn is_unsafe(c: char) -> bool {
+pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
 }
@@ -237,7 +239,10 @@ mod tests {
         assert!(!colour(false, None, None, Some("xterm")));
         assert!(colour(false, None, Some("1"), None));
         assert!(!colour(false, None, Some("0"), None));
-        assert!(!colour(false, Some("1"), Some("1"), None), "NO_COLOR has the last word");
+        assert!(
+            !colour(false, Some("1"), Some("1"), None),
+            "NO_COLOR has the last word"
+        );
     }
 
     #[test]

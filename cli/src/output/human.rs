@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 /// "12 s", "3 min", "2 h", "9 days".
-pub fn span(seconds: i64) -> String {
+pub(crate) fn span(seconds: i64) -> String {
     let seconds = seconds.max(0);
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -14,12 +14,12 @@ pub fn span(seconds: i64) -> String {
 }
 
 /// How long ago something was, as seen at `now`.
-pub fn since(then: Timestamp, now: Timestamp) -> String {
+pub(crate) fn since(then: Timestamp, now: Timestamp) -> String {
     span(now.as_second() - then.as_second())
 }
 
 /// "3 min ago", or "in 5 min" when it lies ahead.
-pub fn ago(then: Timestamp, now: Timestamp) -> String {
+pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
     if then > now {
         format!("in {}", span(then.as_second() - now.as_second()))
     } else {
@@ -28,21 +28,25 @@ pub fn ago(then: Timestamp, now: Timestamp) -> String {
 }
 
 /// "3 min ago" or "never".
-pub fn ago_or(then: Option<Timestamp>, now: Timestamp, never: &str) -> String {
+pub(crate) fn ago_or(then: Option<Timestamp>, now: Timestamp, never: &str) -> String {
     then.map_or_else(|| never.to_owned(), |then| ago(then, now))
 }
 
 /// "14:02:07 UTC", or with its date where that is another day than `now`.
-pub fn clock(at: Timestamp, now: Timestamp) -> String {
+pub(crate) fn clock(at: Timestamp, now: Timestamp) -> String {
     let text = at.to_string();
     let today = now.to_string();
     let (date, time) = text.split_once('T').unwrap_or((&text, ""));
     let time = time.get(..8).unwrap_or(time);
-    if today.starts_with(date) { format!("{time} UTC") } else { format!("{date} {time} UTC") }
+    if today.starts_with(date) {
+        format!("{time} UTC")
+    } else {
+        format!("{date} {time} UTC")
+    }
 }
 
 /// Milliseconds: "418 ms", "1.2 s", "2 min 5 s".
-pub fn millis(ms: f64) -> String {
+pub(crate) fn millis(ms: f64) -> String {
     if ms < 9.95 {
         format!("{ms:.1} ms")
     } else if ms < 999.5 {
@@ -50,7 +54,11 @@ pub fn millis(ms: f64) -> String {
     } else if ms < 60_000.0 {
         format!("{:.1} s", ms / 1000.0)
     } else {
-        format!("{} min {} s", (ms / 60_000.0) as u64, (ms % 60_000.0 / 1000.0) as u64)
+        format!(
+            "{} min {} s",
+            (ms / 60_000.0) as u64,
+            (ms % 60_000.0 / 1000.0) as u64
+        )
     }
 }
 
@@ -77,23 +85,32 @@ fn scaled(bytes: u64, unit: usize) -> String {
 }
 
 /// "212 MB".
-pub fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     let unit = unit(bytes);
     format!("{} {}", scaled(bytes, unit), UNITS[unit])
 }
 
 /// "1/64 MB": used of limit, in the limit's unit.
-pub fn bytes_of(used: u64, limit: u64) -> String {
+pub(crate) fn bytes_of(used: u64, limit: u64) -> String {
     if limit == 0 {
         return bytes(used);
     }
     let unit = unit(limit);
-    format!("{}/{} {}", scaled(used, unit), scaled(limit, unit), UNITS[unit])
+    format!(
+        "{}/{} {}",
+        scaled(used, unit),
+        scaled(limit, unit),
+        UNITS[unit]
+    )
 }
 
 /// "1 container", "2 containers".
-pub fn count(number: u64, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    if number == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{number} {noun}s")
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use fairlead_api::types::{Command, Container};
 
 /// A restart that has succeeded.
-pub fn command() -> Command {
+pub(crate) fn command() -> Command {
     serde_json::from_value(serde_json::json!({
         "id": "7q3k9m2x7q3k9m2x7q3k9m2x70", "kind": "restart", "target": "demo-web", "host": "box",
         "host_id": "h", "region": "local", "issuer": "admin", "state": "succeeded",
@@ -16,7 +16,7 @@ pub fn command() -> Command {
 }
 
 /// A running container with a health check.
-pub fn container() -> Container {
+pub(crate) fn container() -> Container {
     serde_json::from_value(serde_json::json!({
         "id": "c0ffee", "name": "demo-web", "host": "box", "host_id": "h", "region": "local",
         "image": "demo:1", "image_id": "sha256:1", "command": "httpd", "state": "running",

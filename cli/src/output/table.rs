@@ -4,7 +4,7 @@ use super::{Colour, Output, clean};
 
 /// One cell.
 #[derive(Debug, Clone)]
-pub struct Cell {
+pub(crate) struct Cell {
     text: String,
     colour: Option<Colour>,
 }
@@ -12,37 +12,50 @@ pub struct Cell {
 impl<T: AsRef<str>> From<T> for Cell {
     fn from(text: T) -> Self {
         let text = clean(text.as_ref()).into_owned();
-        Self { text: if text.is_empty() { "-".to_owned() } else { text }, colour: None }
+        Self {
+            text: if text.is_empty() {
+                "-".to_owned()
+            } else {
+                text
+            },
+            colour: None,
+        }
     }
 }
 
 impl Cell {
     /// A cell in a colour.
-    pub fn painted(colour: Option<Colour>, text: impl AsRef<str>) -> Self {
-        Self { colour, ..Self::from(text) }
+    pub(crate) fn painted(colour: Option<Colour>, text: impl AsRef<str>) -> Self {
+        Self {
+            colour,
+            ..Self::from(text)
+        }
     }
 }
 
 /// Rows under a heading.
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     heading: Vec<&'static str>,
     rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
     /// An empty table with these column names.
-    pub fn new(heading: impl IntoIterator<Item = &'static str>) -> Self {
-        Self { heading: heading.into_iter().collect(), rows: Vec::new() }
+    pub(crate) fn new(heading: impl IntoIterator<Item = &'static str>) -> Self {
+        Self {
+            heading: heading.into_iter().collect(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a row.
-    pub fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
         self.rows.push(cells.into_iter().collect());
     }
 
     /// The table as text.
-    pub fn render(&self, output: &Output) -> String {
+    pub(crate) fn render(&self, output: &Output) -> String {
         let mut widths: Vec<usize> = self.heading.iter().map(|name| name.len()).collect();
         for row in &self.rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -89,13 +102,22 @@ mod tests {
             stderr_tty: false,
         };
         let mut table = Table::new(["NAME", "STATE"]);
-        table.row([Cell::from("web\u{1b}"), Cell::painted(Some(Colour::Good), "up")]);
+        table.row([
+            Cell::from("web\u{1b}"),
+            Cell::painted(Some(Colour::Good), "up"),
+        ]);
         table.row(["a-longer-name".into(), "".into()]);
         assert_eq!(
             table.render(&output),
             "NAME           STATE\nweb            up\na-longer-name  -\n"
         );
-        let coloured = table.render(&Output { colour: true, ..output });
-        assert!(coloured.contains("web            \x1b[32mup\x1b[0m\n"), "{coloured:?}");
+        let coloured = table.render(&Output {
+            colour: true,
+            ..output
+        });
+        assert!(
+            coloured.contains("web            \x1b[32mup\x1b[0m\n"),
+            "{coloured:?}"
+        );
     }
 }

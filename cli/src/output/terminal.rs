@@ -20,7 +20,7 @@ enum Within {
 
 /// Takes bytes as they come, in pieces of any size, and gives text that a terminal only shows.
 #[derive(Debug)]
-pub struct Filter {
+pub(crate) struct Filter {
     within: Within,
     length: usize,
     partial: Vec<u8>,
@@ -28,13 +28,17 @@ pub struct Filter {
 
 impl Default for Filter {
     fn default() -> Self {
-        Self { within: Within::Text, length: 0, partial: Vec::new() }
+        Self {
+            within: Within::Text,
+            length: 0,
+            partial: Vec::new(),
+        }
     }
 }
 
 impl Filter {
     /// The text of the next piece.
-    pub fn pass(&mut self, bytes: &[u8]) -> String {
+    pub(crate) fn pass(&mut self, bytes: &[u8]) -> String {
         let mut held = std::mem::take(&mut self.partial);
         held.extend_from_slice(bytes);
         let mut text = String::with_capacity(held.len());
@@ -103,7 +107,7 @@ impl Filter {
 
 /// JSON or YAML text with control characters that the serialiser left as they are (C1, DEL) written
 /// as escapes; they only occur within strings.
-pub fn escape_controls(text: &str) -> String {
+pub(crate) fn escape_controls(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         if c != '\n' && super::is_unsafe(c) {
@@ -130,7 +134,10 @@ mod tests {
         assert_eq!(all(&[b"\x1b]0;title\x07text"]), "text");
         assert_eq!(all(&[b"\x1b]52;c;ZXZpbA==\x1b\\text"]), "text");
         assert_eq!(all(&[b"\x1bP+q544e\x1b\\x\x1b(By\x07\x08z"]), "xyz");
-        assert_eq!(all(&["\u{9b}2Jclear \u{9d}0;t\u{9c}end".as_bytes()]), "clear end");
+        assert_eq!(
+            all(&["\u{9b}2Jclear \u{9d}0;t\u{9c}end".as_bytes()]),
+            "clear end"
+        );
     }
 
     #[test]

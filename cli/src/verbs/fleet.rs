@@ -1,0 +1,227 @@
+//! `status` and `host`.
+
+use fairlead_api::types::{Host, Page, Status};
+use jiff::Timestamp;
+
+use super::Context;
+use crate::args::HostVerb;
+use crate::exit::{Exit, Failure};
+use crate::output::human::{ago, ago_or, bytes, bytes_of, count, since};
+use crate::output::table::{Cell, Table};
+use crate::output::{Colour, Output, clean, say};
+
+/// `fairlead status`
+pub(crate) async fn status(context: &Context) -> Result<Exit, Failure> {
+    let status: Status = context.client()?.get(&["status"], &[]).await?;
+    context
+        .out
+        .data(&status, |status| status_text(status, &context.out))?;
+    Ok(Exit::Ok)
+}
+
+fn status_text(status: &Status, out: &Output) -> String {
+    let mut text = format!(
+        "{} of {} connected · {} of {} running{} · {} of {} connected · {} open\n",
+        status.hosts_online,
+        count(status.hosts, "host"),
+        status.containers_running,
+        count(status.containers, "container"),
+        match status.containers_unwell {
+            0 => String::new(),
+            unwell => out.paint(Colour::Bad, &format!(", {unwell} not well")),
+        },
+        status.regions_online,
+        count(status.regions, "region"),
+        count(status.commands_open, "command"),
+    );
+    for line in &status.attention {
+        text.push_str(&format!(
+            "{}  {}\n",
+            out.paint(Colour::Bad, "WRONG"),
+            clean(line)
+        ));
+    }
+    text
+}
+
+/// `fairlead host …`
+pub(crate) async fn host(context: &Context, verb: HostVerb) -> Result<Exit, Failure> {
+    let client = context.client()?;
+    match verb {
+        HostVerb::Ls => {
+            let hosts: Page<Host> = client.get(&["hosts"], &[]).await?;
+            context.out.data(&hosts.items, |hosts| {
+                hosts_table(hosts, Timestamp::now()).render(&context.out)
+            })?;
+            Ok(Exit::Ok)
+        }
+        HostVerb::Show { host } => {
+            let host: Host = client.get(&["hosts", &host], &[]).await?;
+            context
+                .out
+                .data(&host, |host| host_text(host, Timestamp::now()))?;
+            Ok(Exit::Ok)
+        }
+        HostVerb::Rm { hosts } => {
+            super::each(hosts, async |host| {
+                client.delete(&["hosts", host]).await?;
+                say(&format!(
+                    "{}: identity revoked; its link is cut, its containers go on",
+                    clean(host)
+                ));
+                Ok(())
+            })
+            .await
+        }
+    }
+}
+
+/// The colour of a host's or region's state.
+pub(crate) fn state_colour(state: &str) -> Option<Colour> {
+    match state {
+        "online" => Some(Colour::Good),
+        "suspect" | "unknown" | "waiting" => Some(Colour::Doubtful),
+        "offline" | "held" | "revoked" => Some(Colour::Bad),
+        _ => None,
+    }
+}
+
+fn hosts_table(hosts: &[Host], now: Timestamp) -> Table {
+    let mut table = Table::new([
+        "NAME",
+        "STATE",
+        "SINCE",
+        "REGION",
+        "CONTAINERS",
+        "CPU",
+        "MEM",
+        "DISK",
+        "ENGINE",
+        "AGENT",
+        "ID",
+    ]);
+    for host in hosts {
+        let metrics = host.metrics.as_ref();
+        let facts = host.facts.as_ref();
+        table.row([
+            Cell::from(&host.name),
+            Cell::painted(state_colour(&host.state), &host.state),
+            since(host.since, now).into(),
+            (&host.region).into(),
+            format!("{}/{}", host.containers_running, host.containers).into(),
+            metrics
+                .map_or(String::new(), |m| format!("{:.1} %", m.cpu_percent))
+                .into(),
+            metrics
+                .map_or(String::new(), |m| bytes_of(m.memory_used, m.memory_total))
+                .into(),
+            metrics
+                .map_or(String::new(), |m| bytes_of(m.disk_used, m.disk_total))
+                .into(),
+            facts.map_or(String::new(), |f| engine(&f.engine)).into(),
+            facts.map_or("", |f| &f.agent_version).into(),
+            crate::exit::short(&host.id).into(),
+        ]);
+    }
+    table
+}
+
+fn engine(engine: &fairlead_api::types::Engine) -> String {
+    if engine.error.is_empty() {
+        format!("{} {}", engine.kind, engine.version)
+    } else {
+        format!("{}: {}", engine.kind, engine.error)
+    }
+}
+
+fn host_text(host: &Host, now: Timestamp) -> String {
+    let mut rows: Vec<(&str, String)> = vec![
+        ("name", host.name.clone()),
+        ("id", host.id.clone()),
+        (
+            "state",
+            format!("{} since {}", host.state, since(host.since, now)),
+        ),
+        ("reason", host.reason.clone()),
+        ("last heard", ago_or(host.last_seen, now, "never")),
+        ("region", host.region.clone()),
+        ("labels", labels(&host.labels)),
+        ("enrolled", ago(host.enrolled_at, now)),
+        (
+            "certificate",
+            host.certificate_expires_at.map_or(String::new(), |at| {
+                if at < now {
+                    format!("ended {}", ago(at, now))
+                } else {
+                    format!("ends {}", ago(at, now))
+                }
+            }),
+        ),
+        ("epoch", host.epoch.to_string()),
+        ("address", host.address.clone()),
+        ("clock", format!("{} ms off", host.clock_offset_ms)),
+        (
+            "containers",
+            format!("{} running of {}", host.containers_running, host.containers),
+        ),
+    ];
+    if let Some(facts) = &host.facts {
+        rows.extend([
+            (
+                "machine",
+                format!(
+                    "{}, {}, {} ({}), {}",
+                    facts.hostname,
+                    facts.os,
+                    facts.kernel,
+                    facts.arch,
+                    count(facts.cpus.into(), "processor")
+                ),
+            ),
+            ("engine", engine(&facts.engine)),
+            ("agent", facts.agent_version.clone()),
+            ("forbidden here", facts.policy.clone()),
+        ]);
+    }
+    if let Some(metrics) = &host.metrics {
+        rows.extend([
+            (
+                "cpu",
+                format!("{:.1} %, load {:.2}", metrics.cpu_percent, metrics.load1),
+            ),
+            (
+                "memory",
+                bytes_of(metrics.memory_used, metrics.memory_total),
+            ),
+            ("disk", bytes_of(metrics.disk_used, metrics.disk_total)),
+            (
+                "network",
+                format!(
+                    "{} in, {} out since boot",
+                    bytes(metrics.network_rx),
+                    bytes(metrics.network_tx)
+                ),
+            ),
+            (
+                "up",
+                since(
+                    Timestamp::from_second(
+                        now.as_second().saturating_sub_unsigned(metrics.uptime_s),
+                    )
+                    .unwrap_or(now),
+                    now,
+                ),
+            ),
+        ]);
+    }
+    super::facts(&rows)
+}
+
+/// `a=b, c=d`
+pub(crate) fn labels(labels: &fairlead_api::types::Labels) -> String {
+    labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}

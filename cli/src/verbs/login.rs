@@ -1,0 +1,147 @@
+//! `login`: proves a token (or claims a new server by its setup link), then saves it.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use fairlead_api::types::{NewApiToken, SetupRequest, WhoAmI};
+
+use super::Context;
+use crate::args::Login;
+use crate::client::Client;
+use crate::config::{self, Saved, Settings, Token};
+use crate::exit::{Exit, Failure};
+use crate::output::{clean, human, say};
+use crate::tls::{self, Trust};
+
+/// Longest token that is read from a file or standard input.
+const TOKEN_BYTES_MAX: u64 = 4096;
+
+/// `fairlead login`
+pub(crate) async fn login(context: &Context, args: Login) -> Result<Exit, Failure> {
+    if config::is_api_token(&args.url) || config::is_join_token(&args.url) {
+        return Err(
+            Failure::usage("the first argument is the server's URL, not a token")
+                .hint("fairlead login URL --token - reads the token from standard input"),
+        );
+    }
+    let url = config::server_url(&args.url)?;
+    let env = &config::process_env;
+    let path = config::path(env)?;
+    let found = Arc::new(Mutex::new(None));
+    let (trust, mut ca_pem) = match (&args.ca, &args.ca_fingerprint) {
+        (Some(file), _) => Trust::from_file(file, "--ca").map(|(trust, pem)| (trust, Some(pem)))?,
+        (None, Some(text)) => (
+            Trust::Fingerprint(tls::fingerprint(text)?, Arc::clone(&found)),
+            None,
+        ),
+        (None, None) => match env("FAIRLEAD_CA") {
+            Some(file) => Trust::from_file(Path::new(&file), "FAIRLEAD_CA")
+                .map(|(trust, pem)| (trust, Some(pem)))?,
+            None => (Trust::Platform, None),
+        },
+    };
+    let token = match config::setup_secret(&args.url) {
+        Some(secret) => {
+            if args.token.is_some() {
+                return Err(Failure::usage(
+                    "a setup link makes a token; --token has no place here",
+                ));
+            }
+            let settings = Settings {
+                url: url.clone(),
+                token: None,
+                trust: trust.clone(),
+            };
+            let body = SetupRequest {
+                secret,
+                name: args.name,
+            };
+            let made: NewApiToken = Client::new(settings)?.post(&["setup"], &body).await?;
+            Token::parse(&made.token, "the server's answer")?
+        }
+        None => given_token(args.token.as_deref(), env)?,
+    };
+    let settings = Settings {
+        url: url.clone(),
+        token: Some(token.clone()),
+        trust,
+    };
+    let client = Client::new(settings)?;
+    // A claimed server's token exists only here: it is saved before anything else can fail.
+    if ca_pem.is_none() {
+        ca_pem = found_ca(&found);
+    }
+    let saved = |ca_pem: Option<String>| Saved {
+        url: url.as_str().trim_end_matches('/').to_owned(),
+        token: token.reveal().to_owned(),
+        ca_pem,
+    };
+    if config::setup_secret(&args.url).is_some() {
+        config::save(&path, &saved(ca_pem.clone()))?;
+    }
+    let me: WhoAmI = client.get(&["whoami"], &[]).await?;
+    config::save(&path, &saved(ca_pem.or_else(|| found_ca(&found))))?;
+    let permissions: Vec<String> = me
+        .permissions
+        .iter()
+        .map(super::token::permission_name)
+        .collect();
+    say(&format!(
+        "logged in to {} as {} (may: {}{})",
+        clean(url.as_str().trim_end_matches('/')),
+        clean(&me.name),
+        permissions.join(", "),
+        me.expires_at
+            .map(|at| format!("; ends {}", human::ago(at, jiff::Timestamp::now())))
+            .unwrap_or_default(),
+    ));
+    if context.out.is_structured() {
+        context.out.structured(&me)?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn found_ca(found: &Mutex<Option<rustls_pki_types::CertificateDer<'static>>>) -> Option<String> {
+    found.lock().ok()?.as_ref().map(tls::to_pem)
+}
+
+/// The token, from where `--token` says it is. Never from the command line itself: everybody on
+/// the machine could see it there.
+fn given_token(source: Option<&str>, env: config::Env<'_>) -> Result<Token, Failure> {
+    let read = |reader: &mut dyn Read, name: &str| {
+        let mut text = String::new();
+        reader
+            .take(TOKEN_BYTES_MAX)
+            .read_to_string(&mut text)
+            .map_err(|e| Failure::local(&format!("cannot read {name}"), &e))?;
+        Token::parse(&text, name)
+    };
+    match source {
+        Some(text) if config::is_api_token(text) || config::is_join_token(text) => {
+            Token::parse(text, "--token")?;
+            Err(
+                Failure::usage("a token on the command line can be seen by everybody here").hint(
+                    "fairlead login URL --token - reads it from standard input; revoke this one",
+                ),
+            )
+        }
+        Some("env") => match env("FAIRLEAD_TOKEN") {
+            Some(text) => Token::parse(&text, "FAIRLEAD_TOKEN"),
+            None => Err(Failure::usage("FAIRLEAD_TOKEN is not set")),
+        },
+        Some("-") => read(&mut std::io::stdin().lock(), "standard input"),
+        Some(file) => {
+            let mut open = std::fs::File::open(file)
+                .map_err(|e| Failure::local(&format!("cannot read {file}"), &e))?;
+            read(&mut open, file)
+        }
+        None => match env("FAIRLEAD_TOKEN") {
+            Some(text) => Token::parse(&text, "FAIRLEAD_TOKEN"),
+            None => Err(Failure::usage("no API token was given").hint(
+                "--token - reads it from standard input, --token FILE from a file; \
+                 a new server is claimed by its setup link: fairlead login https://…/setup/…",
+            )),
+        },
+    }
+}
