@@ -1,6 +1,7 @@
 //! Rules about commands that every program must agree on: kinds, lanes, final states.
 
-use crate::wire::{Command, ContainerSpec, State, command::Kind};
+pub use crate::wire::command::Kind;
+use crate::wire::{Command, ContainerSpec, State};
 use std::fmt;
 
 /// What a changing command has to itself while it acts.
