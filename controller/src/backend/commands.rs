@@ -1,0 +1,594 @@
+//! Commands: who may ask for what, which host and container are meant, waiting for the end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_api::backend::{CommandQuery, Submitted};
+use fairlead_api::input::{invalid, plain};
+use fairlead_api::types::{Action, Command, CommandRequest, Page, Permission};
+use fairlead_api::{ApiError, Caller, ClientStream};
+use fairlead_identity::digest::sha256;
+use fairlead_protocol::command::Kind;
+use fairlead_protocol::{CommandId, HostId, Precondition, State, codes, ids, limits};
+use fairlead_store::Store;
+use fairlead_store::commands::{CommandFilter, CommandRow};
+use fairlead_store::hosts::HostRow;
+use futures_util::stream::{self, BoxStream};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::Instant;
+
+use super::dispatch::{Dispatching, NewCommand};
+use super::hosts::{is_visible, no_host, pick};
+use super::{ControllerBackend, Note, convert, show, spec, store_error};
+use crate::fleet::{Fleet, Resolved};
+
+/// How many of the newest commands a prefix is looked for in.
+const PREFIX_LOOKED_AT: u32 = 20_000;
+/// How many pages are read to fill one for a caller with a narrow scope.
+const PAGES_READ_MAX: u32 = 20;
+
+/// A request whose host and container are known.
+struct Aimed {
+    host: HostRow,
+    action: Action,
+    /// The container was named by its id: it must still be that one.
+    must_be: Option<String>,
+}
+
+impl ControllerBackend {
+    pub(super) async fn take_command(
+        &self,
+        caller: &Caller,
+        request: CommandRequest,
+        wait_ms: u32,
+    ) -> Result<Submitted, ApiError> {
+        let accepted_us = self.now_us();
+        let action = format!("command.{}", request.action.name());
+        let object = request.host.clone().unwrap_or_default();
+        // Before anything is sent, so that the end cannot come unnoticed.
+        let mut changes = self.parts.dispatch.changes();
+        let taken = self.sign_and_store(caller, request, accepted_us).await;
+        let (row, created, host, reach) = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.audit_refusal(caller, Note::refused(&action, object, &error))
+                    .await;
+                return Err(error);
+            }
+        };
+        let until = Instant::now() + Duration::from_millis(u64::from(wait_ms));
+        let wait = self.wait_for_end(row.clone(), &mut changes, until, caller);
+        // The audit row is written while the command is on its way.
+        let row = if created {
+            let note = Note::ok(&action, format!("{}/{}", host.name, row.target))
+                .detail(format!("command {}{reach}", row.id));
+            let (row, audited) = tokio::join!(wait, self.audited(caller, note));
+            audited?;
+            row?
+        } else {
+            wait.await?
+        };
+        let command = self.shown(&row, Some(&host));
+        Ok(Submitted { command, created })
+    }
+
+    async fn sign_and_store(
+        &self,
+        caller: &Caller,
+        request: CommandRequest,
+        accepted_us: i64,
+    ) -> Result<(CommandRow, bool, HostRow, String), ApiError> {
+        caller.require(Permission::for_kind(request.action.name()))?;
+        let id = request
+            .id
+            .as_deref()
+            .map(str::parse::<CommandId>)
+            .transpose()
+            .map_err(|_| {
+                invalid("id must be 26 characters of base32, as the server's own ids are")
+            })?;
+        let request_hash = request_hash(caller, &request)?;
+        if let Some(id) = id
+            && let Some((row, host)) = self.taken_before(caller, id, &request_hash).await?
+        {
+            return Ok((row, false, host, String::new()));
+        }
+        let deadline_s = request
+            .deadline_s
+            .unwrap_or(limits::NOT_AFTER_DEFAULT.as_secs());
+        if !(1..=limits::NOT_AFTER_AHEAD_MAX.as_secs()).contains(&deadline_s) {
+            let max = limits::NOT_AFTER_AHEAD_MAX.as_secs();
+            return Err(invalid(format!("deadline_s must be 1 to {max}")));
+        }
+        let mut precondition = convert::precondition(request.precondition.as_ref())?;
+        let hosts = self.visible_hosts(caller).await?;
+        let aimed = aim(
+            &self.parts.fleet,
+            hosts,
+            request.host.as_deref(),
+            request.action,
+        )?;
+        if let Some(container_id) = aimed.must_be
+            && precondition
+                .as_ref()
+                .is_none_or(|p| p.container_id.is_empty())
+        {
+            precondition
+                .get_or_insert_with(Precondition::default)
+                .container_id = container_id;
+        }
+        let kind = convert::kind(&aimed.action)?;
+        if request.attach && !kind.streams() {
+            return Err(invalid(format!(
+                "a {} has no stream to attach to",
+                kind.name()
+            )));
+        }
+        let reach = match &kind {
+            Kind::Run(k) => k.spec.as_ref().map(spec::reach).unwrap_or_default(),
+            Kind::Create(k) => k.spec.as_ref().map(spec::reach).unwrap_or_default(),
+            Kind::Exec(k) if k.privileged => "privileged".to_owned(),
+            _ => String::new(),
+        };
+        let reach = if reach.is_empty() {
+            reach
+        } else {
+            format!("; reaches out: {reach}")
+        };
+        let host = aimed.host;
+        let new = NewCommand {
+            id,
+            host: host.clone(),
+            kind,
+            issuer: caller.actor(),
+            token_id: caller.token_id.clone(),
+            deadline: Duration::from_secs(deadline_s),
+            timeout_ms: request.timeout_ms.unwrap_or(0),
+            precondition,
+            attach: request.attach,
+            request_hash,
+            accepted_us,
+        };
+        let (row, created) = self.parts.dispatch.submit(new).await?;
+        Ok((row, created, host, reach))
+    }
+
+    /// The command of that id, when the same request made it before.
+    async fn taken_before(
+        &self,
+        caller: &Caller,
+        id: CommandId,
+        request_hash: &[u8; 32],
+    ) -> Result<Option<(CommandRow, HostRow)>, ApiError> {
+        let found = self
+            .read(move |tx| {
+                let Some(row) = tx.command(id)? else {
+                    return Ok(None);
+                };
+                let host = tx.host(row.host)?;
+                Ok(Some((row, host)))
+            })
+            .await?;
+        let Some((row, host)) = found else {
+            return Ok(None);
+        };
+        let host = host.filter(|host| is_visible(caller, host));
+        match host {
+            Some(host) if row.tenant == caller.tenant && row.request_hash == request_hash => {
+                Ok(Some((row, host)))
+            }
+            _ => Err(ApiError::new(
+                codes::DUPLICATE_ID,
+                format!("the id {id} was used for another command"),
+            )
+            .hint("make a new id for each command; send the same one only to ask again")),
+        }
+    }
+
+    /// Waits until the command has its final state, the time is over, or the token ends.
+    async fn wait_for_end(
+        &self,
+        mut row: CommandRow,
+        changes: &mut broadcast::Receiver<CommandId>,
+        until: Instant,
+        caller: &Caller,
+    ) -> Result<CommandRow, ApiError> {
+        let id = row.id;
+        while !row.state.is_final() && Instant::now() < until {
+            tokio::select! {
+                is_open = changed(changes, id) => if !is_open { break },
+                () = tokio::time::sleep_until(until) => break,
+                () = caller.ended.cancelled() => break,
+            }
+            row = self.read(move |tx| tx.command(id)).await?.unwrap_or(row);
+        }
+        Ok(row)
+    }
+
+    fn shown(&self, row: &CommandRow, host: Option<&HostRow>) -> Command {
+        let progress = self.parts.dispatch.progress(row.id);
+        show::command(row, progress.as_ref(), host, &self.parts.fleet)
+    }
+
+    /// A command that the caller sees, by id or unique prefix, and its host.
+    async fn find(&self, caller: &Caller, id: &str) -> Result<(CommandRow, HostRow), ApiError> {
+        let missing = || {
+            ApiError::new(
+                codes::COMMAND_NOT_FOUND,
+                format!("there is no command {:?}", plain(id)),
+            )
+            .hint("fairlead command ls")
+        };
+        if !ids::is_prefix(id) {
+            return Err(missing());
+        }
+        let (tenant, prefix) = (caller.tenant.clone(), id.to_owned());
+        let whole = id.parse::<CommandId>().ok();
+        let found = self
+            .read(move |tx| {
+                let wanted = match whole {
+                    Some(id) => vec![id],
+                    None => tx
+                        .command_ids(&tenant, PREFIX_LOOKED_AT)?
+                        .into_iter()
+                        .filter(|id| id.to_string().starts_with(&prefix))
+                        .take(50)
+                        .collect(),
+                };
+                let mut found = Vec::new();
+                for id in wanted {
+                    if let Some(row) = tx.command(id)?
+                        && let Some(host) = tx.host(row.host)?
+                    {
+                        found.push((row, host));
+                    }
+                }
+                Ok(found)
+            })
+            .await?;
+        let mut visible: Vec<(CommandRow, HostRow)> = found
+            .into_iter()
+            .filter(|(row, host)| row.tenant == caller.tenant && is_visible(caller, host))
+            .collect();
+        match visible.len() {
+            0 => Err(missing()),
+            1 => Ok(visible.remove(0)),
+            _ => Err(ApiError::new(
+                codes::AMBIGUOUS,
+                format!("{:?} begins the ids of several commands", plain(id)),
+            )
+            .hint("use more of the id")),
+        }
+    }
+
+    pub(super) async fn show_command(
+        &self,
+        caller: &Caller,
+        id: &str,
+        wait_ms: u32,
+    ) -> Result<Command, ApiError> {
+        let mut changes = self.parts.dispatch.changes();
+        let (row, host) = self.find(caller, id).await?;
+        let until = Instant::now() + Duration::from_millis(u64::from(wait_ms));
+        let row = self.wait_for_end(row, &mut changes, until, caller).await?;
+        Ok(self.shown(&row, Some(&host)))
+    }
+
+    pub(super) async fn list_commands(
+        &self,
+        caller: &Caller,
+        query: CommandQuery,
+    ) -> Result<Page<Command>, ApiError> {
+        let state = query
+            .state
+            .map(|name| {
+                State::from_name(&name)
+                    .filter(|state| *state != State::Unspecified)
+                    .ok_or_else(|| invalid(format!("{:?} is not a state", plain(&name))))
+            })
+            .transpose()?;
+        let tenant = caller.tenant.clone();
+        let rows = self.read(move |tx| tx.hosts(Some(&tenant))).await?;
+        let hosts: HashMap<HostId, HostRow> = rows
+            .into_iter()
+            .filter(|row| is_visible(caller, row))
+            .filter_map(|row| row.id.map(|id| (id, row)))
+            .collect();
+        let host = match &query.host {
+            Some(host) => pick(hosts.values().cloned().collect(), host)?.id,
+            None => None,
+        };
+        let mut filter = CommandFilter {
+            tenant: caller.tenant.clone(),
+            host,
+            state,
+            target: query.container,
+            before: query.before,
+            limit: query.limit,
+        };
+        let wanted = query.limit as usize;
+        let mut items = Vec::new();
+        for _ in 0..PAGES_READ_MAX {
+            let page = filter.clone();
+            let rows = self.read(move |tx| tx.commands(&page)).await?;
+            let is_last = rows.len() < wanted;
+            for row in rows {
+                filter.before = Some(row.place);
+                if let Some(host) = hosts.get(&row.host) {
+                    items.push(self.shown(&row, Some(host)));
+                    if items.len() == wanted {
+                        return Ok(Page {
+                            items,
+                            next: filter.before,
+                        });
+                    }
+                }
+            }
+            if is_last {
+                return Ok(Page { items, next: None });
+            }
+        }
+        Ok(Page {
+            items,
+            next: filter.before,
+        })
+    }
+
+    pub(super) async fn withdraw(&self, caller: &Caller, id: &str) -> Result<Command, ApiError> {
+        let (row, host) = self.find(caller, id).await?;
+        caller.require(Permission::for_kind(&row.kind))?;
+        if row.state.is_final() {
+            let mut error = invalid(format!(
+                "command {} has ended: {}",
+                row.id,
+                row.state.name()
+            ));
+            error.status = axum::http::StatusCode::CONFLICT;
+            return Err(error);
+        }
+        self.parts.dispatch.cancel(&row, &caller.actor()).await?;
+        let note = Note::ok("command.cancel", format!("{}/{}", host.name, row.target))
+            .detail(format!("command {}", row.id));
+        self.audited(caller, note).await?;
+        let id = row.id;
+        let row = self.read(move |tx| tx.command(id)).await?.unwrap_or(row);
+        Ok(self.shown(&row, Some(&host)))
+    }
+
+    pub(super) async fn watch_command(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<BoxStream<'static, Command>, ApiError> {
+        let changes = self.parts.dispatch.changes();
+        let (row, host) = self.find(caller, id).await?;
+        let watcher = Watcher {
+            store: self.parts.store.clone(),
+            fleet: Arc::clone(&self.parts.fleet),
+            dispatch: Arc::clone(&self.parts.dispatch),
+            changes,
+            host,
+            id: row.id,
+            next: Some(row),
+        };
+        Ok(Box::pin(stream::unfold(watcher, Watcher::next)))
+    }
+
+    /// Only who asked for a command may attach to its stream: an id is no capability.
+    pub(super) async fn stream_of(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<ClientStream, ApiError> {
+        let (row, host) = self.find(caller, id).await?;
+        let object = format!("{}/{}", host.name, row.target);
+        let allowed = caller
+            .require(Permission::for_kind(&row.kind))
+            .and_then(|()| {
+                if row.token_id == caller.token_id {
+                    return Ok(());
+                }
+                Err(ApiError::new(
+                    codes::PERMISSION_DENIED,
+                    format!("command {} was asked for with another token", row.id),
+                )
+                .hint("only who asked for a command may attach to its stream"))
+            });
+        if let Err(error) = allowed {
+            self.audit_refusal(caller, Note::refused("command.stream", object, &error))
+                .await;
+            return Err(error);
+        }
+        if row.state.is_final() {
+            return Err(ApiError::new(
+                codes::NO_STREAM,
+                format!("command {} has ended: {}", row.id, row.state.name()),
+            )
+            .hint("fairlead command show prints what is left of it"));
+        }
+        self.parts
+            .dispatch
+            .open_stream(&row, &caller.token_id)
+            .await
+    }
+}
+
+/// Waits until that command (or, after a lag, any) has changed; `false` when nothing more comes.
+async fn changed(changes: &mut broadcast::Receiver<CommandId>, id: CommandId) -> bool {
+    loop {
+        match changes.recv().await {
+            Ok(other) if other != id => {}
+            Ok(_) | Err(RecvError::Lagged(_)) => return true,
+            Err(RecvError::Closed) => return false,
+        }
+    }
+}
+
+/// One follower of one command.
+struct Watcher {
+    store: Store,
+    fleet: Arc<Fleet>,
+    dispatch: Arc<dyn Dispatching>,
+    changes: broadcast::Receiver<CommandId>,
+    host: HostRow,
+    id: CommandId,
+    /// What is to be shown next; absent: wait for a change.
+    next: Option<CommandRow>,
+}
+
+impl Watcher {
+    async fn next(mut self) -> Option<(Command, Self)> {
+        let row = match self.next.take() {
+            Some(row) => row,
+            None => {
+                if !changed(&mut self.changes, self.id).await {
+                    return None;
+                }
+                let id = self.id;
+                self.store
+                    .read(move |tx| tx.command(id))
+                    .await
+                    .map_err(store_error)
+                    .ok()??
+            }
+        };
+        let progress = self.dispatch.progress(self.id);
+        let shown = show::command(&row, progress.as_ref(), Some(&self.host), &self.fleet);
+        if row.state.is_final() {
+            // Nothing more happens: the next turn ends the stream.
+            let (_, closed) = broadcast::channel(1);
+            self.changes = closed;
+        }
+        Some((shown, self))
+    }
+}
+
+/// Tells a repeated request from another one: tenant and request, written in one way.
+fn request_hash(caller: &Caller, request: &CommandRequest) -> Result<[u8; 32], ApiError> {
+    let text = serde_json::to_vec(request)
+        .map_err(|_| ApiError::new(codes::INTERNAL, "the request cannot be written again"))?;
+    let tenant = sha256(caller.tenant.as_bytes());
+    Ok(sha256(&[&tenant[..], &text].concat()))
+}
+
+/// Which host and container are meant. Within this, a host that is not visible does not exist.
+fn aim(
+    fleet: &Fleet,
+    hosts: Vec<HostRow>,
+    host: Option<&str>,
+    mut action: Action,
+) -> Result<Aimed, ApiError> {
+    let named = host.map(|host| pick(hosts.clone(), host)).transpose()?;
+    let Some(container) = container_of(&mut action) else {
+        let host = match named {
+            Some(host) => host,
+            None => the_only(hosts)?,
+        };
+        return Ok(Aimed {
+            host,
+            action,
+            must_be: None,
+        });
+    };
+    let mut named = named;
+    let typed = container.trim_start_matches('/').to_owned();
+    let mut wanted = typed.clone();
+    if let Some((host, name)) = typed.split_once('/') {
+        let by_path = pick(hosts.clone(), host)?;
+        if named.as_ref().is_some_and(|named| named.id != by_path.id) {
+            return Err(invalid(
+                "host and the container's HOST/ are two different hosts",
+            ));
+        }
+        named = Some(by_path);
+        name.clone_into(&mut wanted);
+    }
+    convert::container_name(&wanted)?;
+    let candidates = named
+        .as_ref()
+        .map_or_else(|| hosts.clone(), |host| vec![host.clone()]);
+    match fleet.resolve_container(&candidates, &wanted) {
+        Resolved::Found {
+            host,
+            name,
+            id,
+            by_id,
+        } => {
+            *container = name;
+            let host = candidates.into_iter().find(|row| row.id == Some(host));
+            let host = host.ok_or_else(|| no_host(&typed))?;
+            Ok(Aimed {
+                host,
+                action,
+                must_be: by_id.then_some(id),
+            })
+        }
+        Resolved::Ambiguous(all) => Err(ApiError::new(
+            codes::AMBIGUOUS,
+            format!(
+                "{:?} means several containers: {}",
+                plain(&typed),
+                all.join(", ")
+            ),
+        )
+        .hint("use HOST/NAME, or more of the id")),
+        Resolved::NotFound => {
+            // The picture may be older than the container: where the host is certain, it decides.
+            if named.is_none() && candidates.len() != 1 {
+                return Err(ApiError::new(
+                    codes::CONTAINER_NOT_FOUND,
+                    format!("no host is known to have a container {:?}", plain(&typed)),
+                )
+                .hint("fairlead ps -a; for one that was just made, use HOST/NAME"));
+            }
+            *container = wanted;
+            let host = match named {
+                Some(host) => host,
+                None => the_only(hosts)?,
+            };
+            Ok(Aimed {
+                host,
+                action,
+                must_be: None,
+            })
+        }
+    }
+}
+
+fn the_only(mut hosts: Vec<HostRow>) -> Result<HostRow, ApiError> {
+    match hosts.len() {
+        1 => Ok(hosts.remove(0)),
+        0 => Err(ApiError::new(codes::HOST_NOT_FOUND, "there is no host yet")
+            .hint("fairlead join-token create, then install an agent")),
+        count => Err(invalid(format!("there are {count} hosts: say which one"))
+            .hint("fairlead host ls; then --host HOST")),
+    }
+}
+
+/// The name of the existing container that an action is about, where it is about one.
+fn container_of(action: &mut Action) -> Option<&mut String> {
+    match action {
+        Action::Start { container }
+        | Action::Stop { container, .. }
+        | Action::Restart { container, .. }
+        | Action::Kill { container, .. }
+        | Action::Remove { container, .. }
+        | Action::Exec { container, .. }
+        | Action::Logs { container, .. }
+        | Action::CopyIn { container, .. }
+        | Action::CopyOut { container, .. } => Some(container),
+        Action::Inspect {
+            object,
+            object_kind,
+        } if object_kind != "image" => Some(object),
+        Action::Inspect { .. }
+        | Action::Run { .. }
+        | Action::Create { .. }
+        | Action::Pull { .. }
+        | Action::List { .. }
+        | Action::PruneImages { .. }
+        | Action::RenewCertificate {}
+        | Action::Ping {} => None,
+    }
+}
