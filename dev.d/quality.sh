@@ -127,7 +127,7 @@ lint_advisories() {
 verb_bless() {
     [ $# -eq 0 ] || usage_error "bless takes no options"
     need_rust
-    BLESS=1 cargo test -p fairlead-api
+    FAIRLEAD_BLESS=1 cargo test -p fairlead-api openapi
     git -C "$ROOT" --no-pager diff --stat
 }
 
