@@ -269,6 +269,15 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     })
 }
 
+/// The TLS error within. An I/O error does not name what it wraps as its source, so it is opened.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(tls) = error.downcast_ref() {
+        return Some(tls);
+    }
+    let wrapped = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    tls_error(wrapped)
+}
+
 /// Why a server could not be reached, in words.
 pub(crate) fn unreachable(
     base: &Url,
@@ -286,12 +295,8 @@ pub(crate) fn unreachable(
     }
     let mut io = None;
     for link in &chain {
-        let inner = link.downcast_ref::<std::io::Error>();
-        io = io.or_else(|| inner.map(std::io::Error::kind));
-        let wrapped = inner
-            .and_then(|e| e.get_ref())
-            .and_then(|e| e.downcast_ref());
-        if let Some(tls) = wrapped.or_else(|| link.downcast_ref::<rustls::Error>()) {
+        io = io.or_else(|| link.downcast_ref().map(std::io::Error::kind));
+        if let Some(tls) = tls_error(*link) {
             let (what, hint) = crate::tls::explain(tls);
             return Failure::new(
                 Exit::Unreachable,

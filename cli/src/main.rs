@@ -10,6 +10,8 @@ mod tls;
 mod verbs;
 mod client;
 mod sse;
+mod stream;
+mod archive;
 mod output;
 mod exit;
 

@@ -18,7 +18,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use values::{Surroundings, env_file};
+pub(crate) use values::{Surroundings, env};
 
 /// Id of the positional argument: image, command and its arguments.
 const IMAGE_AND_COMMAND: &str = "image-and-command";

@@ -15,6 +15,9 @@ mod region;
 mod container;
 mod act;
 mod lifecycle;
+mod attach;
+mod process;
+mod copy;
 mod command;
 mod journal;
 mod raw;
@@ -133,7 +136,9 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Version => raw::version(context).await,
         Verb::Completion { shell } => raw::completion(context, shell),
         Verb::Api(args) => raw::api(context, args).await,
-        Verb::Logs(_) | Verb::Exec(_) | Verb::Cp(_) => Err(Failure::usage("later")),
+        Verb::Logs(args) => process::logs(context, args).await,
+        Verb::Exec(args) => process::exec(context, args).await,
+        Verb::Cp(args) => copy::cp(context, args).await,
     }
 }
 

@@ -83,10 +83,7 @@ fn variable(text: &str, surroundings: &Surroundings<'_>) -> Result<Option<String
 }
 
 /// The variables of an `--env-file`.
-pub(crate) fn env_file(
-    file: &str,
-    surroundings: &Surroundings<'_>,
-) -> Result<Vec<String>, Failure> {
+fn env_file(file: &str, surroundings: &Surroundings<'_>) -> Result<Vec<String>, Failure> {
     lines(file, surroundings)?
         .iter()
         .filter_map(|line| variable(line.trim_end_matches('\r'), surroundings).transpose())

@@ -19,6 +19,8 @@ use crate::output::{clean, report, say};
 const FIRST_LOOK: Duration = Duration::from_millis(1500);
 /// Between two looks at what a command waits for.
 const LOOK: Duration = Duration::from_secs(5);
+/// A deadline may lie days ahead; a server that is away is waited for this long at most.
+const WAIT_FOR_SERVER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How many commands are under way at once.
 pub(crate) const AT_ONCE: usize = 8;
 /// Waiting that is shorter is not worth a word.
@@ -165,7 +167,7 @@ pub(crate) async fn until_final(
         Ok(command) => command,
         Err(failure) => {
             context.open.remove(&id);
-            return Err(not_known(failure, &id));
+            return Err(not_known(failure, &request));
         }
     };
     let command = wait(context, client, command).await?;
@@ -174,10 +176,11 @@ pub(crate) async fn until_final(
 }
 
 /// After a lost connection nobody here knows whether the command was taken: say how to find out.
-fn not_known(failure: Failure, id: &str) -> Failure {
+pub(crate) fn not_known(failure: Failure, request: &CommandRequest) -> Failure {
     if !failure.transient {
         return failure;
     }
+    let id = request.id.as_deref().unwrap_or_default();
     let message = format!(
         "{}; whether the command was taken is not known",
         failure.message
@@ -195,20 +198,28 @@ pub(crate) async fn wait(
     mut command: Command,
 ) -> Result<Command, Failure> {
     let mut teller = Teller::default();
-    let mut away: Option<Retry> = None;
     while !command.is_final {
         teller.look(context, client, &command).await;
-        match client.command(&command.id, LOOK).await {
-            Ok(newer) => {
-                away = None;
-                command = newer;
-            }
+        command = look_again(client, command, LOOK, &mut teller).await?;
+    }
+    Ok(command)
+}
+
+/// The command as it is when it ends or `wait` is over. A server that is away is waited for until
+/// the command's deadline: it goes on meanwhile.
+pub(crate) async fn look_again(
+    client: &Client,
+    command: Command,
+    wait: Duration,
+    teller: &mut Teller,
+) -> Result<Command, Failure> {
+    let left = command.not_after.as_second() - Timestamp::now().as_second();
+    let left = Duration::from_secs(u64::try_from(left).unwrap_or(0)).min(WAIT_FOR_SERVER_MAX);
+    let mut retry = Retry::until(Instant::now() + left.max(RESEND_FOR));
+    loop {
+        match client.command(&command.id, wait).await {
+            Ok(newer) => return Ok(newer),
             Err(failure) if failure.transient => {
-                let retry = away.get_or_insert_with(|| {
-                    let left = command.not_after.as_second() - Timestamp::now().as_second();
-                    let left = Duration::from_secs(u64::try_from(left).unwrap_or(0));
-                    Retry::until(Instant::now() + left.max(RESEND_FOR))
-                });
                 teller.away(&failure);
                 retry.pause(failure).await.map_err(|failure| {
                     let id = short(&command.id);
@@ -221,18 +232,18 @@ pub(crate) async fn wait(
             Err(failure) => return Err(failure),
         }
     }
-    Ok(command)
 }
 
 /// Says why nothing happens yet: each reason once.
 #[derive(Default)]
-struct Teller {
+pub(crate) struct Teller {
     said: String,
     away: bool,
 }
 
 impl Teller {
-    async fn look(&mut self, context: &Context, client: &Client, command: &Command) {
+    /// Says why a command waits, where that is new.
+    pub(crate) async fn look(&mut self, context: &Context, client: &Client, command: &Command) {
         if command.waiting_for.is_empty() || command.waiting_for == self.said {
             return;
         }
