@@ -37,15 +37,23 @@ pub fn host_facts_at(root: &Path, engine: EngineFacts, policy: String) -> HostFa
 
 /// Without control characters, and not longer than a line.
 fn plain(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect()
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(TEXT_CHARS_MAX)
+        .collect()
 }
 
 /// PRETTY_NAME of an os-release file, unquoted.
 fn pretty_name(os_release: &str) -> String {
     let value = |key: &str| {
-        os_release.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='))
+        os_release
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='))
     };
-    let value = value("PRETTY_NAME").or_else(|| value("NAME")).unwrap_or("Linux").trim();
+    let value = value("PRETTY_NAME")
+        .or_else(|| value("NAME"))
+        .unwrap_or("Linux")
+        .trim();
     let unquoted = ['"', '\'']
         .into_iter()
         .find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote))
@@ -55,7 +63,8 @@ fn pretty_name(os_release: &str) -> String {
 
 fn processors(stat: &str) -> u32 {
     let numbered = |line: &&str| {
-        line.strip_prefix("cpu").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        line.strip_prefix("cpu")
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     };
     u32::try_from(stat.lines().filter(numbered).count()).unwrap_or(u32::MAX)
 }
@@ -63,7 +72,11 @@ fn processors(stat: &str) -> u32 {
 /// MemTotal in bytes; 0 when it is not said.
 pub(crate) fn memory_total(meminfo: &str) -> u64 {
     let kib = meminfo.lines().find_map(|line| {
-        line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse::<u64>().ok()
+        line.strip_prefix("MemTotal:")?
+            .split_whitespace()
+            .next()?
+            .parse::<u64>()
+            .ok()
     });
     kib.unwrap_or(0).saturating_mul(1024)
 }
@@ -82,7 +95,10 @@ mod tests {
 
     #[test]
     fn names_are_unquoted_and_plain() {
-        assert_eq!(pretty_name("NAME=x\nPRETTY_NAME=\"A \\\"B\\\" 1\"\n"), "A \"B\" 1");
+        assert_eq!(
+            pretty_name("NAME=x\nPRETTY_NAME=\"A \\\"B\\\" 1\"\n"),
+            "A \"B\" 1"
+        );
         assert_eq!(pretty_name("NAME='x y'"), "x y");
         assert_eq!(pretty_name(""), "Linux");
         assert_eq!(plain("a\u{1b}[31mb"), "a[31mb");
@@ -92,6 +108,9 @@ mod tests {
     fn a_machine_without_files_has_no_facts() {
         let dir = tempfile::tempdir().unwrap();
         let facts = host_facts_at(dir.path(), EngineFacts::default(), String::new());
-        assert_eq!((facts.cpus, facts.memory_bytes, facts.os.as_str()), (0, 0, "Linux"));
+        assert_eq!(
+            (facts.cpus, facts.memory_bytes, facts.os.as_str()),
+            (0, 0, "Linux")
+        );
     }
 }

@@ -51,11 +51,20 @@ impl Inventory {
         engine: &EngineFacts,
         as_of_us: i64,
     ) -> Vec<InventoryPart> {
-        let now: BTreeMap<String, Container> =
-            containers.iter().map(|c| (c.id.clone(), fitted(c))).collect();
+        let now: BTreeMap<String, Container> = containers
+            .iter()
+            .map(|c| (c.id.clone(), fitted(c)))
+            .collect();
         let full = !self.begun;
-        let known = if full { BTreeMap::new() } else { std::mem::take(&mut self.told) };
-        let upserts = now.iter().filter(|(id, c)| known.get(*id) != Some(c)).map(|(_, c)| c);
+        let known = if full {
+            BTreeMap::new()
+        } else {
+            std::mem::take(&mut self.told)
+        };
+        let upserts = now
+            .iter()
+            .filter(|(id, c)| known.get(*id) != Some(c))
+            .map(|(_, c)| c);
         let removed = known.keys().filter(|id| !now.contains_key(*id));
         let changes = removed
             .map(|id| Change::Removed(id.clone()))
@@ -65,7 +74,8 @@ impl Inventory {
         self.told_engine.clone_from(&engine);
         let mut parts = packed(changes, engine);
         self.told = now;
-        let nothing = parts.len() == 1 && parts[0].upserts.is_empty() && parts[0].removed.is_empty();
+        let nothing =
+            parts.len() == 1 && parts[0].upserts.is_empty() && parts[0].removed.is_empty();
         if nothing && same_engine && !full {
             return Vec::new();
         }
@@ -97,7 +107,10 @@ fn packed(changes: impl Iterator<Item = Change>, engine: EngineFacts) -> Vec<Inv
         as_of_us: i64::MIN,
         ..InventoryPart::default()
     };
-    let mut part = InventoryPart { engine: Some(engine), ..blank() };
+    let mut part = InventoryPart {
+        engine: Some(engine),
+        ..blank()
+    };
     let mut size = part.encoded_len();
     let mut parts = Vec::new();
     for change in changes {
@@ -159,7 +172,12 @@ fn fitted(container: &Container) -> Container {
         service: text(&container.service),
         command: cut(&container.command, COMMAND_BYTES_MAX),
         restart_policy: cut(&container.restart_policy, 32),
-        networks: container.networks.iter().take(NETWORKS_MAX).map(&text).collect(),
+        networks: container
+            .networks
+            .iter()
+            .take(NETWORKS_MAX)
+            .map(&text)
+            .collect(),
         ports: container.ports.iter().take(PORTS_MAX).cloned().collect(),
         labels: container.labels.iter().take(LABELS_MAX).cloned().collect(),
         ..container.clone()

@@ -92,7 +92,10 @@ impl Policy {
             },
             Err(problem) => Content::Broken(problem),
         };
-        Self { path: path.to_owned(), content }
+        Self {
+            path: path.to_owned(),
+            content,
+        }
     }
 
     /// Whether the command is allowed, as far as its own words tell. Where rules go by a
@@ -114,7 +117,9 @@ impl Policy {
     }
 
     fn judge(&self, command: &Command, container: Option<&str>) -> Result<(), Refusal> {
-        let Some(kind) = command.kind.as_ref() else { return Ok(()) };
+        let Some(kind) = command.kind.as_ref() else {
+            return Ok(());
+        };
         let path = self.path.display();
         let message = match &self.content {
             Content::Absent => return Ok(()),
@@ -131,7 +136,10 @@ impl Policy {
                 ),
             },
         };
-        Err(Refusal { code: codes::FORBIDDEN_BY_HOST, message })
+        Err(Refusal {
+            code: codes::FORBIDDEN_BY_HOST,
+            message,
+        })
     }
 
     /// What is forbidden, in one sentence; empty when nothing is.
@@ -154,7 +162,11 @@ fn reaches_in(kind: &Kind) -> bool {
 }
 
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// The file's text; `None` when there is no file.
@@ -163,7 +175,11 @@ fn read(path: &Path, only_root: bool) -> Result<Option<String>, String> {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             // A link that leads nowhere is a policy that got lost, not the absence of one.
-            return if path.is_symlink() { Err("it leads nowhere".to_owned()) } else { Ok(None) };
+            return if path.is_symlink() {
+                Err("it leads nowhere".to_owned())
+            } else {
+                Ok(None)
+            };
         }
         Err(error) => return Err(error.to_string()),
     };
@@ -217,7 +233,10 @@ impl PolicyFile {
         // The stamp is taken first: a change in between is then seen as one.
         let stamp = stamp(&path);
         let policy = Arc::new(Policy::load(&path));
-        Self { path, read: Mutex::new((stamp, policy)) }
+        Self {
+            path,
+            read: Mutex::new((stamp, policy)),
+        }
     }
 
     /// The policy as the file is now.

@@ -70,7 +70,20 @@ pub struct Past {
 fn ends_nothing(signal: &str) -> bool {
     let upper = signal.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    matches!(name, "1" | "HUP" | "10" | "USR1" | "12" | "USR2" | "17" | "CHLD" | "18" | "CONT" | "28" | "WINCH")
+    matches!(
+        name,
+        "1" | "HUP"
+            | "10"
+            | "USR1"
+            | "12"
+            | "USR2"
+            | "17"
+            | "CHLD"
+            | "18"
+            | "CONT"
+            | "28"
+            | "WINCH"
+    )
 }
 
 /// Who caused the event. `past` are earlier events of the same container, oldest first; `ours`
@@ -78,7 +91,9 @@ fn ends_nothing(signal: &str) -> bool {
 #[must_use]
 pub fn cause(event: &EngineEvent, past: &[Past], ours: bool) -> Cause {
     let recent = |explains_us: i64| {
-        past.iter().rev().take_while(move |p| event.at_us - p.at_us <= explains_us)
+        past.iter()
+            .rev()
+            .take_while(move |p| event.at_us - p.at_us <= explains_us)
     };
     match first_word(&event.action) {
         // The label outlives the command: it speaks for the creation only.
@@ -105,20 +120,27 @@ pub fn cause(event: &EngineEvent, past: &[Past], ours: bool) -> Cause {
             // A hand's start follows a creation, a stop, or nothing; a policy's follows an end that
             // nobody asked for. What somebody killed and a policy brought back is the policy's too,
             // unless it was stopped or restarted.
-            let before = recent(END_EXPLAINS_US).find(|p| matches!(p.action.as_str(), "die" | "stop"));
+            let before =
+                recent(END_EXPLAINS_US).find(|p| matches!(p.action.as_str(), "die" | "stop"));
             match before {
-                Some(p) if p.action == "die" && matches!(p.cause, Cause::Itself | Cause::Engine) => {
+                Some(p)
+                    if p.action == "die" && matches!(p.cause, Cause::Itself | Cause::Engine) =>
+                {
                     Cause::Engine
                 }
                 _ => Cause::ByHand,
             }
         }
         // What follows from an act has the act's cause.
-        "stop" | "restart" => {
-            recent(SIGNAL_EXPLAINS_US)
-                .find(|p| matches!(p.action.as_str(), "kill" | "start"))
-                .map_or(Cause::ByHand, |p| if p.cause == Cause::Command { p.cause } else { Cause::ByHand })
-        }
+        "stop" | "restart" => recent(SIGNAL_EXPLAINS_US)
+            .find(|p| matches!(p.action.as_str(), "kill" | "start"))
+            .map_or(Cause::ByHand, |p| {
+                if p.cause == Cause::Command {
+                    p.cause
+                } else {
+                    Cause::ByHand
+                }
+            }),
         "destroy" => {
             // `--rm`: the engine removes what has ended by itself.
             let ended = recent(5_000_000).find(|p| p.action == "die");
@@ -157,9 +179,16 @@ impl EventLog {
     /// ours that acts on that container (or image) now.
     pub fn report(&mut self, event: &EngineEvent, ours: Option<CommandId>) -> Option<HostEvent> {
         let (cause, action) = match event.object.as_str() {
-            "container" => (self.judged(event, ours.is_some()), self.container_action(event)?),
+            "container" => (
+                self.judged(event, ours.is_some()),
+                self.container_action(event)?,
+            ),
             "image" => {
-                let cause = if ours.is_some() { Cause::Command } else { Cause::ByHand };
+                let cause = if ours.is_some() {
+                    Cause::Command
+                } else {
+                    Cause::ByHand
+                };
                 (cause, image_action(event)?)
             }
             _ => return None,
@@ -179,8 +208,16 @@ impl EventLog {
             at_us: event.at_us,
             action,
             container: if container { name() } else { String::new() },
-            container_id: if container { event.id.clone() } else { String::new() },
-            image: if container { event.image.clone() } else { name() },
+            container_id: if container {
+                event.id.clone()
+            } else {
+                String::new()
+            },
+            image: if container {
+                event.image.clone()
+            } else {
+                name()
+            },
             command: command.map(CommandId::to_wire).unwrap_or_default(),
             cause: cause.name().to_owned(),
             detail: detail(event),
@@ -225,16 +262,23 @@ impl EventLog {
         let word = match first_word(&event.action) {
             "exec_start" => "exec",
             "health_status" => {
-                let status = event.action.split_once(':').map_or("", |(_, status)| status.trim());
-                let status = if status.is_empty() { event.detail.trim() } else { status };
+                let status = event
+                    .action
+                    .split_once(':')
+                    .map_or("", |(_, status)| status.trim());
+                let status = if status.is_empty() {
+                    event.detail.trim()
+                } else {
+                    status
+                };
                 let before = self.health.insert(event.id.clone(), status.to_owned());
                 if before.as_deref() == Some(status) {
                     return None;
                 }
                 "health"
             }
-            word @ ("create" | "start" | "die" | "kill" | "stop" | "restart" | "destroy" | "oom"
-            | "pause" | "unpause" | "rename" | "update") => word,
+            word @ ("create" | "start" | "die" | "kill" | "stop" | "restart" | "destroy"
+            | "oom" | "pause" | "unpause" | "rename" | "update") => word,
             // exec_create, exec_die, exec_detach, attach, detach, resize, top, copy, export, commit,
             // archive-path, extract-to-dir, prune: noise, or told by another.
             _ => return None,
@@ -245,13 +289,22 @@ impl EventLog {
 
 fn image_action(event: &EngineEvent) -> Option<String> {
     let word = first_word(&event.action);
-    let told = matches!(word, "pull" | "push" | "delete" | "import" | "load" | "tag" | "untag");
+    let told = matches!(
+        word,
+        "pull" | "push" | "delete" | "import" | "load" | "tag" | "untag"
+    );
     told.then(|| format!("image.{word}"))
 }
 
 /// In words for the operator.
 fn detail(event: &EngineEvent) -> String {
-    let after_colon = || event.action.split_once(':').map_or("", |(_, rest)| rest.trim()).to_owned();
+    let after_colon = || {
+        event
+            .action
+            .split_once(':')
+            .map_or("", |(_, rest)| rest.trim())
+            .to_owned()
+    };
     let text = match first_word(&event.action) {
         "die" if !event.detail.is_empty() => format!("exit code {}", event.detail),
         "kill" if !event.detail.is_empty() => format!("signal {}", event.detail),
@@ -261,7 +314,10 @@ fn detail(event: &EngineEvent) -> String {
         "health_status" | "exec_start" => after_colon(),
         _ => String::new(),
     };
-    text.chars().filter(|c| !c.is_control()).take(DETAIL_CHARS_MAX).collect()
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(DETAIL_CHARS_MAX)
+        .collect()
 }
 
 #[cfg(test)]

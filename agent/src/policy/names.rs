@@ -46,7 +46,9 @@ pub(super) fn image_allowed(image: &str, patterns: &[String]) -> bool {
         return patterns.iter().any(|pattern| pattern == image);
     }
     let forms = image_forms(image);
-    patterns.iter().any(|pattern| forms.iter().any(|form| matches(pattern, form)))
+    patterns
+        .iter()
+        .any(|pattern| forms.iter().any(|form| matches(pattern, form)))
 }
 
 /// The ways in which a reference may be written: with and without registry, with and without tag.

@@ -8,7 +8,9 @@ use std::path::{Component, Path, PathBuf};
 pub(super) fn reached<'a>(source: &str, sensitive: &'a [String]) -> Option<&'a str> {
     let sources = forms(source);
     sensitive.iter().map(String::as_str).find(|path| {
-        forms(path).iter().any(|path| sources.iter().any(|source| touches(source, path)))
+        forms(path)
+            .iter()
+            .any(|path| sources.iter().any(|source| touches(source, path)))
     })
 }
 
@@ -52,7 +54,10 @@ fn resolved(path: &Path) -> PathBuf {
             real.extend(rest.iter().rev());
             return lexical(&real);
         }
-        let last = there.components().next_back().map(|part| part.as_os_str().to_owned());
+        let last = there
+            .components()
+            .next_back()
+            .map(|part| part.as_os_str().to_owned());
         match last {
             Some(name) if there.pop() => rest.push(name),
             _ => return lexical(path),
@@ -75,14 +80,33 @@ mod tests {
         let sensitive = [format!("{base}/secret")];
         let seen = |source: &str| reached(&format!("{base}/{source}"), &sensitive).is_some();
         for source in [
-            "secret", "secret/", "/secret", "//secret//", "./secret", "free/../secret",
-            "secret/inner", "secret/not/there", "free/link", "free/link/", "free/link/inner",
-            "free/link/not/there", "free/deep/in", "free/deep/in/../x", "", ".",
+            "secret",
+            "secret/",
+            "/secret",
+            "//secret//",
+            "./secret",
+            "free/../secret",
+            "secret/inner",
+            "secret/not/there",
+            "free/link",
+            "free/link/",
+            "free/link/inner",
+            "free/link/not/there",
+            "free/deep/in",
+            "free/deep/in/../x",
+            "",
+            ".",
             "free/x/../link",
         ] {
             assert!(seen(source), "{source:?}");
         }
-        for source in ["free", "free/deep", "secrets", "secret2/inner", "other/secret"] {
+        for source in [
+            "free",
+            "free/deep",
+            "secrets",
+            "secret2/inner",
+            "other/secret",
+        ] {
             assert!(!seen(source), "{source:?}");
         }
     }

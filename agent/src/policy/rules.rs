@@ -9,13 +9,33 @@ use super::paths::reached;
 
 /// What gives a container power over its host when it is bound.
 const SENSITIVE_PATHS: &[&str] = &[
-    "/", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin",
-    "/sys", "/usr", "/var/lib/containerd", "/var/lib/containers", "/var/lib/docker",
-    "/var/lib/fairlead", "/var/run", "/var/run/docker.sock", "/var/spool/cron",
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/sys",
+    "/usr",
+    "/var/lib/containerd",
+    "/var/lib/containers",
+    "/var/lib/docker",
+    "/var/lib/fairlead",
+    "/var/run",
+    "/var/run/docker.sock",
+    "/var/spool/cron",
 ];
 /// Security options that leave the engine's own profiles in force.
 const CONFINING_OPTIONS: &[&str] = &[
-    "no-new-privileges", "no-new-privileges=true", "no-new-privileges:true", "seccomp=builtin",
+    "no-new-privileges",
+    "no-new-privileges=true",
+    "no-new-privileges:true",
+    "seccomp=builtin",
     "apparmor=docker-default",
 ];
 
@@ -45,7 +65,10 @@ impl Default for Rules {
             forbid_privileged: false,
             forbid_host_namespaces: false,
             forbid_sensitive_binds: false,
-            sensitive_paths: SENSITIVE_PATHS.iter().map(|path| (*path).to_owned()).collect(),
+            sensitive_paths: SENSITIVE_PATHS
+                .iter()
+                .map(|path| (*path).to_owned())
+                .collect(),
             forbid_devices: false,
             allowed_capabilities: None,
             forbid_unconfined: false,
@@ -68,7 +91,10 @@ pub(super) struct Found {
 }
 
 fn found(key: &'static str, what: impl Into<String>) -> Option<Found> {
-    Some(Found { key, what: what.into() })
+    Some(Found {
+        key,
+        what: what.into(),
+    })
 }
 
 /// A capability's name as the engine understands it.
@@ -101,7 +127,8 @@ impl Rules {
                 } else if self.forbid_privileged && k.privileged {
                     found("forbid_privileged", "a privileged exec")
                 } else if k.privileged {
-                    self.privileged_by_other_rules("a privileged exec").or_else(name)
+                    self.privileged_by_other_rules("a privileged exec")
+                        .or_else(name)
                 } else {
                     name()
                 }
@@ -118,7 +145,9 @@ impl Rules {
             | Kind::Remove(_)
             | Kind::Inspect(_)
             | Kind::Logs(_) => self.container(kind.target(), container),
-            Kind::List(_) | Kind::PruneImages(_) | Kind::RenewCertificate(_) | Kind::Ping(_) => None,
+            Kind::List(_) | Kind::PruneImages(_) | Kind::RenewCertificate(_) | Kind::Ping(_) => {
+                None
+            }
         }
     }
 
@@ -149,16 +178,21 @@ impl Rules {
         };
         match name {
             Some(name) => self.name(name),
-            None if could_be_id(target) => {
-                found(key, format!("{target:?} could be an id; name the container by its name"))
-            }
+            None if could_be_id(target) => found(
+                key,
+                format!("{target:?} could be an id; name the container by its name"),
+            ),
             None => self.name(target),
         }
     }
 
     fn name(&self, name: &str) -> Option<Found> {
         let name = name.trim_start_matches('/');
-        if self.denied_containers.iter().any(|pattern| matches(pattern, name)) {
+        if self
+            .denied_containers
+            .iter()
+            .any(|pattern| matches(pattern, name))
+        {
             return found("denied_containers", format!("the container {name}"));
         }
         let allowed = self.allowed_containers.as_ref()?;
@@ -202,7 +236,10 @@ impl Rules {
         if let Some(allowed) = &self.allowed_capabilities {
             let allowed: Vec<String> = allowed.iter().map(|name| capability(name)).collect();
             let all = allowed.iter().any(|name| name == "ALL");
-            let beyond = spec.cap_add.iter().find(|name| !allowed.contains(&capability(name)));
+            let beyond = spec
+                .cap_add
+                .iter()
+                .find(|name| !allowed.contains(&capability(name)));
             if let (false, Some(name)) = (all, beyond) {
                 return found("allowed_capabilities", format!("the capability {name}"));
             }
@@ -230,7 +267,10 @@ impl Rules {
         for (space, mode) in modes {
             let mode = mode.trim();
             if self.forbid_host_namespaces && mode.eq_ignore_ascii_case("host") {
-                return found("forbid_host_namespaces", format!("the host's {space} namespace"));
+                return found(
+                    "forbid_host_namespaces",
+                    format!("the host's {space} namespace"),
+                );
             }
             // To join a container's namespace is to reach into that container.
             if let Some(other) = mode.strip_prefix("container:") {
@@ -242,7 +282,10 @@ impl Rules {
         }
         // The host's network has an id, too.
         if self.forbid_host_namespaces && could_be_id(&spec.network) {
-            let what = format!("the network {:?} could be an id; name it by its name", spec.network);
+            let what = format!(
+                "the network {:?} could be an id; name it by its name",
+                spec.network
+            );
             return found("forbid_host_namespaces", what);
         }
         None
@@ -298,13 +341,22 @@ impl Rules {
             (self.forbid_sensitive_binds, "binds of sensitive paths"),
             (self.forbid_devices, "devices"),
             (self.forbid_unconfined, "containers without profiles"),
-            (self.forbid_host_tuning, "cgroup parents, runtimes and OOM settings"),
+            (
+                self.forbid_host_tuning,
+                "cgroup parents, runtimes and OOM settings",
+            ),
             (self.forbid_exec, "exec"),
-            (self.forbid_shell && !self.forbid_exec, "exec with a terminal"),
+            (
+                self.forbid_shell && !self.forbid_exec,
+                "exec with a terminal",
+            ),
             (self.forbid_copy, "copying files"),
         ];
-        let mut parts: Vec<String> =
-            flags.iter().filter(|(set, _)| *set).map(|(_, text)| (*text).to_owned()).collect();
+        let mut parts: Vec<String> = flags
+            .iter()
+            .filter(|(set, _)| *set)
+            .map(|(_, text)| (*text).to_owned())
+            .collect();
         let listed = |what: &str, list: &[String]| match list {
             [] => format!("all {what}"),
             list => format!("{what} other than {}", list.join(", ")),
@@ -319,7 +371,10 @@ impl Rules {
             parts.push(listed("containers", allowed));
         }
         if !self.denied_containers.is_empty() {
-            parts.push(format!("the containers {}", self.denied_containers.join(", ")));
+            parts.push(format!(
+                "the containers {}",
+                self.denied_containers.join(", ")
+            ));
         }
         parts.join("; ")
     }
