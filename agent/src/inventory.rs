@@ -68,7 +68,7 @@ impl Inventory {
         let removed = known.keys().filter(|id| !now.contains_key(*id));
         let changes = removed
             .map(|id| Change::Removed(id.clone()))
-            .chain(upserts.map(|container| Change::Upsert(container.clone())));
+            .chain(upserts.map(|container| Change::Upsert(Box::new(container.clone()))));
         let engine = fitted_engine(engine);
         let same_engine = engine == self.told_engine;
         self.told_engine.clone_from(&engine);
@@ -94,7 +94,7 @@ impl Inventory {
 
 enum Change {
     Removed(String),
-    Upsert(Container),
+    Upsert(Box<Container>),
 }
 
 /// As few parts as will do; at least one, which carries the engine's facts.
@@ -128,7 +128,7 @@ fn packed(changes: impl Iterator<Item = Change>, engine: EngineFacts) -> Vec<Inv
         size += more;
         match change {
             Change::Removed(id) => part.removed.push(id),
-            Change::Upsert(container) => part.upserts.push(container),
+            Change::Upsert(container) => part.upserts.push(*container),
         }
     }
     parts.push(part);

@@ -16,7 +16,6 @@ use bollard::Docker;
 use bollard::models::ExecConfig;
 use bollard::query_parameters::{
     KillContainerOptions, PruneImagesOptions, RemoveContainerOptions, ResizeExecOptions,
-    UploadToContainerOptions,
 };
 use bytes::Bytes;
 use fairlead_protocol::{Container, ContainerSpec, EngineFacts, codes};
@@ -29,7 +28,7 @@ use super::{
     ContainerDetail, ContainerProcess, ContainerRuntime, ENGINE_QUESTION_TIMEOUT, EngineEvent,
     ExecIo, ExecSpec, ExecState, Load, LogOptions, Output, RuntimeError,
 };
-use answers::{EventLine, InfoAnswer, Inspected, Row, VersionAnswer};
+use answers::{InfoAnswer, Inspected, Row, VersionAnswer};
 use errors::{Subject, clean, container_name, exec_id, image_name, runtime_error};
 use listing::Cache;
 use transport::{Engine, query_value, within};
@@ -40,6 +39,7 @@ mod answers;
 mod listing;
 mod create;
 mod lifecycle;
+mod flows;
 mod streams;
 
 /// bollard's own limit, which would cut a stop with a long grace: the executor has its own.
@@ -167,33 +167,6 @@ impl DockerRuntime {
 
 fn now_us() -> i64 {
     jiff::Timestamp::now().as_microsecond()
-}
-
-/// A time in the engine's words: seconds with a fraction.
-fn engine_time(us: i64) -> String {
-    format!(
-        "{}.{:06}",
-        us.div_euclid(1_000_000),
-        us.rem_euclid(1_000_000)
-    )
-}
-
-/// Name and tag (or digest) of a reference. Without a tag the engine would pull all of them.
-fn reference_parts(image: &str) -> (&str, &str) {
-    if let Some((name, digest)) = image.split_once('@') {
-        return (name, digest);
-    }
-    match image.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, tag),
-        _ => (image, "latest"),
-    }
-}
-
-/// A line of a pull's progress.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct PullLine {
-    error: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -343,40 +316,7 @@ impl ContainerRuntime for DockerRuntime {
     }
 
     async fn pull(&self, image: &str, platform: &str) -> Result<String, RuntimeError> {
-        let name = image_name(image)?;
-        let error = |error| runtime_error(error, Subject::Image(name));
-        let (repository, tag) = reference_parts(name);
-        let mut path = format!(
-            "/images/create?fromImage={}&tag={}",
-            query_value(repository),
-            query_value(tag)
-        );
-        if !platform.is_empty() {
-            path.push_str(&format!("&platform={}", query_value(platform)));
-        }
-        let answer = self
-            .engine
-            .call(Method::POST, &path, None)
-            .await
-            .map_err(error)?;
-        let lines = streams::json_lines::<PullLine>(streams::body_bytes(answer.into_body()));
-        let mut lines = std::pin::pin!(lines);
-        while let Some(line) = lines.next().await {
-            let message = line?.error;
-            if !message.is_empty() {
-                // The headers said 200 before the registry was asked; this is the real answer.
-                return Err(error(bollard::errors::Error::DockerResponseServerError {
-                    status_code: 404,
-                    message,
-                }));
-            }
-        }
-        let pulled: ImageId = self
-            .engine
-            .ask(&format!("/images/{name}/json"))
-            .await
-            .map_err(error)?;
-        Ok(pulled.id)
+        self.pull_image(image, platform).await
     }
 
     async fn prune_images(&self, all: bool) -> Result<(Vec<String>, u64), RuntimeError> {
@@ -428,32 +368,7 @@ impl ContainerRuntime for DockerRuntime {
     }
 
     async fn exec_start(&self, exec: &str, tty: bool) -> Result<ExecIo, RuntimeError> {
-        let id = exec_id(exec)?;
-        // The engine accepts the connection first and writes a refusal into it as if the program
-        // had said so. Only a question beforehand tells the two apart.
-        match self.exec_state(id).await? {
-            ExecState::Created => {}
-            ExecState::Forgotten => {
-                return Err(RuntimeError::Engine(format!("no such exec: {id}")));
-            }
-            ExecState::Running | ExecState::Exited(_) => {
-                return Err(RuntimeError::Engine(format!(
-                    "exec {id} was started before"
-                )));
-            }
-        }
-        let body = serde_json::json!({ "Detach": false, "Tty": tty });
-        let connection = self
-            .engine
-            .upgrade(&format!("/exec/{id}/start"), &body)
-            .await
-            .map_err(|error| runtime_error(error, Subject::Exec))?;
-        let (reader, writer) = tokio::io::split(connection);
-        let output = streams::output(streams::reader_bytes(reader), tty);
-        Ok(ExecIo {
-            output,
-            input: Box::pin(writer),
-        })
+        self.attach_exec(exec, tty).await
     }
 
     async fn exec_state(&self, exec: &str) -> Result<ExecState, RuntimeError> {
@@ -490,34 +405,7 @@ impl ContainerRuntime for DockerRuntime {
         container: &str,
         options: &LogOptions,
     ) -> Result<BoxStream<'static, Result<Output, RuntimeError>>, RuntimeError> {
-        let name = container_name(container)?;
-        // The answer does not say (before API 1.42) whether it is a terminal's, and so unframed.
-        let tty = self.inspected(name).await?.config.tty;
-        let mut path = format!("/containers/{name}/logs?stdout=true&stderr=true");
-        if options.follow {
-            path.push_str("&follow=true");
-        }
-        if options.timestamps {
-            path.push_str("&timestamps=true");
-        }
-        if let Some(tail) = options.tail {
-            path.push_str(&format!("&tail={tail}"));
-        }
-        if options.since_us != 0 {
-            path.push_str(&format!("&since={}", engine_time(options.since_us)));
-        }
-        if options.until_us != 0 {
-            path.push_str(&format!("&until={}", engine_time(options.until_us)));
-        }
-        let answer = self
-            .engine
-            .call(Method::GET, &path, None)
-            .await
-            .map_err(|error| runtime_error(error, Subject::Container(name)))?;
-        Ok(streams::output(
-            streams::body_bytes(answer.into_body()),
-            tty,
-        ))
+        self.read_logs(container, options).await
     }
 
     async fn copy_in(
@@ -526,31 +414,7 @@ impl ContainerRuntime for DockerRuntime {
         path: &str,
         archive: BoxStream<'static, Result<Bytes, std::io::Error>>,
     ) -> Result<(), RuntimeError> {
-        let name = container_name(container)?;
-        // Asked first, because an engine that refuses does not read the archive, and its refusal
-        // can get lost behind our broken upload.
-        let query = format!("/containers/{name}/archive?path={}", query_value(path));
-        let there = self.engine.call(Method::HEAD, &query, None);
-        if let Err(error) = within(ENGINE_QUESTION_TIMEOUT, there).await {
-            self.inspected(name).await?;
-            return Err(match runtime_error(error, Subject::Engine) {
-                RuntimeError::Engine(_) => RuntimeError::Engine(format!(
-                    "there is no directory {} in container {name}",
-                    clean(path)
-                )),
-                other => other,
-            });
-        }
-        let options = UploadToContainerOptions {
-            path: path.to_owned(),
-            // As `docker cp`: a directory never replaces a file nor a file a directory.
-            no_overwrite_dir_non_dir: Some("true".to_owned()),
-            copy_uidgid: None,
-        };
-        self.client
-            .upload_to_container(name, Some(options), bollard::body_try_stream(archive))
-            .await
-            .map_err(|error| runtime_error(error, Subject::Container(name)))
+        self.unpack(container, path, archive).await
     }
 
     async fn copy_out(
@@ -582,56 +446,13 @@ impl ContainerRuntime for DockerRuntime {
     }
 
     async fn events(&self, since_us: i64) -> BoxStream<'static, Result<EngineEvent, RuntimeError>> {
-        // What happened while nobody listened is not known.
-        self.cache.invalidate_all();
-        let filters = query_value(r#"{"type":["container","image"]}"#);
-        let mut path = format!("/events?filters={filters}");
-        if since_us != 0 {
-            path.push_str(&format!("&since={}", engine_time(since_us)));
-        }
-        let answer = match self.engine.call(Method::GET, &path, None).await {
-            Ok(answer) => answer,
-            Err(error) => {
-                let error = runtime_error(error, Subject::Engine);
-                return stream::iter([Err(error)]).boxed();
-            }
-        };
-        let (cache, engine) = (Arc::clone(&self.cache), Arc::clone(&self.engine));
-        let lines = streams::json_lines::<EventLine>(streams::body_bytes(answer.into_body()));
-        let events = lines.map(move |line| {
-            let event = line?.event();
-            if event.object == "container" {
-                cache.invalidate(&event.id);
-            }
-            Ok(event)
-        });
-        // The engine ends this stream only by going away.
-        let end = stream::once(async move {
-            engine.forget_version();
-            Err(RuntimeError::Unavailable(
-                "the engine closed its stream of events".to_owned(),
-            ))
-        });
-        events.chain(end).boxed()
+        self.follow_events(since_us).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn references_are_pulled_with_one_tag() {
-        assert_eq!(reference_parts("nginx"), ("nginx", "latest"));
-        assert_eq!(reference_parts("r:5000/a/b"), ("r:5000/a/b", "latest"));
-        assert_eq!(reference_parts("r:5000/a/b:2"), ("r:5000/a/b", "2"));
-        assert_eq!(reference_parts("a@sha256:1"), ("a", "sha256:1"));
-    }
-
-    #[test]
-    fn times_are_seconds_with_a_fraction() {
-        assert_eq!(engine_time(1_000_002), "1.000002");
-    }
 
     #[test]
     fn the_socket_is_found() {

@@ -37,6 +37,7 @@ fn told(story: Story<'_>) -> Vec<String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn stories() {
     let stories: &[(&str, Story<'_>, &[&str])] = &[
         (

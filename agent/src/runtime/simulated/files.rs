@@ -142,11 +142,11 @@ impl Tree {
                 }
             };
             next.add_parents(&path);
-            let clash = match (next.nodes.get(&path), &node) {
+            let clash = matches!(
+                (next.nodes.get(&path), &node),
                 (Some(Node::Directory { .. }), Node::File { .. })
-                | (Some(Node::File { .. }), Node::Directory { .. }) => true,
-                _ => false,
-            };
+                    | (Some(Node::File { .. }), Node::Directory { .. })
+            );
             if clash {
                 let text = format!("cannot replace a directory with a file or back: {path}");
                 return Err(RuntimeError::Engine(text));

@@ -274,6 +274,7 @@ fn process_storage_and_life() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn what_cannot_be_mapped_is_named() {
     let bad_mount = |kind: &str, source: &str| MountSpec {
         kind: kind.into(),

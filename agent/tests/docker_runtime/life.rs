@@ -1,124 +1,15 @@
-//! The docker runtime against the real engine of this machine.
-//!
-//! Each test has containers of its own names, removed at its end whatever happens; the image is a
-//! busybox imported for the run. Where no engine answers, each test says so and ends.
+//! Making, starting, stopping, listing, removing; errors.
 
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use fairlead_agent::runtime::docker::{DockerRuntime, default_socket};
-use fairlead_agent::runtime::{
-    ContainerRuntime, ExecSpec, ExecState, Load, LogOptions, Output, RuntimeError,
-};
+use fairlead_agent::runtime::docker::DockerRuntime;
+use fairlead_agent::runtime::{ContainerRuntime, Load, RuntimeError};
 use fairlead_protocol::{ContainerSpec, HealthSpec, Label, MountSpec, PortMapping};
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 
-const IMAGE: &str = "fairlead-agent-test:busybox";
-const WAIT: Duration = Duration::from_secs(30);
-
-/// The engine and the image, or `None` (said once) where there is no engine.
-fn engine() -> Option<DockerRuntime> {
-    static READY: OnceLock<bool> = OnceLock::new();
-    let socket = default_socket(std::env::var("DOCKER_HOST").ok().as_deref());
-    let ready = *READY.get_or_init(|| {
-        let script = "docker version >/dev/null 2>&1 || exit 3; \
-            docker image inspect \"$0\" >/dev/null 2>&1 && exit 0; set -e; \
-            dir=$(mktemp -d); mkdir -p $dir/bin $dir/tmp $dir/srv $dir/etc; \
-            cp /bin/busybox $dir/bin/; \
-            for a in sh cat echo sleep true false env ls date hostname printf tr; do \
-              ln -s busybox $dir/bin/$a; done; \
-            echo 'root:x:0:0:root:/:/bin/sh' > $dir/etc/passwd; \
-            tar -C $dir -c . | docker import - \"$0\" >/dev/null; rm -r $dir";
-        Command::new("sh")
-            .args(["-c", script, IMAGE])
-            .status()
-            .is_ok_and(|s| s.success())
-    });
-    if !ready {
-        eprintln!("no container engine (or no busybox) here: skipped");
-        return None;
-    }
-    Some(DockerRuntime::new(socket).unwrap())
-}
-
-/// A container's name; the container goes when this goes.
-struct Name(String);
-
-impl Name {
-    fn new(test: &str) -> Self {
-        let name = Self(format!("fl-agent-{test}-{}", std::process::id()));
-        name.remove();
-        name
-    }
-
-    fn remove(&self) {
-        let _ = Command::new("docker").args(["rm", "-fv", &self.0]).output();
-    }
-}
-
-impl Drop for Name {
-    fn drop(&mut self) {
-        self.remove();
-    }
-}
-
-fn spec(name: &Name, script: &str) -> ContainerSpec {
-    ContainerSpec {
-        name: name.0.clone(),
-        image: IMAGE.into(),
-        command: vec!["sh".into(), "-c".into(), script.into()],
-        stop_timeout_s: 1,
-        ..ContainerSpec::default()
-    }
-}
-
-/// Ends on TERM.
-const SERVICE: &str = "trap 'exit 0' TERM; while true; do sleep 0.1; done";
-
-async fn started(engine: &DockerRuntime, name: &Name, script: &str) -> String {
-    let id = engine.create(&spec(name, script), &[]).await.unwrap();
-    engine.start(&name.0).await.unwrap();
-    id
-}
-
-async fn text(
-    mut output: stream::BoxStream<'static, Result<Output, RuntimeError>>,
-) -> (String, String) {
-    let (mut out, mut err) = (String::new(), String::new());
-    while let Some(piece) = output.next().await {
-        match piece.unwrap() {
-            Output::Stdout(bytes) => out.push_str(&String::from_utf8_lossy(&bytes)),
-            Output::Stderr(bytes) => err.push_str(&String::from_utf8_lossy(&bytes)),
-        }
-    }
-    (out, err)
-}
-
-/// Asks until the state is this one.
-async fn until_state(engine: &DockerRuntime, name: &str, state: &str) {
-    let begun = Instant::now();
-    loop {
-        let now = engine.inspect(name).await.unwrap().container.state;
-        if now == state {
-            return;
-        }
-        assert!(begun.elapsed() < WAIT, "{name} is {now}, not {state}");
-        tokio::task::yield_now().await;
-    }
-}
-
-async fn exited(engine: &DockerRuntime, exec: &str) -> i64 {
-    let begun = Instant::now();
-    loop {
-        match engine.exec_state(exec).await.unwrap() {
-            ExecState::Exited(code) => return code,
-            other => assert!(begun.elapsed() < WAIT, "{other:?}"),
-        }
-    }
-}
+use crate::engine::{IMAGE, Name, SERVICE, WAIT, engine, spec, started, until_state};
 
 #[tokio::test]
 async fn facts_say_what_it_is() {
@@ -201,15 +92,16 @@ async fn an_answer_that_breaks_off_is_told_from_an_engine_that_is_away() {
     );
 }
 
-#[tokio::test]
-async fn create_with_many_options() {
-    let Some(engine) = engine() else { return };
-    let name = Name::new("create");
-    let label = |key: &str, value: &str| Label {
+fn label(key: &str, value: &str) -> Label {
+    Label {
         key: key.into(),
         value: value.into(),
-    };
-    let spec = ContainerSpec {
+    }
+}
+
+/// A container with as many options as this engine can show again.
+fn many_options(name: &Name) -> ContainerSpec {
+    ContainerSpec {
         env: vec!["A=1".into()],
         labels: vec![label("com.docker.compose.project", "shop"), label("x", "y")],
         ports: vec![PortMapping {
@@ -264,8 +156,15 @@ async fn create_with_many_options() {
         shm_bytes: 1 << 20,
         mac_address: "02:42:ac:11:00:77".into(),
         oom_score_adj: 10,
-        ..spec(&name, SERVICE)
-    };
+        ..spec(name, SERVICE)
+    }
+}
+
+#[tokio::test]
+async fn create_with_many_options() {
+    let Some(engine) = engine() else { return };
+    let name = Name::new("create");
+    let spec = many_options(&name);
     let labels = [("fairlead.command".to_owned(), "abc".to_owned())];
     let id = engine.create(&spec, &labels).await.unwrap();
     assert_eq!(id.len(), 64);
@@ -384,275 +283,6 @@ async fn a_signal_of_ones_own() {
     engine.start(&name.0).await.unwrap();
     engine.stop(&name.0, Some(1), "TERM").await.unwrap(); // ignored: killed after the grace
     assert_eq!(engine.inspect(&id).await.unwrap().container.exit_code, 137);
-}
-
-#[tokio::test]
-async fn exec_with_input_and_exit_code() {
-    let Some(engine) = engine() else { return };
-    let name = Name::new("exec");
-    started(&engine, &name, SERVICE).await;
-    let exec = ExecSpec {
-        command: vec!["sh".into(), "-c".into(), "cat; echo $B >&2; exit 5".into()],
-        env: vec!["B=2".into()],
-        stdin: true,
-        ..Default::default()
-    };
-    let id = engine.exec_create(&name.0, &exec).await.unwrap();
-    assert_eq!(engine.exec_state(&id).await.unwrap(), ExecState::Created);
-    let mut io = engine.exec_start(&id, false).await.unwrap();
-    // Larger than every buffer on the way.
-    let input = "0123456789abcdef".repeat(64 * 1024);
-    let (_, (out, err)) = tokio::join!(
-        async {
-            io.input.write_all(input.as_bytes()).await.unwrap();
-            io.input.shutdown().await.unwrap();
-        },
-        text(io.output)
-    );
-    assert!(
-        out == input,
-        "{} of {} bytes came back",
-        out.len(),
-        input.len()
-    );
-    assert_eq!(err, "2\n");
-    assert_eq!(exited(&engine, &id).await, 5);
-    assert!(
-        engine.exec_start(&id, false).await.is_err(),
-        "a second start is refused"
-    );
-    assert_eq!(
-        engine.exec_state(&"0".repeat(64)).await.unwrap(),
-        ExecState::Forgotten
-    );
-    let relative = ExecSpec {
-        workdir: "x".into(),
-        ..exec.clone()
-    };
-    assert!(engine.exec_create(&name.0, &relative).await.is_err());
-    engine.stop(&name.0, Some(5), "").await.unwrap();
-    let stopped = engine.exec_create(&name.0, &exec).await;
-    assert!(
-        matches!(stopped, Err(RuntimeError::NotRunning(_))),
-        "{stopped:?}"
-    );
-    let missing = engine.exec_create("fl-agent-nope", &exec).await;
-    assert!(matches!(missing, Err(RuntimeError::NoSuchContainer(_))));
-}
-
-#[tokio::test]
-async fn exec_with_a_terminal_is_raw() {
-    let Some(engine) = engine() else { return };
-    let name = Name::new("tty");
-    started(&engine, &name, SERVICE).await;
-    let exec = ExecSpec {
-        // Bytes that look like the engine's own frames.
-        command: vec![
-            "printf".into(),
-            r"\001\000\000\000\000\000\000\005no newline".into(),
-        ],
-        tty: true,
-        ..Default::default()
-    };
-    let id = engine.exec_create(&name.0, &exec).await.unwrap();
-    let io = engine.exec_start(&id, true).await.unwrap();
-    assert_eq!(text(io.output).await.0, "\u{1}\0\0\0\0\0\0\u{5}no newline");
-    let exec = ExecSpec {
-        command: vec!["cat".into()],
-        tty: true,
-        stdin: true,
-        ..Default::default()
-    };
-    let id = engine.exec_create(&name.0, &exec).await.unwrap();
-    let mut io = engine.exec_start(&id, true).await.unwrap();
-    engine.exec_resize(&id, 100, 30).await.unwrap();
-    io.input.write_all(b"hi\n\x04").await.unwrap();
-    assert_eq!(text(io.output).await.0, "hi\r\nhi\r\n");
-    assert_eq!(exited(&engine, &id).await, 0);
-}
-
-#[tokio::test]
-async fn logs_by_tail_time_and_following() {
-    let Some(engine) = engine() else { return };
-    let name = Name::new("logs");
-    let script = "echo one; echo two >&2; echo three; trap 'echo end; exit 0' TERM; \
-                  while true; do sleep 0.1; done";
-    started(&engine, &name, script).await;
-    let begun = Instant::now();
-    loop {
-        let all = text(engine.logs(&name.0, &LogOptions::default()).await.unwrap()).await;
-        if all == ("one\nthree\n".to_owned(), "two\n".to_owned()) {
-            break;
-        }
-        assert!(begun.elapsed() < WAIT, "{all:?}");
-    }
-    let tail = LogOptions {
-        tail: Some(1),
-        timestamps: true,
-        ..Default::default()
-    };
-    // The engine keeps no order between the two streams: the last line may be of either.
-    let (out, err) = text(engine.logs(&name.0, &tail).await.unwrap()).await;
-    let last = out + &err;
-    assert!(
-        last.starts_with("20") && last.contains("Z t") && last.lines().count() == 1,
-        "{last}"
-    );
-    let later = jiff::Timestamp::now().as_microsecond();
-    let since = LogOptions {
-        since_us: later,
-        ..Default::default()
-    };
-    assert_eq!(
-        text(engine.logs(&name.0, &since).await.unwrap()).await.0,
-        ""
-    );
-    let until = LogOptions {
-        until_us: later,
-        ..Default::default()
-    };
-    assert_eq!(
-        text(engine.logs(&name.0, &until).await.unwrap()).await.0,
-        "one\nthree\n"
-    );
-    let follow = LogOptions {
-        follow: true,
-        tail: Some(0),
-        ..Default::default()
-    };
-    let following = engine.logs(&name.0, &follow).await.unwrap();
-    let (ended, followed) = tokio::join!(engine.stop(&name.0, Some(10), ""), text(following));
-    ended.unwrap();
-    assert_eq!(followed.0, "end\n");
-    let missing = engine
-        .logs("fl-agent-nope", &LogOptions::default())
-        .await
-        .err();
-    assert!(matches!(missing, Some(RuntimeError::NoSuchContainer(_))));
-}
-
-#[tokio::test]
-async fn logs_of_a_terminal_are_raw() {
-    let Some(engine) = engine() else { return };
-    let name = Name::new("ttylogs");
-    let spec = ContainerSpec {
-        tty: true,
-        ..spec(&name, "printf '\\001\\000no newline'")
-    };
-    engine.create(&spec, &[]).await.unwrap();
-    engine.start(&name.0).await.unwrap();
-    let follow = LogOptions {
-        follow: true,
-        ..Default::default()
-    };
-    let (out, _) = text(engine.logs(&name.0, &follow).await.unwrap()).await;
-    assert_eq!(out, "\u{1}\0no newline");
-}
-
-#[tokio::test]
-async fn archives_go_in_and_out() {
-    let Some(engine) = engine() else { return };
-    let name = Name::new("copy");
-    engine.create(&spec(&name, SERVICE), &[]).await.unwrap();
-    let content = vec![42_u8; 3_000_000];
-    let mut builder = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_size(content.len() as u64);
-    header.set_mode(0o640);
-    builder
-        .append_data(&mut header, "dir/file.bin", content.as_slice())
-        .unwrap();
-    let bytes = Bytes::from(builder.into_inner().unwrap());
-    let archive = || {
-        let pieces: Vec<_> = bytes
-            .chunks(30_000)
-            .map(|c| Ok(Bytes::copy_from_slice(c)))
-            .collect();
-        stream::iter(pieces).boxed()
-    };
-    engine.copy_in(&name.0, "/srv", archive()).await.unwrap();
-    let mut out = Vec::new();
-    let mut pieces = engine.copy_out(&name.0, "/srv/dir").await.unwrap();
-    while let Some(piece) = pieces.next().await {
-        out.extend_from_slice(&piece.unwrap());
-    }
-    let mut archive_out = tar::Archive::new(out.as_slice());
-    let mut found = None;
-    for entry in archive_out.entries().unwrap() {
-        let mut entry = entry.unwrap();
-        if entry.path().unwrap().ends_with("dir/file.bin") {
-            let mut bytes = Vec::new();
-            std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
-            found = Some(bytes);
-        }
-    }
-    assert!(found == Some(content));
-    let refused = engine.copy_in(&name.0, "/no/where", archive()).await;
-    assert!(
-        matches!(&refused, Err(RuntimeError::Engine(t)) if t.contains("/no/where")),
-        "{refused:?}"
-    );
-    let refused = engine.copy_in("fl-agent-nope", "/srv", archive()).await;
-    assert!(
-        matches!(refused, Err(RuntimeError::NoSuchContainer(_))),
-        "{refused:?}"
-    );
-    let refused = engine.copy_out(&name.0, "/no/where").await.err();
-    assert!(
-        matches!(refused, Some(RuntimeError::Engine(_))),
-        "{refused:?}"
-    );
-    let broken = stream::iter([Ok(bytes.slice(..1000)), Err(std::io::Error::other("cut"))]);
-    assert!(
-        engine
-            .copy_in(&name.0, "/srv", broken.boxed())
-            .await
-            .is_err()
-    );
-}
-
-#[tokio::test]
-async fn events_from_a_time_on() {
-    let Some(engine) = engine() else { return };
-    let name = Name::new("events");
-    let since = jiff::Timestamp::now().as_microsecond();
-    let labels = [("fairlead.command".to_owned(), "c9".to_owned())];
-    let id = engine
-        .create(&spec(&name, "exit 3"), &labels)
-        .await
-        .unwrap();
-    engine.start(&name.0).await.unwrap();
-    let mut events = engine.events(since).await;
-    let mut seen = Vec::new();
-    while !seen.iter().any(|action| action == "die") {
-        let event = tokio::time::timeout(WAIT, events.next())
-            .await
-            .unwrap()
-            .unwrap()
-            .unwrap();
-        if event.id != id {
-            continue;
-        }
-        assert_eq!(
-            (event.object.as_str(), event.name.as_str()),
-            ("container", name.0.as_str())
-        );
-        assert_eq!(
-            (event.command_label.as_str(), event.image.as_str()),
-            ("c9", IMAGE)
-        );
-        assert!(event.at_us >= since);
-        if event.action == "die" {
-            assert_eq!(event.detail, "3");
-        }
-        seen.push(event.action);
-    }
-    assert_eq!(
-        seen.iter()
-            .filter(|a| ["create", "start", "die"].contains(&a.as_str()))
-            .count(),
-        3
-    );
 }
 
 #[tokio::test]
