@@ -326,6 +326,7 @@ tour_expired() {
     expired_before=$(engine_field "$WEB" '{{.State.StartedAt}}')
     kill -STOP "$expired_supervisor"
     kill -KILL "$expired_old"
+    wait_for 10 shows_offline || wrong "the host is not shown as offline within 10 s"
     cli restart --deadline 2s "$WEB"
     kill -CONT "$expired_supervisor"
     expect_code 7
@@ -334,6 +335,8 @@ tour_expired() {
     expect_code 0
     ! real || expect_same "started, says the engine" "$(engine_field "$WEB" '{{.State.StartedAt}}')" "$expired_before"
 }
+
+shows_offline() { fairlead host ls | grep -q offline; }
 
 tour_wrong() {
     cli restart "no-such-$TOUR_ID"
