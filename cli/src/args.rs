@@ -39,6 +39,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Start a controller, an access server and an agent on this machine, and keep them alive
+    Dev(Dev),
     /// Log in to a server, or claim a new one by its setup link
     Login(Login),
     /// The whole fleet in one glance
@@ -102,6 +104,23 @@ pub(crate) enum Verb {
     },
     /// Any request to the API
     Api(Api),
+}
+
+/// `fairlead dev`
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Where all of it keeps its data; used again at the next start
+    #[arg(long)]
+    pub(crate) data_dir: PathBuf,
+    /// First of the five ports that are used [default: 7400, 7401, 7500, 7501]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65000))]
+    pub(crate) ports_from: Option<u16>,
+    /// The container engine: docker, or simulated (containers in memory only)
+    #[arg(long, default_value = "docker", value_parser = ["docker", "simulated"])]
+    pub(crate) engine: String,
+    /// What the host is called [default: this machine's name]
+    #[arg(long)]
+    pub(crate) host_name: Option<String>,
 }
 
 /// `fairlead login`

@@ -125,23 +125,28 @@ pub(crate) fn saved(path: &Path) -> Result<Option<Saved>, Failure> {
     })
 }
 
-/// Saves, so that a reader (or a crash) finds the old file or the new one, never a part.
+/// Saves the login.
 pub(crate) fn save(path: &Path, saved: &Saved) -> Result<(), Failure> {
     let failed =
         |e: std::io::Error| Failure::local(&format!("cannot write {}", path.display()), &e);
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(failed)?;
+    std::fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
     let text = toml::to_string(saved).map_err(|e| {
         Failure::new(
             Exit::Failed,
             format!("cannot write {}: {e}", path.display()),
         )
     })?;
+    replace_file(path, text.as_bytes()).map_err(failed)
+}
+
+/// Writes a file for its owner only, so that a reader (or a crash) finds the old one or the new one,
+/// never a part.
+pub(crate) fn replace_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     // Made with mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(text.as_bytes()).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|e| e.error)?;
     Ok(())
 }
 

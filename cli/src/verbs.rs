@@ -21,6 +21,7 @@ mod copy;
 mod command;
 mod journal;
 mod raw;
+mod dev;
 
 /// What every verb gets.
 pub(crate) struct Context {
@@ -96,7 +97,16 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
         out: Output::of_process(cli.output),
         open: Arc::default(),
     };
-    let open = Arc::clone(&context.open);
+    // `dev` has processes to stop first and sees to its signals itself.
+    if !matches!(cli.verb, Verb::Dev(_)) {
+        say_farewell(Arc::clone(&context.open));
+    }
+    // Boxed: the futures of the verbs are large and of very different size.
+    Box::pin(dispatch(&context, cli.verb)).await
+}
+
+/// At Ctrl-C says what goes on, and ends the process.
+fn say_farewell(open: Arc<Open>) {
     // Owned by the process: it lives until the verb is done and has nothing to put away.
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
@@ -106,12 +116,11 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, Failure> {
             std::process::exit(Exit::Interrupted.code().into());
         }
     });
-    // Boxed: the futures of the verbs are large and of very different size.
-    Box::pin(dispatch(&context, cli.verb)).await
 }
 
 async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
     match verb {
+        Verb::Dev(args) => dev::dev(context, args).await,
         Verb::Login(args) => login::login(context, args).await,
         Verb::Status => fleet::status(context).await,
         Verb::Host(verb) => fleet::host(context, verb).await,

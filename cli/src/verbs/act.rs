@@ -244,7 +244,20 @@ pub(crate) struct Teller {
 impl Teller {
     /// Says why a command waits, where that is new.
     pub(crate) async fn look(&mut self, context: &Context, client: &Client, command: &Command) {
-        if command.waiting_for.is_empty() || command.waiting_for == self.said {
+        if command.waiting_for.is_empty() {
+            // Under way, only longer than a moment: of interest to who sits there.
+            if context.out.stderr_tty && self.said != command.state {
+                command.state.clone_into(&mut self.said);
+                let (what, state) = (subject(command), clean(&command.state));
+                say(&format!(
+                    "{}: {} is {state} …",
+                    clean(&what),
+                    clean(&command.kind)
+                ));
+            }
+            return;
+        }
+        if command.waiting_for == self.said {
             return;
         }
         command.waiting_for.clone_into(&mut self.said);

@@ -11,3 +11,4 @@ mod reading;
 mod acting;
 mod streaming;
 mod trusting;
+mod keeping;

@@ -160,3 +160,8 @@ fn a_fingerprint_finds_the_ca_and_the_login_keeps_it() {
     let ran = finish(again, "");
     assert_eq!(ran.code, 0, "{ran:?}");
 }
+
+/// A CA's PEM, for tests that need one to be there.
+pub(crate) fn any_ca_pem() -> String {
+    ca().pem
+}
