@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request, State as Axum};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use fairlead_protocol::codes;
@@ -31,8 +31,7 @@ pub(crate) async fn check(Axum(state): Axum<Shared>, mut request: Request, next:
         .as_deref()
         .and_then(|path| access::rule_of(request.method(), path));
     let Some(rule) = rule else {
-        tracing::error!(method = %request.method(), route = path, "route without a permission");
-        return ApiError::new(codes::INTERNAL, "this route names no permission").into_response();
+        return unlisted(path.as_deref().unwrap_or_default());
     };
     if rule.browsers_refused && request.headers().contains_key(header::ORIGIN) {
         return ApiError::new(
@@ -65,6 +64,25 @@ pub(crate) async fn check(Axum(state): Axum<Shared>, mut request: Request, next:
     }
     request.extensions_mut().insert(Arc::new(caller));
     next.run(request).await
+}
+
+/// The answer to a method and path that are not in the table: never the handler's, even if there
+/// is one.
+fn unlisted(path: &str) -> Response {
+    let listed: Vec<&str> = access::table()
+        .iter()
+        .filter(|rule| rule.path == path)
+        .map(|rule| rule.method.as_str())
+        .collect();
+    if listed.is_empty() {
+        tracing::error!(route = path, "route without a permission");
+        return ApiError::new(codes::INTERNAL, "this route names no permission").into_response();
+    }
+    let mut response = StatusCode::METHOD_NOT_ALLOWED.into_response();
+    if let Ok(value) = header::HeaderValue::from_str(&listed.join(", ")) {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
+    response
 }
 
 fn challenge(error: ApiError) -> Response {

@@ -106,7 +106,24 @@ fn chars_max(field: &str) -> usize {
     }
 }
 
+/// Fields that hold (or list) objects. A list where an object belongs would be read as an object
+/// without fields, and an empty scope restricts nothing.
+const OBJECTS: [&str; 6] = ["", "action", "scope", "precondition", "spec", "health"];
+
+fn is_object_needed(field: &str, value: &Value) -> bool {
+    match value {
+        Value::Array(items) if matches!(field, "ports" | "mounts") => {
+            !items.iter().all(Value::is_object)
+        }
+        Value::Array(_) => OBJECTS.contains(&field),
+        _ => false,
+    }
+}
+
 fn measure(value: &Value, field: &str) -> Result<(), ApiError> {
+    if is_object_needed(field, value) {
+        return Err(invalid(format!("{field:?} must be an object, not a list")));
+    }
     let text = |text: &str| {
         let max = chars_max(field);
         if text.chars().nth(max).is_some() {
@@ -241,6 +258,9 @@ mod tests {
             r#"{"action":{"kind":"start","container":null}}"#,
             r#"{"action":{"kind":"start","container":"a","extra":1}}"#,
             r#"[]"#,
+            r#"{"action":{"kind":"ping"},"precondition":[]}"#,
+            r#"{"action":{"kind":"run","spec":[]}}"#,
+            r#"{"action":{"kind":"run","spec":{"image":"a","ports":[[]]}}}"#,
             r#"{"action""#,
             "",
         ] {

@@ -171,7 +171,7 @@ async fn idle(activity: Arc<AtomicUsize>, timeout: Duration) {
     loop {
         tokio::time::sleep(timeout).await;
         let now = activity.load(Ordering::Relaxed);
-        if now % IN_PROGRESS == 0 && now == before {
+        if now.is_multiple_of(IN_PROGRESS) && now == before {
             return;
         }
         before = now;

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `access` | who is asking, API tokens, join tokens, audit |
 //! | `hosts` | hosts and containers, within scope |
-//! | `commands` | asking, waiting, withdrawing, streams |
+//! | `commands`, `aim` | asking (of which host and container), waiting, withdrawing, streams |
 //! | `regions` | regions, status, events, metrics |
 //! | `convert`, `spec`, `names` | from the API's words to the wire's, checked |
 //! | `show` | from rows to the API's words |
@@ -38,6 +38,7 @@ use crate::setup::Setup;
 pub mod dispatch;
 pub mod live;
 mod access;
+mod aim;
 mod commands;
 pub mod convert;
 mod hosts;
@@ -428,3 +429,6 @@ impl Backend for ControllerBackend {
         self.one_region(caller, name).await
     }
 }
+
+#[cfg(test)]
+mod tests;

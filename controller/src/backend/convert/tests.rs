@@ -110,7 +110,7 @@ fn what_an_engine_would_misunderstand_is_refused() {
         s.ports = vec![Port {
             container_port: 80,
             ..Port::default()
-        }]
+        }];
     })
     .unwrap();
     let refused: [fn(&mut ContainerSpec); 17] = [
@@ -123,20 +123,20 @@ fn what_an_engine_would_misunderstand_is_refused() {
                 container_port: 1,
                 proto: "x".to_owned(),
                 ..Port::default()
-            }]
+            }];
         },
         |s| {
             s.ports = vec![Port {
                 container_port: 1,
                 host_ip: "a".to_owned(),
                 ..Port::default()
-            }]
+            }];
         },
         |s| {
             s.mounts = vec![Mount {
                 kind: "npipe".to_owned(),
                 ..Mount::default()
-            }]
+            }];
         },
         |s| {
             s.mounts = vec![Mount {
