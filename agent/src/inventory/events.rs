@@ -20,6 +20,8 @@ const SIGNAL_EXPLAINS_US: i64 = 15 * 60 * 1_000_000;
 /// A stop (or an end) explains a start that comes within this: restart policies wait up to a
 /// minute.
 const END_EXPLAINS_US: i64 = 70 * 1_000_000;
+/// A restart starts a container this soon after its end; nobody's hand is as quick.
+const RESTART_TAKES_US: i64 = 1_000_000;
 /// Events remembered of one container.
 const EVENTS_KEPT: usize = 16;
 /// Containers remembered; the one that was heard of least lately goes first.
@@ -64,6 +66,8 @@ pub struct Past {
     pub detail: String,
     /// Whose doing it was held to be.
     pub cause: Cause,
+    /// Ours, where it was a command of ours.
+    pub command: Option<CommandId>,
 }
 
 /// Signals that do not end a process by themselves.
@@ -128,6 +132,12 @@ pub fn cause(event: &EngineEvent, past: &[Past], ours: bool) -> Cause {
                 {
                     Cause::Engine
                 }
+                // A restart of ours whose events are told after the command has ended.
+                Some(p)
+                    if p.cause == Cause::Command && event.at_us - p.at_us <= RESTART_TAKES_US =>
+                {
+                    Cause::Command
+                }
                 _ => Cause::ByHand,
             }
         }
@@ -178,30 +188,18 @@ impl EventLog {
     /// The event to report, without its `seq` and `id`; `None` for noise. `ours` is the command of
     /// ours that acts on that container (or image) now.
     pub fn report(&mut self, event: &EngineEvent, ours: Option<CommandId>) -> Option<HostEvent> {
-        let (cause, action) = match event.object.as_str() {
-            "container" => (
-                self.judged(event, ours.is_some()),
-                self.container_action(event)?,
-            ),
-            "image" => {
-                let cause = if ours.is_some() {
-                    Cause::Command
-                } else {
-                    Cause::ByHand
-                };
-                (cause, image_action(event)?)
+        let (cause, command, action) = match event.object.as_str() {
+            "container" => {
+                let (cause, command) = self.judged(event, ours);
+                (cause, command, self.container_action(event)?)
             }
+            "image" if ours.is_some() => (Cause::Command, ours, image_action(event)?),
+            "image" => (Cause::ByHand, None, image_action(event)?),
             _ => return None,
         };
         if action == "container.exec" && cause == Cause::Command {
             return None; // The command itself is on record.
         }
-        let labelled = || event.command_label.parse::<CommandId>().ok();
-        let command = match (cause, first_word(&event.action)) {
-            (Cause::Command, "create") => ours.or_else(labelled),
-            (Cause::Command, _) => ours,
-            _ => None,
-        };
         let container = event.object == "container";
         let name = || event.name.clone();
         Some(HostEvent {
@@ -225,7 +223,12 @@ impl EventLog {
         })
     }
 
-    fn judged(&mut self, event: &EngineEvent, ours: bool) -> Cause {
+    /// Cause and, where it is one of ours, the command.
+    fn judged(
+        &mut self,
+        event: &EngineEvent,
+        ours: Option<CommandId>,
+    ) -> (Cause, Option<CommandId>) {
         let action = first_word(&event.action);
         if !self.past.contains_key(&event.id) {
             self.heard.push_back(event.id.clone());
@@ -237,13 +240,21 @@ impl EventLog {
             }
         }
         let past = self.past.entry(event.id.clone()).or_default();
-        let cause = cause(event, past.make_contiguous(), ours);
+        let cause = cause(event, past.make_contiguous(), ours.is_some());
+        let labelled = || match action {
+            "create" => event.command_label.parse::<CommandId>().ok(),
+            _ => past.iter().rev().find_map(|p| p.command),
+        };
+        let command = (cause == Cause::Command)
+            .then(|| ours.or_else(labelled))
+            .flatten();
         if !action.starts_with("exec_") && action != "health_status" {
             past.push_back(Past {
                 at_us: event.at_us,
                 action: action.to_owned(),
                 detail: event.detail.clone(),
                 cause,
+                command,
             });
             if past.len() > EVENTS_KEPT {
                 past.pop_front();
@@ -254,7 +265,7 @@ impl EventLog {
             self.health.remove(&event.id);
             self.heard.retain(|id| *id != event.id);
         }
-        cause
+        (cause, command)
     }
 
     /// Fairlead's word for it; `None` for what is not reported.

@@ -125,11 +125,21 @@ impl DockerRuntime {
         let info: InfoAnswer = self.engine.ask("/info").await.unwrap_or_default();
         let component = |wanted: &str| version.components.iter().find(|c| c.name == wanted);
         let podman = component("Podman Engine");
-        let runtime = ["runc", "crun", "containerd"]
-            .into_iter()
-            .find_map(component)
-            .map(|found| format!("{} {}", found.name, found.version))
-            .unwrap_or_default();
+        // Podman calls it "OCI Runtime (crun)", and its version is a text of several lines.
+        let oci = version
+            .components
+            .iter()
+            .find(|c| c.name.starts_with("OCI Runtime"));
+        let runtime = match (
+            ["runc", "crun", "containerd"]
+                .into_iter()
+                .find_map(component),
+            oci,
+        ) {
+            (Some(found), _) => format!("{} {}", found.name, found.version),
+            (None, Some(oci)) => oci.version.lines().next().unwrap_or_default().to_owned(),
+            (None, None) => String::new(),
+        };
         Ok(EngineFacts {
             kind: if podman.is_some() { "podman" } else { "docker" }.to_owned(),
             version: clean(podman.map_or(&version.version, |podman| &podman.version)),
@@ -146,11 +156,12 @@ impl DockerRuntime {
             return Ok(Some(row.container(&depth)));
         }
         let name = container_name(&row.id)?;
+        let mark = self.cache.mark();
         match self.inspected(name).await {
             Ok(inspected) => {
                 let depth = inspected.depth();
                 let container = row.container(&depth);
-                self.cache.keep(&row, depth);
+                self.cache.keep(&row, depth, mark);
                 Ok(Some(container))
             }
             Err(RuntimeError::NoSuchContainer(_)) => Ok(None),

@@ -24,7 +24,7 @@ use super::{
     ContainerDetail, ContainerRuntime, EngineEvent, ExecIo, ExecSpec, ExecState, Load, LogOptions,
     Output, RuntimeError,
 };
-use world::{Ends, World, full_reference};
+use world::{Ends, Stop, World, full_reference};
 
 mod world;
 mod programs;
@@ -263,12 +263,18 @@ impl ContainerRuntime for SimulatedRuntime {
         &self,
         container: &str,
         grace_s: Option<u32>,
-        _signal: &str,
+        signal: &str,
     ) -> Result<(), RuntimeError> {
-        let takes = i64::try_from(self.options.end_takes.as_micros()).unwrap_or(0);
+        let ends_after_us = i64::try_from(self.options.end_takes.as_micros()).unwrap_or(0);
+        let how = Stop {
+            grace_s,
+            signal,
+            ends_after_us,
+            again: false,
+        };
         let ends = self
             .inner
-            .change(|world, now| world.stop(container, grace_s, takes, false, now))?;
+            .change(|world, now| world.stop(container, how, now))?;
         self.end(ends).await;
         Ok(())
     }
@@ -277,12 +283,18 @@ impl ContainerRuntime for SimulatedRuntime {
         &self,
         container: &str,
         grace_s: Option<u32>,
-        _signal: &str,
+        signal: &str,
     ) -> Result<(), RuntimeError> {
-        let takes = i64::try_from(self.options.end_takes.as_micros()).unwrap_or(0);
+        let ends_after_us = i64::try_from(self.options.end_takes.as_micros()).unwrap_or(0);
+        let how = Stop {
+            grace_s,
+            signal,
+            ends_after_us,
+            again: true,
+        };
         let ends = self
             .inner
-            .change(|world, now| world.stop(container, grace_s, takes, true, now))?;
+            .change(|world, now| world.stop(container, how, now))?;
         self.end(ends).await;
         Ok(())
     }

@@ -438,3 +438,40 @@ async fn overhead_of_a_restart() {
         ours[2], raw[2]
     );
 }
+
+#[tokio::test]
+async fn podman_is_known_by_its_own_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("engine.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let server = tokio::spawn(async move {
+        loop {
+            let Ok((mut stream, _)) = listener.accept().await else {
+                return;
+            };
+            let mut buffer = [0; 1024];
+            let n = tokio::io::AsyncReadExt::read(&mut stream, &mut buffer)
+                .await
+                .unwrap();
+            let body = if String::from_utf8_lossy(&buffer[..n]).contains("/version") {
+                r#"{"Version":"4.9.3","ApiVersion":"1.41","Components":[
+                    {"Name":"Podman Engine","Version":"4.9.3","Details":{}},
+                    {"Name":"OCI Runtime (crun)","Version":"crun version 1.14\ncommit: 1"}]}"#
+            } else {
+                "{}"
+            };
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all((head + body).as_bytes()).await.unwrap();
+        }
+    });
+    let facts = DockerRuntime::new(&socket).unwrap().facts().await;
+    assert_eq!(
+        (facts.kind.as_str(), facts.version.as_str()),
+        ("podman", "4.9.3")
+    );
+    assert_eq!(
+        (facts.api_version.as_str(), facts.runtime.as_str()),
+        ("1.41", "crun version 1.14")
+    );
+    server.abort();
+}

@@ -232,6 +232,24 @@ fn the_label_speaks_for_the_creation_only() {
 }
 
 #[test]
+fn what_is_told_late_still_names_its_command() {
+    let mut log = EventLog::new();
+    log.report(&event(1, "kill", "15"), Some(ours())).unwrap();
+    for action in ["die", "stop", "start", "restart"] {
+        let late = log.report(&event(2, action, ""), None).unwrap();
+        let expected = ("command", &ours().to_wire());
+        assert_eq!((late.cause.as_str(), &late.command), expected, "{action}");
+    }
+    log.report(&event(100, "kill", "15"), Some(ours())).unwrap();
+    log.report(&event(101, "die", "0"), Some(ours())).unwrap();
+    let by_hand = log.report(&event(110, "start", ""), None).unwrap();
+    assert_eq!(
+        (by_hand.cause.as_str(), by_hand.command.len()),
+        ("by-hand", 0)
+    );
+}
+
+#[test]
 fn fields_are_filled() {
     let mut log = EventLog::new();
     let told = log.report(&event(5, "die", "3"), None).unwrap();

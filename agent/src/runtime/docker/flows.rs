@@ -45,6 +45,22 @@ struct PullLine {
     error: String,
 }
 
+/// Whether the event can mean that an inspect would say something new. Health checks are execs and
+/// would otherwise cost an inspect each.
+fn may_change(action: &str) -> bool {
+    let quiet = [
+        "exec_",
+        "attach",
+        "detach",
+        "resize",
+        "top",
+        "archive-path",
+        "copy",
+        "export",
+    ];
+    !quiet.iter().any(|word| action.starts_with(word))
+}
+
 impl DockerRuntime {
     pub(super) async fn pull_image(
         &self,
@@ -206,7 +222,7 @@ impl DockerRuntime {
         let lines = streams::json_lines::<EventLine>(streams::body_bytes(answer.into_body()));
         let events = lines.map(move |line| {
             let event = line?.event();
-            if event.object == "container" {
+            if event.object == "container" && may_change(&event.action) {
                 cache.invalidate(&event.id);
             }
             Ok(event)

@@ -6,6 +6,7 @@
 //! a row that stays young).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::answers::{Depth, Row};
@@ -24,6 +25,8 @@ struct Known {
 /// The inspects' answers, by full id.
 #[derive(Debug, Default)]
 pub(super) struct Cache {
+    /// Grows with every invalidation: an inspect that was under way meanwhile may tell old news.
+    invalidations: AtomicU64,
     known: Mutex<HashMap<String, Known>>,
 }
 
@@ -36,12 +39,18 @@ impl Cache {
         fresh.then(|| entry.depth.clone())
     }
 
-    /// Keeps what an inspect said.
-    pub(super) fn keep(&self, row: &Row, depth: Depth) {
+    /// The mark to take before an inspect and to hand to [`Cache::keep`] after it.
+    pub(super) fn mark(&self) -> u64 {
+        self.invalidations.load(Ordering::SeqCst)
+    }
+
+    /// Keeps what an inspect said that was begun at `mark`.
+    pub(super) fn keep(&self, row: &Row, depth: Depth, mark: u64) {
+        let dirty = self.mark() != mark;
         let entry = Known {
             state: row.state.clone(),
             depth,
-            dirty: false,
+            dirty,
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(row.id.clone(), entry);
@@ -49,6 +58,7 @@ impl Cache {
 
     /// Asks again at the next pass.
     pub(super) fn invalidate(&self, id: &str) {
+        self.invalidations.fetch_add(1, Ordering::SeqCst);
         if let Some(entry) = self
             .known
             .lock()
@@ -61,6 +71,7 @@ impl Cache {
 
     /// Asks again for all at the next pass: events may have been missed.
     pub(super) fn invalidate_all(&self) {
+        self.invalidations.fetch_add(1, Ordering::SeqCst);
         for entry in self
             .known
             .lock()
@@ -199,7 +210,7 @@ mod tests {
         ];
         for (status, health, started, fresh) in cases {
             let cache = Cache::default();
-            cache.keep(&row("running", ""), known(health, started));
+            cache.keep(&row("running", ""), known(health, started), cache.mark());
             assert_eq!(
                 cache.fresh(&row("running", status), now).is_some(),
                 fresh,
@@ -236,18 +247,24 @@ mod tests {
     #[test]
     fn an_event_makes_it_asked_again() {
         let cache = Cache::default();
-        cache.keep(&row("created", ""), Depth::default());
-        assert!(cache.fresh(&row("created", "Created"), 0).is_some());
+        let created = || row("created", "Created");
+        cache.keep(&created(), Depth::default(), cache.mark());
+        assert!(cache.fresh(&created(), 0).is_some());
         cache.invalidate("1");
-        assert!(cache.fresh(&row("created", "Created"), 0).is_none());
-        cache.retain(&[]);
-        cache.keep(
-            &row("exited", ""),
-            Depth {
-                exit_code: 3,
-                ..Depth::default()
-            },
+        assert!(cache.fresh(&created(), 0).is_none());
+        let mark = cache.mark();
+        cache.invalidate("1");
+        cache.keep(&created(), Depth::default(), mark);
+        assert!(
+            cache.fresh(&created(), 0).is_none(),
+            "the inspect was begun before the event"
         );
+        cache.retain(&[]);
+        let depth = Depth {
+            exit_code: 3,
+            ..Depth::default()
+        };
+        cache.keep(&row("exited", ""), depth, cache.mark());
         let later = 3 * HOUR_US;
         assert!(
             cache

@@ -28,6 +28,23 @@ pub(super) enum Plan {
     Missing(String),
 }
 
+/// A signal's number, and what a process ends with that gets it; `None` inside when it does not
+/// end. `None` when there is no such signal.
+pub(super) fn on_signal(signal: &str, stubborn: bool) -> Option<(&'static str, Option<i64>)> {
+    let upper = signal.to_ascii_uppercase();
+    let obeyed = |code| (!stubborn).then_some(code);
+    Some(match upper.strip_prefix("SIG").unwrap_or(&upper) {
+        "" | "KILL" | "9" => ("9", Some(137)),
+        "TERM" | "15" => ("15", obeyed(0)),
+        "INT" | "2" => ("2", obeyed(130)),
+        "QUIT" | "3" => ("3", obeyed(131)),
+        "HUP" | "1" => ("1", None),
+        "USR1" | "10" => ("10", None),
+        "USR2" | "12" => ("12", None),
+        _ => return None,
+    })
+}
+
 /// The plan for an image and a command line.
 pub(super) fn plan(image: &str, command: &[String]) -> Plan {
     let words: Vec<&str> = command.iter().map(String::as_str).collect();

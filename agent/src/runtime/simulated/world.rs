@@ -17,6 +17,8 @@ use crate::runtime::EngineEvent;
 mod acts;
 mod execs;
 
+pub(super) use acts::Stop;
+
 /// Events that can be asked for again, as many as Docker keeps.
 const EVENTS_KEPT: usize = 256;
 /// Runs of a container whose lines its log still holds.

@@ -12,6 +12,18 @@ use crate::runtime::simulated::programs::{self, Plan};
 /// First port given to whom any port will do.
 const FREE_PORT_FIRST: u32 = 32_768;
 
+/// How a container is told to end.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::runtime::simulated) struct Stop<'a> {
+    pub(in crate::runtime::simulated) grace_s: Option<u32>,
+    /// Empty: the container's own, else TERM.
+    pub(in crate::runtime::simulated) signal: &'a str,
+    /// How long a process takes that obeys.
+    pub(in crate::runtime::simulated) ends_after_us: i64,
+    /// Whether it begins again.
+    pub(in crate::runtime::simulated) again: bool,
+}
+
 impl World {
     /// The container of that name, id or unique prefix of an id.
     pub(in crate::runtime::simulated) fn find(&self, wanted: &str) -> Result<usize, RuntimeError> {
@@ -162,12 +174,11 @@ impl World {
     pub(in crate::runtime::simulated) fn stop(
         &mut self,
         wanted: &str,
-        grace_s: Option<u32>,
-        ends_after_us: i64,
-        again: bool,
+        how: Stop<'_>,
         now_us: i64,
     ) -> Result<Ends, RuntimeError> {
         let index = self.find(wanted)?;
+        let again = how.again;
         let spec = self.containers[index].spec();
         match self.containers[index].phase.clone() {
             Phase::Created | Phase::Exited if again => {
@@ -188,19 +199,26 @@ impl World {
             Phase::Ending { at_us, .. } => return Ok(Ends::At(at_us)),
             Phase::Running => {}
         }
+        let stubborn = spec.image.starts_with(programs::STUBBORN_PREFIX);
+        let signal = match (how.signal, spec.stop_signal.as_str()) {
+            ("", "") => "TERM",
+            ("", own) => own,
+            (given, _) => given,
+        };
+        let (number, ends_with) = programs::on_signal(signal, stubborn)
+            .ok_or_else(|| RuntimeError::Engine(format!("Invalid signal: {signal}")))?;
         let own = if spec.stop_timeout_s == 0 {
             10
         } else {
             spec.stop_timeout_s
         };
-        let grace_us = i64::from(grace_s.unwrap_or(own)) * 1_000_000;
-        let stubborn = spec.image.starts_with(programs::STUBBORN_PREFIX);
-        let (after_us, code) = if stubborn || grace_us < ends_after_us {
-            (grace_us, CODE_KILLED)
-        } else {
-            (ends_after_us, 0)
+        let grace_us = i64::from(how.grace_s.unwrap_or(own)) * 1_000_000;
+        let (after_us, code) = match ends_with {
+            Some(code) if how.ends_after_us <= grace_us => (how.ends_after_us, code),
+            // It ignores the signal, or does not make it in time.
+            _ => (grace_us, CODE_KILLED),
         };
-        self.tell(index, now_us, "kill", "15");
+        self.tell(index, now_us, "kill", number);
         let at_us = now_us + after_us;
         self.containers[index].by_hand = true;
         self.containers[index].phase = Phase::Ending { at_us, code, again };
@@ -217,22 +235,12 @@ impl World {
         if !self.containers[index].is_running() {
             return Err(RuntimeError::NotRunning(wanted.to_owned()));
         }
-        let upper = signal.to_ascii_uppercase();
-        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
         let stubborn = self.containers[index]
             .spec()
             .image
             .starts_with(programs::STUBBORN_PREFIX);
-        let (number, code) = match name {
-            "" | "KILL" | "9" => ("9", Some(CODE_KILLED)),
-            "TERM" | "15" => ("15", (!stubborn).then_some(0)),
-            "INT" | "2" => ("2", (!stubborn).then_some(130)),
-            "QUIT" | "3" => ("3", (!stubborn).then_some(131)),
-            "HUP" | "1" => ("1", None),
-            "USR1" | "10" => ("10", None),
-            "USR2" | "12" => ("12", None),
-            _ => return Err(RuntimeError::Engine(format!("Invalid signal: {signal}"))),
-        };
+        let (number, code) = programs::on_signal(signal, stubborn)
+            .ok_or_else(|| RuntimeError::Engine(format!("Invalid signal: {signal}")))?;
         self.tell(index, now_us, "kill", number);
         let Some(code) = code else { return Ok(()) };
         self.containers[index].by_hand = true;

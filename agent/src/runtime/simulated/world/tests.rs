@@ -1,7 +1,16 @@
 use fairlead_protocol::ContainerSpec;
 
-use super::{Ends, Phase, World};
+use super::{Ends, Phase, Stop, World};
 use crate::runtime::RuntimeError;
+
+fn told(grace_s: Option<u32>, again: bool) -> Stop<'static> {
+    Stop {
+        grace_s,
+        again,
+        ends_after_us: 5,
+        signal: "",
+    }
+}
 
 const SECOND: i64 = 1_000_000;
 
@@ -43,9 +52,12 @@ fn a_stop_takes_the_grace_of_the_stubborn_and_no_more() {
     made(&mut world, "b", "demo/stubborn:1", |_| {});
     world.start("a", 0).unwrap();
     world.start("b", 0).unwrap();
-    assert_eq!(world.stop("a", None, 5, false, 100).unwrap(), Ends::At(105));
     assert_eq!(
-        world.stop("b", Some(3), 5, false, 100).unwrap(),
+        world.stop("a", told(None, false), 100).unwrap(),
+        Ends::At(105)
+    );
+    assert_eq!(
+        world.stop("b", told(Some(3), false), 100).unwrap(),
         Ends::At(100 + 3 * SECOND)
     );
     world.settle(105);
@@ -54,7 +66,7 @@ fn a_stop_takes_the_grace_of_the_stubborn_and_no_more() {
     world.settle(100 + 3 * SECOND);
     assert_eq!(world.containers[1].exit_code, 137);
     assert_eq!(
-        world.stop("b", None, 5, false, 4 * SECOND).unwrap(),
+        world.stop("b", told(None, false), 4 * SECOND).unwrap(),
         Ends::Now
     );
 }
@@ -64,7 +76,7 @@ fn a_restart_goes_on_without_its_caller() {
     let mut world = world();
     made(&mut world, "a", "demo/web:1", |_| {});
     world.start("a", 0).unwrap();
-    world.stop("a", None, 5, true, 100).unwrap();
+    world.stop("a", told(None, true), 100).unwrap();
     let json = serde_json::to_string(&world).unwrap();
     let mut later: World = serde_json::from_str(&json).unwrap();
     later.after_a_break();
@@ -104,7 +116,7 @@ fn what_is_stopped_by_hand_stays_stopped() {
     world.start("a", 0).unwrap();
     world.settle(3 * SECOND);
     assert!(world.containers[0].restarts >= 2);
-    world.stop("a", None, 5, false, 3 * SECOND).unwrap();
+    world.stop("a", told(None, false), 3 * SECOND).unwrap();
     world.settle(60 * SECOND);
     assert_eq!(world.containers[0].phase, Phase::Exited);
 }
