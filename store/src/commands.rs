@@ -248,6 +248,17 @@ impl Tx<'_> {
         Ok(changed == 1)
     }
 
+    /// The command is on its way to its agent (or may be): from here only the agent knows its end.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn command_sent(&self, id: CommandId) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached("UPDATE commands SET state = 'delivered' WHERE id = ?1 AND state = 'queued'")?
+            .execute([id.as_bytes()])?;
+        Ok(())
+    }
+
     /// Notes who withdraws a command; `false` when it has a final state already or is not known.
     ///
     /// # Errors

@@ -213,6 +213,19 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// An admin accepts that epoch and counter went back: whatever the host quotes next is adopted.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn approve_host(&self, id: HostId) -> Result<(), StoreError> {
+        self.sql.execute(
+            "UPDATE hosts SET held = '', epoch = 0, certificate_counter = 0, \
+             certificate_key_hash = x'' WHERE id = ?1",
+            [id.as_bytes()],
+        )?;
+        Ok(())
+    }
+
     /// Ends a host's identity; `false` when it was not known or had ended before.
     ///
     /// # Errors

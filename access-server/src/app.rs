@@ -1,0 +1,170 @@
+//! Builds the access server from its configuration and runs it until shutdown.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use fairlead_api::server::{Limits, serve};
+use fairlead_daemon::clock::Clock;
+use fairlead_daemon::shutdown::Shutdown;
+use fairlead_identity::chain::Usage;
+use fairlead_identity::tls::{self, Expected, Trust};
+use fairlead_link::accept::Acceptor;
+use fairlead_link::dial::Dialler;
+use fairlead_protocol::{UplinkUp, limits};
+use fairlead_store::{Store, StoreError};
+use rustls::pki_types::UnixTime;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::join::{JoinError, join};
+use crate::region::{Region, RegionParts};
+use crate::{listener, metrics, sweeper, uplink};
+
+/// Why the access server does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// It serves no region.
+    #[error("{0}")]
+    Join(#[from] JoinError),
+    /// The ledger cannot be used.
+    #[error("{0}")]
+    Ledger(#[from] StoreError),
+    /// A port cannot be had.
+    #[error("cannot listen at {address}: {reason}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// Keys and certificates do not fit.
+    #[error("cannot use the certificates: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The own certificate is not one of ours.
+    #[error("the own certificate cannot be used: {0}")]
+    Identity(#[from] fairlead_identity::chain::ChainError),
+}
+
+/// An access server, built and listening.
+pub struct App {
+    region: Arc<Region>,
+    agents: TcpListener,
+    web: TcpListener,
+    acceptor: Acceptor,
+    web_tls: Arc<rustls::ServerConfig>,
+    dialler: Dialler,
+    controller: String,
+    volatile: mpsc::Receiver<UplinkUp>,
+}
+
+async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|error| AppError::Listen {
+        address: address.to_string(),
+        reason: error.to_string(),
+    })
+}
+
+impl App {
+    /// Joins (if need be), opens the ledger, listens.
+    ///
+    /// # Errors
+    /// When any of that fails.
+    pub async fn build(config: Config) -> Result<Self, AppError> {
+        let agents = listen(config.agent_listen).await?;
+        let web = listen(config.listen).await?;
+        let joined = join(&config).await?;
+        let ledger = Store::open(&config.data_dir.join("ledger.db"))?;
+        let own = joined.root.identify(&joined.server.chain, Usage::Server, UnixTime::now())?;
+        let acceptor_tls =
+            tls::server(joined.root.clone(), joined.server.clone(), limits::RENEW_GRACE)?;
+        let acceptor =
+            Acceptor::new(Arc::new(acceptor_tls), joined.root.clone(), limits::RENEW_GRACE);
+        let dialler_tls = tls::client(
+            Trust::Root(joined.root.clone()),
+            Expected::Controller,
+            Some(joined.server.clone()),
+        )?;
+        let dialler = Dialler::new(dialler_tls, Some(joined.root.clone()));
+        let web_tls = Arc::new(tls::https(joined.web)?);
+        let (region, volatile) = Region::new(RegionParts {
+            name: joined.region,
+            server: own.role,
+            addresses: vec![config.agent_address.clone()],
+            root: joined.root,
+            agents_ca: joined.agents_ca,
+            ledger,
+            clock: Clock::system(),
+            ping_interval_ms: config.ping_interval_ms,
+        })
+        .await?;
+        Ok(Self {
+            region: Arc::new(region),
+            agents,
+            web,
+            acceptor,
+            web_tls,
+            dialler,
+            controller: config.controller,
+            volatile,
+        })
+    }
+
+    /// Serves until shutdown.
+    pub async fn run(self, shutdown: Shutdown) {
+        tracing::info!(region = self.region.name, "access server up");
+        let region = self.region;
+        let router = probes(Arc::clone(&region));
+        let (.., served) = tokio::join!(
+            listener::run(self.agents, self.acceptor, Arc::clone(&region), shutdown.clone()),
+            uplink::run(
+                Arc::clone(&region),
+                self.dialler,
+                self.controller,
+                self.volatile,
+                shutdown.clone()
+            ),
+            sweeper::run(Arc::clone(&region), shutdown.clone()),
+            serve(
+                self.web,
+                self.web_tls,
+                router,
+                shutdown.clone(),
+                Limits::default()
+            ),
+        );
+        if let Err(error) = served {
+            tracing::error!(%error, "the region's https ended");
+        }
+    }
+}
+
+/// What the region says about itself without asking who wants to know. Nothing of its hosts.
+fn probes(region: Arc<Region>) -> Router {
+    let ready = Arc::clone(&region);
+    let counted = region;
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route(
+            "/readyz",
+            get(move || {
+                let attached = ready.is_attached();
+                async move {
+                    if attached {
+                        (StatusCode::OK, "ok\n")
+                    } else {
+                        (StatusCode::SERVICE_UNAVAILABLE, "no uplink to the controller\n")
+                    }
+                }
+            }),
+        )
+        .route(
+            "/metrics",
+            get(move || {
+                let text = metrics::render(&counted);
+                async move { text }
+            }),
+        )
+}

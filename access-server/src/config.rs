@@ -1,0 +1,39 @@
+//! What the access server is told on its command line (every flag is also `FAIRLEAD_…`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Where it listens, whom it dials, where its ledger is.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Directory for ledger, keys and certificates; only its owner can enter it.
+    #[arg(long, env = "FAIRLEAD_DATA_DIR", default_value = "/var/lib/fairlead-access-server")]
+    pub data_dir: PathBuf,
+    /// The controller's port for access servers, `host:port`.
+    #[arg(long, env = "FAIRLEAD_CONTROLLER")]
+    pub controller: String,
+    /// File that holds the region's join token (from `fairlead region add`); needed once.
+    #[arg(long, env = "FAIRLEAD_JOIN_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// What this server is called; unique in its region.
+    #[arg(long, env = "FAIRLEAD_NAME", default_value = "a1")]
+    pub name: String,
+    /// Where agents are listened for.
+    #[arg(long, env = "FAIRLEAD_AGENT_LISTEN", default_value = "0.0.0.0:7501")]
+    pub agent_listen: SocketAddr,
+    /// What agents dial to get there, `host:port`.
+    #[arg(long, env = "FAIRLEAD_AGENT_ADDRESS")]
+    pub agent_address: String,
+    /// Where the region's own https is served.
+    #[arg(long, env = "FAIRLEAD_LISTEN", default_value = "0.0.0.0:7500")]
+    pub listen: SocketAddr,
+    /// The https address that others use for it.
+    #[arg(long, env = "FAIRLEAD_PUBLIC_URL")]
+    pub public_url: String,
+    /// Milliseconds between pings on a link.
+    #[arg(long, env = "FAIRLEAD_PING_INTERVAL_MS", default_value = "15000",
+          value_parser = clap::value_parser!(u32).range(100..=120_000))]
+    pub ping_interval_ms: u32,
+}

@@ -1,0 +1,614 @@
+//! One agent's link: hello, admission, then messages both ways until it ends.
+//!
+//! The loop writes to the ledger but never waits for the agent or the controller. Its arms by rank:
+//! shutdown, what is to be sent, what is heard, the heartbeat. A broken or hostile agent loses its own
+//! connection and costs nobody else anything: every message is bounded, every answer is about its own
+//! host only.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use fairlead_daemon::shutdown::Shutdown;
+use fairlead_link::backoff::random_share;
+use fairlead_link::socket::{Heard, Socket, SocketError};
+use fairlead_protocol::{
+    CancelRefused, Challenge, CommandId, CommandProgress, CommandResult, Deliver, EventAck, Hello,
+    HostId, HostInventory, HostMetrics, HostPresence, InstanceId, LinkDown, LinkUp, Message,
+    Progress, Reconnect, RegionResult, ResultAck, ResultPart, RunId, SignedCommand, Stage, Stamp,
+    State, StreamRefused, Unsupported, Welcome, codes, limits, link_down, link_up, numbered,
+    uplink_up, version,
+};
+use fairlead_store::exchange::CENTRE;
+use fairlead_store::hosts::HostRow;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::doors;
+use crate::region::{Refusal, Region, unavailable};
+use crate::registry::{Admission, Entry};
+use crate::router::{TO_HOST_MAX, ToHost};
+
+type Agent = Socket<LinkDown, LinkUp>;
+
+/// Bodies of results that are being received on one link, together.
+const BODIES_BYTES_MAX: usize = 2 * limits::RESULT_BODY_BYTES_MAX;
+/// When an agent that was refused as a clone may try again.
+const CLONE_RETRY_MS: u32 = 60_000;
+/// On shutdown, agents come back after this, spread over the second figure.
+const DRAIN_AFTER_MS: u32 = 200;
+/// See [`DRAIN_AFTER_MS`].
+const DRAIN_SPREAD_MS: u32 = 2000;
+
+/// Serves one agent from its hello to its end.
+pub async fn run(
+    mut socket: Agent,
+    host: HostId,
+    serial: String,
+    region: Arc<Region>,
+    shutdown: Shutdown,
+) {
+    let hello = match socket.hear_message(limits::HELLO_TIMEOUT).await {
+        Ok(LinkUp { kind: Some(link_up::Kind::Hello(hello)) }) => hello,
+        Ok(_) => {
+            let message = "the first message must be hello".to_owned();
+            return doors::refuse(&mut socket, (codes::PROTOCOL_VIOLATION, message), 0).await;
+        }
+        Err(error) => return tracing::debug!(%host, %error, "left before hello"),
+    };
+    let (link, queue) = match Link::admit(&mut socket, host, serial, hello, region).await {
+        Ok(admitted) => admitted,
+        Err((refusal, retry_after_ms)) => {
+            tracing::warn!(%host, code = refusal.0, reason = refusal.1, "link refused");
+            return doors::refuse(&mut socket, refusal, retry_after_ms).await;
+        }
+    };
+    link.serve(socket, queue, shutdown).await;
+}
+
+struct Link {
+    region: Arc<Region>,
+    host: HostId,
+    connection: u64,
+    presence: HostPresence,
+    interval: Duration,
+    heard: Instant,
+    sent: Instant,
+    bodies: HashMap<CommandId, BytesMut>,
+    challenge: Option<(u64, oneshot::Sender<()>)>,
+    entry: Entry,
+}
+
+impl Link {
+    // === admission
+
+    async fn admit(
+        socket: &mut Agent,
+        host: HostId,
+        serial: String,
+        hello: Hello,
+        region: Arc<Region>,
+    ) -> Result<(Self, mpsc::Receiver<ToHost>), (Refusal, u32)> {
+        let no = |code, message: String| ((code, message), 0);
+        let version =
+            version::negotiate(hello.version_min, hello.version_max).ok_or_else(|| {
+                let message = format!(
+                    "the agent speaks {} to {}, this server {} to {}: upgrade the older one",
+                    hello.version_min, hello.version_max, version::OLDEST, version::NEWEST
+                );
+                no(codes::VERSION_MISMATCH, message)
+            })?;
+        let odd = || no(codes::PROTOCOL_VIOLATION, "hello names no instance".to_owned());
+        let instance = InstanceId::from_wire(&hello.instance).map_err(|_| odd())?;
+        let run = RunId::from_wire(&hello.run).map_err(|_| odd())?;
+        let known = Self::known(&region, host).await.map_err(|refusal| (refusal, 2000))?;
+        Self::check_continuity(&region, host, &known, &hello)
+            .await
+            .map_err(|refusal| (refusal, CLONE_RETRY_MS))?;
+        let connection = region.new_connection();
+        let (to_host, queue) = mpsc::channel(TO_HOST_MAX);
+        let entry = Entry {
+            connection,
+            instance,
+            run,
+            epoch: hello.epoch,
+            serial,
+            to_host,
+            lagging: Arc::default(),
+        };
+        Self::take_place(&region, host, entry.clone()).await?;
+        let now_us = region.clock.now_us();
+        let presence = HostPresence {
+            host: host.to_wire(),
+            state: "online".to_owned(),
+            since_us: now_us,
+            reason: String::new(),
+            epoch: hello.epoch,
+            instance: instance.to_wire(),
+            facts: hello.facts.clone(),
+            address: socket.remote.map(|remote| remote.ip().to_string()).unwrap_or_default(),
+            clock_offset_us: 0,
+        };
+        let interval = Duration::from_millis(u64::from(region.ping_interval_ms));
+        let now = Instant::now();
+        let link = Self {
+            host,
+            connection,
+            presence,
+            interval,
+            heard: now,
+            sent: now,
+            bodies: HashMap::new(),
+            challenge: None,
+            entry,
+            region,
+        };
+        let epoch = known.epoch;
+        link.welcome(socket, version, epoch).await.map_err(|error| {
+            link.region.registry.remove(host, connection);
+            no(codes::PROTOCOL_VIOLATION, error.to_string())
+        })?;
+        let facts = hello.facts.unwrap_or_default().encode_to_vec();
+        let epoch = hello.epoch;
+        // What is merely good to know is not worth a wait: the next hello says it again.
+        let region = Arc::clone(&link.region);
+        tokio::spawn(async move {
+            let seen =
+                region.ledger.write(move |tx| tx.host_seen(host, now_us, epoch, &facts)).await;
+            if let Err(error) = seen {
+                tracing::warn!(%host, %error, "hello could not be noted");
+            }
+        });
+        Ok((link, queue))
+    }
+
+    async fn known(region: &Region, host: HostId) -> Result<HostRow, Refusal> {
+        let found = region.ledger.read(move |tx| tx.host(host)).await;
+        match found.map_err(|error| unavailable(&error))? {
+            Some(row) => Ok(row),
+            None => {
+                // The ledger was lost or restored from before this host joined. Its certificate is
+                // the region's own, so it is taken in again, and the centre is told.
+                let record = fairlead_protocol::HostRecord {
+                    host: host.to_wire(),
+                    name: host.short(),
+                    tenant: fairlead_store::DEFAULT_TENANT.to_owned(),
+                    ..fairlead_protocol::HostRecord::default()
+                };
+                let row = doors::host_row(&record, &region.name, region.clock.now_us());
+                let kept = row.clone();
+                region
+                    .ledger
+                    .write(move |tx| tx.insert_host(host, &kept))
+                    .await
+                    .map_err(|error| unavailable(&error))?;
+                region.record(host, "host.adopted", "unknown to the ledger".to_owned()).await;
+                Ok(row)
+            }
+        }
+    }
+
+    /// Counters and epochs only grow; where one went back, somebody uses an older copy of the host.
+    async fn check_continuity(
+        region: &Region,
+        host: HostId,
+        known: &HostRow,
+        hello: &Hello,
+    ) -> Result<(), Refusal> {
+        if !known.held.is_empty() {
+            let message =
+                format!("held: {}; an admin decides with `fairlead host approve`", known.held);
+            return Err((codes::HELD, message));
+        }
+        if hello.epoch < known.epoch {
+            let reason = format!(
+                "its epoch went back from {} to {}: an older copy of the machine is in use",
+                known.epoch, hello.epoch
+            );
+            return Err(doors::hold(region, host, reason).await);
+        }
+        if hello.certificate_counter + 1 < known.certificate_counter {
+            let reason = format!(
+                "its certificate counter went back from {} to {}",
+                known.certificate_counter, hello.certificate_counter
+            );
+            return Err(doors::hold(region, host, reason).await);
+        }
+        Ok(())
+    }
+
+    /// Enters the registry, challenging an older link of another supervisor first: silence means that
+    /// it is a ghost, an answer that the newcomer is a clone.
+    async fn take_place(
+        region: &Region,
+        host: HostId,
+        entry: Entry,
+    ) -> Result<(), (Refusal, u32)> {
+        let mut displaces = None;
+        loop {
+            match region.registry.admit(host, entry.clone(), displaces) {
+                Admission::Admitted(older) => {
+                    if let Some(older) = older {
+                        let message = "a newer connection of this host took over".to_owned();
+                        let end = ToHost::End { code: codes::BUSY, message };
+                        let _ = older.to_host.try_send(end);
+                    }
+                    return Ok(());
+                }
+                Admission::Outdated => {
+                    let message = "a younger instance of this agent is connected".to_owned();
+                    return Err(((codes::BUSY, message), 1000));
+                }
+                Admission::Challenge(older) => {
+                    if lives(&older).await {
+                        let detail = "two machines use one identity; the newcomer was refused: give \
+                                      it an identity of its own (remove its state directory and \
+                                      enrol it with a new join token)";
+                        region.record(host, "host.clone", detail.to_owned()).await;
+                        return Err(((codes::CLONE, detail.to_owned()), CLONE_RETRY_MS));
+                    }
+                    displaces = Some(older.connection);
+                }
+            }
+        }
+    }
+
+    async fn welcome(
+        &self,
+        socket: &mut Agent,
+        version: u32,
+        epoch: u64,
+    ) -> Result<(), SocketError> {
+        let welcome = Welcome {
+            version,
+            software: concat!("fairlead-access-server ", env!("CARGO_PKG_VERSION")).to_owned(),
+            features: Vec::new(),
+            server: self.region.server.to_string(),
+            connection: self.connection,
+            server_time_us: self.region.clock.now_us(),
+            ping_interval_ms: self.region.ping_interval_ms,
+            addresses: self.region.addresses.clone(),
+            command_keys: Some(self.region.command_keys()),
+            taken: 0,
+            epoch,
+        };
+        socket.send(&LinkDown { kind: Some(link_down::Kind::Welcome(welcome)) }).await
+    }
+
+    // === service
+
+    async fn serve(
+        mut self,
+        mut socket: Agent,
+        mut queue: mpsc::Receiver<ToHost>,
+        shutdown: Shutdown,
+    ) {
+        tracing::info!(host = %self.host, epoch = self.presence.epoch, "link up");
+        self.region.note_presence(self.host, self.presence.clone());
+        let region = Arc::clone(&self.region);
+        region.record(self.host, "host.online", format!("epoch {}", self.presence.epoch)).await;
+        let reason = self.until_end(&mut socket, &mut queue, &shutdown).await;
+        self.ended(&reason).await;
+    }
+
+    async fn until_end(
+        &mut self,
+        socket: &mut Agent,
+        queue: &mut mpsc::Receiver<ToHost>,
+        shutdown: &Shutdown,
+    ) -> String {
+        if let Err(error) = self.send_open_commands(socket).await {
+            return error.to_string();
+        }
+        loop {
+            let wake = self.wake_at();
+            let done = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => {
+                    let wish = Reconnect {
+                        after_ms: DRAIN_AFTER_MS,
+                        spread_ms: DRAIN_SPREAD_MS,
+                        reason: "the access server is restarted".to_owned(),
+                    };
+                    let wish = LinkDown { kind: Some(link_down::Kind::Reconnect(wish)) };
+                    let _ = socket.send(&wish).await;
+                    socket.close().await;
+                    return "the access server was shut down".to_owned();
+                }
+                Some(order) = queue.recv() => self.on_order(socket, order).await,
+                heard = socket.hear() => match heard {
+                    Ok(Heard::Life) => {
+                        self.heard();
+                        Ok(())
+                    }
+                    Ok(Heard::Message(message)) => {
+                        self.heard();
+                        self.on_message(socket, message).await
+                    }
+                    Err(error) => Err(error.to_string()),
+                },
+                () = tokio::time::sleep_until(wake) => self.beat(socket).await,
+            };
+            if let Err(reason) = done {
+                return reason;
+            }
+            if self.entry.lagging.swap(false, Ordering::SeqCst)
+                && let Err(error) = self.send_open_commands(socket).await
+            {
+                return error.to_string();
+            }
+        }
+    }
+
+    fn heard(&mut self) {
+        self.heard = Instant::now();
+        if self.presence.state != "online" {
+            self.presence.state = "online".to_owned();
+            self.presence.reason.clear();
+            self.region.note_presence(self.host, self.presence.clone());
+        }
+    }
+
+    fn wake_at(&self) -> Instant {
+        let jitter = self.interval.mul_f64(random_share() * 0.2);
+        (self.sent + self.interval - jitter).max(Instant::now() + Duration::from_millis(10))
+    }
+
+    /// Everything without a final state, in order: the agent knows what it has had before.
+    async fn send_open_commands(&mut self, socket: &mut Agent) -> Result<(), SocketError> {
+        let host = self.host;
+        let open = match self.region.ledger.read(move |tx| tx.open_commands(Some(host))).await {
+            Ok(open) => open,
+            Err(error) => {
+                unavailable(&error);
+                return Err(SocketError::Broken("the ledger cannot be read".to_owned()));
+            }
+        };
+        // From here on only the agent knows what becomes of them: that has to be on disk first.
+        let unsent: Vec<CommandId> =
+            open.iter().filter(|row| row.state == State::Queued).map(|row| row.id).collect();
+        if !unsent.is_empty() {
+            let marked = self
+                .region
+                .ledger
+                .write(move |tx| unsent.into_iter().try_for_each(|id| tx.command_sent(id)))
+                .await;
+            if let Err(error) = marked {
+                unavailable(&error);
+                return Err(SocketError::Broken("the ledger cannot be written".to_owned()));
+            }
+        }
+        for row in open {
+            let Ok(command) = SignedCommand::decode(&row.signed[..]) else { continue };
+            let deliver =
+                Deliver { command: Some(command), epoch: self.entry.epoch, region_received_us: 0 };
+            socket.send(&LinkDown { kind: Some(link_down::Kind::Deliver(deliver)) }).await?;
+            if !row.cancel_by.is_empty() {
+                let cancel = fairlead_protocol::Cancel {
+                    command: row.id.to_wire(),
+                    by: row.cancel_by.clone(),
+                };
+                socket.send(&LinkDown { kind: Some(link_down::Kind::Cancel(cancel)) }).await?;
+            }
+        }
+        self.sent = Instant::now();
+        Ok(())
+    }
+
+    async fn on_order(&mut self, socket: &mut Agent, order: ToHost) -> Result<(), String> {
+        match order {
+            ToHost::Send(message) => {
+                self.sent = Instant::now();
+                socket.send(&message).await.map_err(|error| error.to_string())
+            }
+            ToHost::Challenge { nonce, answered } => {
+                self.challenge = Some((nonce, answered));
+                let challenge = link_down::Kind::Challenge(Challenge { nonce });
+                socket
+                    .send(&LinkDown { kind: Some(challenge) })
+                    .await
+                    .map_err(|error| error.to_string())
+            }
+            ToHost::End { code, message } => {
+                doors::refuse(socket, (code, message.clone()), 0).await;
+                Err(message)
+            }
+        }
+    }
+
+    async fn beat(&mut self, socket: &mut Agent) -> Result<(), String> {
+        let silent = self.heard.elapsed();
+        if silent > self.interval * limits::PINGS_MISSED_OFFLINE {
+            return Err(format!("silent for {} s", silent.as_secs()));
+        }
+        if silent > self.interval * limits::PINGS_MISSED_SUSPECT && self.presence.state == "online" {
+            self.presence.state = "suspect".to_owned();
+            self.presence.reason = "heartbeats are missing".to_owned();
+            self.region.note_presence(self.host, self.presence.clone());
+        }
+        self.sent = Instant::now();
+        socket.ping().await.map_err(|error| error.to_string())
+    }
+
+    async fn ended(self, reason: &str) {
+        if !self.region.registry.remove(self.host, self.connection) {
+            return tracing::info!(host = %self.host, reason, "an old link ended");
+        }
+        tracing::warn!(host = %self.host, reason, "link lost");
+        let now_us = self.region.clock.now_us();
+        let presence = HostPresence {
+            state: "offline".to_owned(),
+            since_us: now_us,
+            reason: reason.to_owned(),
+            ..self.presence
+        };
+        self.region.note_presence(self.host, presence);
+        self.region.record(self.host, "host.offline", reason.to_owned()).await;
+    }
+
+    // === what agents say
+
+    async fn on_message(&mut self, socket: &mut Agent, message: LinkUp) -> Result<(), String> {
+        use link_up::Kind as K;
+        let host = self.host.to_wire();
+        match message.kind {
+            Some(K::Progress(progress)) => self.progress(progress).await,
+            Some(K::ResultPart(part)) => return self.result_part(&part),
+            Some(K::Result(result)) => return self.result(socket, result).await,
+            Some(K::Inventory(part)) => {
+                self.region.fleet.inventory(self.host, &part);
+                let inventory = HostInventory { host, part: Some(part) };
+                self.region.tell(uplink_up::Kind::Inventory(inventory));
+            }
+            Some(K::Metrics(part)) => {
+                self.region.fleet.metrics(self.host, &part);
+                self.region.tell(uplink_up::Kind::Metrics(HostMetrics { host, part: Some(part) }));
+            }
+            Some(K::Event(event)) => {
+                let seq = event.seq;
+                if let Err(error) = self.region.record_event(self.host, event).await {
+                    // Without an acknowledgement the agent keeps it and sends it again.
+                    tracing::error!(%error, "an event could not be recorded");
+                    return Ok(());
+                }
+                return answer(socket, link_down::Kind::EventAck(EventAck { seq })).await;
+            }
+            Some(K::Renew(request)) => {
+                let kind = match doors::renewed(&self.region, self.host, &request).await {
+                    Ok(reply) => link_down::Kind::Renewed(reply),
+                    Err((code, message)) => {
+                        return Err(format!("renewal refused: {message} ({code})"));
+                    }
+                };
+                return answer(socket, kind).await;
+            }
+            Some(K::ChallengeAnswer(said)) => {
+                if let Some((nonce, answered)) = self.challenge.take()
+                    && nonce == said.nonce
+                {
+                    let _ = answered.send(());
+                }
+            }
+            Some(K::StreamRefused(refused)) => self.stream_refused(refused),
+            Some(K::CancelRefused(refused)) => self.cancel_refused(&refused),
+            Some(K::Unsupported(unsupported)) => {
+                tracing::warn!(host = %self.host, kind = unsupported.kind, "agent lacks a kind");
+            }
+            Some(K::Hello(_) | K::Enrol(_)) => return Err("a greeting out of turn".to_owned()),
+            None => {
+                return answer(socket, link_down::Kind::Unsupported(Unsupported::default())).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn progress(&self, progress: Progress) {
+        let said = CommandProgress { host: self.host.to_wire(), progress: Some(progress) };
+        self.region.tell(uplink_up::Kind::Progress(said));
+    }
+
+    fn stream_refused(&self, refused: StreamRefused) {
+        if let Ok(id) = fairlead_protocol::StreamId::from_wire(&refused.id) {
+            self.region.streams.forget(id);
+        }
+        self.region.tell(uplink_up::Kind::StreamRefused(refused));
+    }
+
+    fn cancel_refused(&self, refused: &CancelRefused) {
+        tracing::info!(host = %self.host, reason = refused.reason, "a command was not withdrawn");
+    }
+
+    fn result_part(&mut self, part: &ResultPart) -> Result<(), String> {
+        let id = CommandId::from_wire(&part.command).map_err(|error| error.to_string())?;
+        let held: usize = self.bodies.values().map(BytesMut::len).sum();
+        if held + part.data.len() > BODIES_BYTES_MAX {
+            return Err("more of results than a host may have under way".to_owned());
+        }
+        let body = self.bodies.entry(id).or_default();
+        if part.offset == 0 {
+            body.clear();
+        }
+        if body.len() != part.offset as usize {
+            return Err("parts of a result out of order".to_owned());
+        }
+        body.extend_from_slice(&part.data);
+        Ok(())
+    }
+
+    /// A final state: in the ledger and in the outbox, then acknowledged.
+    async fn result(&mut self, socket: &mut Agent, mut result: CommandResult) -> Result<(), String> {
+        let id = CommandId::from_wire(&result.command).map_err(|error| error.to_string())?;
+        if !State::try_from(result.state).is_ok_and(State::is_final) {
+            return Err("a result without a final state".to_owned());
+        }
+        if let Some(body) = self.bodies.remove(&id) {
+            result.body = body.freeze();
+        }
+        if result.body.len() != result.body_length as usize {
+            // Parts of it were dropped on the way: the agent sends it again.
+            return Ok(());
+        }
+        let (host, region) = (self.host, Arc::clone(&self.region));
+        let stored_us = region.take_stored(id);
+        let now_us = region.clock.now_us();
+        let recorded = region
+            .ledger
+            .write(move |tx| {
+                let Some(row) = tx.command(id)? else { return Ok(Known::Never) };
+                if row.host != host {
+                    return Ok(Known::Another);
+                }
+                let region_stamps = row.stamps.into_iter().chain(
+                    stored_us.map(|at_us| stamp(Stage::RegionStored, at_us)),
+                );
+                result.stamps = region_stamps.chain(result.stamps).collect();
+                result.stamps.push(stamp(Stage::RegionResultStored, now_us));
+                if tx.finish_command(id, &result, now_us)? {
+                    let report = RegionResult { host: host.to_wire(), result: Some(result) };
+                    tx.send_later(CENTRE, numbered::Kind::Result(report))?;
+                }
+                Ok(Known::Recorded)
+            })
+            .await;
+        match recorded {
+            Ok(Known::Recorded) => region.outbox_grew.notify_one(),
+            Ok(Known::Never) => {
+                tracing::warn!(%host, command = %id, "a result of a command that the ledger does not know");
+            }
+            Ok(Known::Another) => return Err("a result of another host's command".to_owned()),
+            Err(error) => {
+                unavailable(&error);
+                return Ok(());
+            }
+        }
+        let ack = ResultAck { command: id.to_wire(), connection: self.connection };
+        answer(socket, link_down::Kind::ResultAck(ack)).await
+    }
+}
+
+enum Known {
+    Recorded,
+    Never,
+    Another,
+}
+
+fn stamp(stage: Stage, at_us: i64) -> Stamp {
+    Stamp { stage: stage.into(), at_us, note: String::new() }
+}
+
+async fn answer(socket: &mut Agent, kind: link_down::Kind) -> Result<(), String> {
+    socket.send(&LinkDown { kind: Some(kind) }).await.map_err(|error| error.to_string())
+}
+
+/// Whether a link answers a challenge in time.
+async fn lives(older: &Entry) -> bool {
+    let (answered, answer) = oneshot::channel();
+    let nonce = u64::from_le_bytes(fairlead_identity::random::bytes());
+    let asked = async {
+        older.to_host.send(ToHost::Challenge { nonce, answered }).await.ok()?;
+        answer.await.ok()
+    };
+    matches!(tokio::time::timeout(limits::CHALLENGE_TIMEOUT, asked).await, Ok(Some(())))
+}

@@ -1,0 +1,360 @@
+//! The region: what all tasks share, and the few decisions that need more than one of its parts.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use fairlead_daemon::clock::Clock;
+use fairlead_identity::Root;
+use fairlead_identity::authority::{Authority, LeafUse, RequestedKey};
+use fairlead_identity::roles::Role;
+use fairlead_protocol::{
+    CommandId, CommandKeys, EnrolCheck, EnrolVerdict, HostEvent, HostId, HostPresence, Message,
+    RegionEvent, RenewReply, Revocations, UplinkUp, codes, limits, numbered, uplink_up,
+};
+use fairlead_store::exchange::CENTRE;
+use fairlead_store::{Store, StoreError};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::fleet::Fleet;
+use crate::metrics::Counters;
+use crate::registry::Registry;
+use crate::router::{self, ToHost};
+use crate::streams::Streams;
+
+/// Messages to the controller that may be lost and wait for the uplink; when they are too many the
+/// whole picture is sent again instead.
+const VOLATILE_MAX: usize = 1024;
+/// How long the controller may take to judge a join token.
+const VERDICT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// What is no longer believed.
+#[derive(Debug, Default)]
+struct Revoked {
+    hosts: HashSet<HostId>,
+    serials: HashSet<String>,
+}
+
+/// Shared by all tasks.
+pub struct Region {
+    /// The region's name.
+    pub name: String,
+    /// This server's role, as agents see it in its certificate.
+    pub server: Role,
+    /// Where agents dial.
+    pub addresses: Vec<String>,
+    /// The installation's root.
+    pub root: Root,
+    /// Certifies the region's agents.
+    pub agents_ca: Authority,
+    /// Durable state.
+    pub ledger: Store,
+    /// Who is connected.
+    pub registry: Registry,
+    /// What is known of hosts.
+    pub fleet: Fleet,
+    /// Streams under way.
+    pub streams: Streams,
+    /// Time.
+    pub clock: Clock,
+    /// For `/metrics`.
+    pub counters: Counters,
+    /// Milliseconds between pings on links.
+    pub ping_interval_ms: u32,
+    /// Wakes the uplink when the outbox has grown.
+    pub outbox_grew: Notify,
+    /// The whole picture has to be sent again.
+    pub resync: AtomicBool,
+    volatile: mpsc::Sender<UplinkUp>,
+    attached: AtomicBool,
+    next_connection: AtomicU64,
+    next_request: AtomicU64,
+    verdicts: Mutex<HashMap<u64, oneshot::Sender<EnrolVerdict>>>,
+    revoked: RwLock<Revoked>,
+    command_keys: RwLock<CommandKeys>,
+    /// When each open command was on the ledger's disk, for its timeline.
+    stored_at: Mutex<HashMap<CommandId, i64>>,
+}
+
+/// What a region is made of.
+pub struct RegionParts {
+    /// See [`Region`].
+    pub name: String,
+    /// See [`Region`].
+    pub server: Role,
+    /// See [`Region`].
+    pub addresses: Vec<String>,
+    /// See [`Region`].
+    pub root: Root,
+    /// See [`Region`].
+    pub agents_ca: Authority,
+    /// See [`Region`].
+    pub ledger: Store,
+    /// See [`Region`].
+    pub clock: Clock,
+    /// See [`Region`].
+    pub ping_interval_ms: u32,
+}
+
+/// A refusal: stable code and words.
+pub type Refusal = (&'static str, String);
+
+impl Region {
+    /// A region from its parts, with what the ledger remembers. The receiver is the uplink's.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub async fn new(parts: RegionParts) -> Result<(Self, mpsc::Receiver<UplinkUp>), StoreError> {
+        let (volatile, queue) = mpsc::channel(VOLATILE_MAX);
+        let (keys, revocations) = parts
+            .ledger
+            .read(|tx| Ok((tx.meta("command_keys")?, tx.meta("revocations")?)))
+            .await?;
+        let region = Self {
+            name: parts.name,
+            server: parts.server,
+            addresses: parts.addresses,
+            root: parts.root,
+            agents_ca: parts.agents_ca,
+            ledger: parts.ledger,
+            registry: Registry::default(),
+            fleet: Fleet::default(),
+            streams: Streams::default(),
+            counters: Counters::default(),
+            ping_interval_ms: parts.ping_interval_ms,
+            outbox_grew: Notify::new(),
+            resync: AtomicBool::new(false),
+            volatile,
+            attached: AtomicBool::new(false),
+            // Connection numbers must not repeat after a restart, or a late ack could be believed.
+            next_connection: AtomicU64::new(parts.clock.now_us().unsigned_abs()),
+            next_request: AtomicU64::new(1),
+            verdicts: Mutex::default(),
+            revoked: RwLock::default(),
+            command_keys: RwLock::new(decoded(keys)),
+            stored_at: Mutex::default(),
+            clock: parts.clock,
+        };
+        region.set_revoked(&decoded::<Revocations>(revocations));
+        Ok((region, queue))
+    }
+
+    /// A number that no other connection has had.
+    pub fn new_connection(&self) -> u64 {
+        self.next_connection.fetch_add(1, Ordering::Relaxed)
+    }
+
+    // === the centre
+
+    /// Whether the uplink is up.
+    pub fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::SeqCst)
+    }
+
+    /// The uplink came or went. Nobody waits for verdicts that cannot come any more.
+    pub fn set_attached(&self, attached: bool) {
+        self.attached.store(attached, Ordering::SeqCst);
+        if !attached {
+            self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    /// Tells the centre something that may be lost; if it is, the whole picture follows later.
+    pub fn tell(&self, kind: uplink_up::Kind) {
+        if self.is_attached() && self.volatile.try_send(UplinkUp { kind: Some(kind) }).is_err() {
+            self.resync.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Notes and tells that a host came, went or changed.
+    pub fn note_presence(&self, host: HostId, presence: HostPresence) {
+        self.fleet.presence(host, presence.clone());
+        self.tell(uplink_up::Kind::Presence(presence));
+    }
+
+    /// Records something that happened in the region, durably.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written.
+    pub async fn record_event(&self, host: HostId, event: HostEvent) -> Result<(), StoreError> {
+        let region = self.name.clone();
+        self.ledger
+            .write(move |tx| {
+                let tenant = fairlead_store::DEFAULT_TENANT;
+                if tx.insert_event(tenant, Some(host), &region, &event)?.is_some() {
+                    let report = RegionEvent { host: host.to_wire(), event: Some(event) };
+                    tx.send_later(CENTRE, numbered::Kind::Event(report))?;
+                }
+                Ok(())
+            })
+            .await?;
+        self.outbox_grew.notify_one();
+        Ok(())
+    }
+
+    /// The same for what this server itself has seen.
+    pub async fn record(&self, host: HostId, action: &str, detail: String) {
+        let event = HostEvent {
+            id: bytes::Bytes::copy_from_slice(&fairlead_identity::random::bytes::<16>()),
+            at_us: self.clock.now_us(),
+            action: action.to_owned(),
+            detail,
+            ..HostEvent::default()
+        };
+        if let Err(error) = self.record_event(host, event).await {
+            tracing::error!(%host, action, %error, "an event could not be recorded");
+        }
+    }
+
+    /// Asks the centre whether a machine may join.
+    pub async fn ask_verdict(&self, mut check: EnrolCheck) -> Result<EnrolVerdict, Refusal> {
+        let offline = || {
+            let message = "the region has no connection to its controller, which alone knows join \
+                           tokens; it is tried again by itself";
+            (codes::REGION_OFFLINE, message.to_owned())
+        };
+        if !self.is_attached() {
+            return Err(offline());
+        }
+        let request = self.next_request.fetch_add(1, Ordering::Relaxed);
+        check.request = request;
+        let (answer, verdict) = oneshot::channel();
+        self.verdicts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(request, answer);
+        self.tell(uplink_up::Kind::EnrolCheck(check));
+        let outcome = tokio::time::timeout(VERDICT_TIMEOUT, verdict).await;
+        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
+        outcome.ok().and_then(Result::ok).ok_or_else(offline)
+    }
+
+    /// The centre has judged.
+    pub fn on_verdict(&self, verdict: EnrolVerdict) {
+        let waiting = self
+            .verdicts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&verdict.request);
+        if let Some(waiting) = waiting {
+            // Whoever asked may have given up.
+            let _ = waiting.send(verdict);
+        }
+    }
+
+    // === belief
+
+    /// Why a host (or its certificate) is not believed any more.
+    pub fn revoked(&self, host: HostId, serial: &str) -> Option<Refusal> {
+        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
+        if revoked.hosts.contains(&host) {
+            let message = "this host's identity has been ended; enrol the machine again with a new \
+                           join token, if it is meant to come back";
+            return Some((codes::REVOKED, message.to_owned()));
+        }
+        revoked.serials.contains(serial).then(|| {
+            let message = "this certificate has been revoked; enrol the machine again with a new \
+                           join token";
+            (codes::REVOKED, message.to_owned())
+        })
+    }
+
+    fn set_revoked(&self, list: &Revocations) {
+        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        revoked.hosts = list.hosts.iter().filter_map(|h| HostId::from_wire(h).ok()).collect();
+        revoked.serials = list.serials.iter().cloned().collect();
+    }
+
+    /// Takes a new list into use and ends the links of those on it.
+    pub async fn on_revocations(&self, list: Revocations) -> Result<(), StoreError> {
+        let bytes = list.encode_to_vec();
+        self.ledger.write(move |tx| tx.set_meta("revocations", &bytes)).await?;
+        self.set_revoked(&list);
+        for (host, entry) in self.registry.hosts() {
+            if let Some((code, message)) = self.revoked(host, &entry.serial) {
+                let _ = entry.to_host.send(ToHost::End { code, message }).await;
+                self.fleet.forget(host);
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys that may sign commands, for hosts that say hello.
+    pub fn command_keys(&self) -> CommandKeys {
+        self.command_keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// New keys from the centre; hosts judge them by themselves.
+    pub async fn on_command_keys(&self, keys: CommandKeys) -> Result<(), StoreError> {
+        let bytes = keys.encode_to_vec();
+        self.ledger.write(move |tx| tx.set_meta("command_keys", &bytes)).await?;
+        *self.command_keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// Certifies a host's key and remembers the answer, so that asking again gives it again.
+    ///
+    /// # Errors
+    /// A refusal, in words.
+    pub async fn certify(
+        &self,
+        host: HostId,
+        key: &RequestedKey,
+        counter: u64,
+    ) -> Result<RenewReply, Refusal> {
+        let role = Role::Agent { region: self.name.clone(), host };
+        let times = (self.clock.now_s(), limits::AGENT_CERTIFICATE_LIFE);
+        let leaf = self
+            .agents_ca
+            .certify(key, &role, LeafUse::Client, &[], times)
+            .map_err(|error| (codes::CERTIFICATE_REJECTED, error.to_string()))?;
+        let reply = RenewReply {
+            certificates: leaf.chain.iter().map(|c| bytes::Bytes::copy_from_slice(c)).collect(),
+            counter,
+        };
+        let (answer, hash) = (reply.encode_to_vec(), key.hash());
+        let not_after_us = leaf.not_after_s * 1_000_000;
+        let report = fairlead_protocol::HostCertified {
+            host: host.to_wire(),
+            counter,
+            serial: leaf.serial,
+            not_after_us,
+        };
+        self.ledger
+            .write(move |tx| {
+                tx.host_certified(host, counter, &hash, &answer, not_after_us)?;
+                tx.send_later(CENTRE, numbered::Kind::Certified(report)).map(|_| ())
+            })
+            .await
+            .map_err(|error| unavailable(&error))?;
+        self.outbox_grew.notify_one();
+        Ok(reply)
+    }
+
+    // === timelines
+
+    /// The command is on the ledger's disk since then.
+    pub fn note_stored(&self, id: CommandId, at_us: i64) {
+        self.stored_at.lock().unwrap_or_else(PoisonError::into_inner).insert(id, at_us);
+    }
+
+    /// When it was; asked once, at its end.
+    pub fn take_stored(&self, id: CommandId) -> Option<i64> {
+        self.stored_at.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
+    }
+}
+
+/// A ledger that cannot be written, for a peer.
+pub fn unavailable(error: &StoreError) -> Refusal {
+    tracing::error!(%error, "the ledger cannot be used");
+    (codes::STORAGE_UNAVAILABLE, "the region's ledger cannot be written now".to_owned())
+}
+
+fn decoded<M: Message + Default>(bytes: Option<Vec<u8>>) -> M {
+    bytes.and_then(|bytes| M::decode(&bytes[..]).ok()).unwrap_or_default()
+}
+
+/// Asks the host to dial a stream; the socket comes through `streams`.
+pub fn open_stream(region: &Region, open: fairlead_protocol::OpenStream, host: HostId) -> bool {
+    router::send(&region.registry, host, fairlead_protocol::link_down::Kind::OpenStream(open))
+}

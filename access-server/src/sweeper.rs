@@ -1,0 +1,181 @@
+//! What only time brings about: commands of absent hosts whose deadline passes end as `expired`, old
+//! rows are forgotten.
+//!
+//! A command that may have reached its agent is never ended here: only the agent knows what became of
+//! it. Of a command that was stored while the host was away, and has not been sent since, it is known
+//! that nothing was done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_daemon::shutdown::Shutdown;
+use fairlead_protocol::{CommandResult, RegionResult, State, codes, numbered};
+use fairlead_store::commands::CommandRow;
+use fairlead_store::exchange::CENTRE;
+use fairlead_store::{StoreError, Tx};
+
+use crate::region::Region;
+
+/// How often.
+const SWEEP_EVERY: Duration = Duration::from_millis(500);
+/// Finished commands are kept so long after their end and deadline.
+const KEPT_US: i64 = 24 * 3_600_000_000;
+/// Rows forgotten in one go.
+const FORGET_AT_ONCE: u32 = 500;
+
+/// Sweeps until shutdown.
+pub async fn run(region: Arc<Region>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(SWEEP_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut rounds = 0u32;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = sweep(&region).await {
+            tracing::error!(%error, "the ledger could not be swept");
+        }
+        rounds = rounds.wrapping_add(1);
+        if rounds.is_multiple_of(120) {
+            let before = region.clock.now_us() - KEPT_US;
+            let forgotten = region
+                .ledger
+                .write(move |tx| {
+                    tx.forget_commands(before, FORGET_AT_ONCE)?;
+                    tx.forget_events(before, FORGET_AT_ONCE)
+                })
+                .await;
+            if let Err(error) = forgotten {
+                tracing::error!(%error, "old rows could not be forgotten");
+            }
+        }
+    }
+}
+
+async fn sweep(region: &Arc<Region>) -> Result<(), StoreError> {
+    let now_us = region.clock.now_us();
+    let open = region.ledger.read(|tx| tx.open_commands(None)).await?;
+    for row in open {
+        let present = region.registry.get(row.host).is_some();
+        let revoked = region.revoked(row.host, "").is_some();
+        let Some(result) = end_of(&row, present, revoked, now_us) else { continue };
+        let recorded = region.ledger.write(move |tx| finish(tx, &row, result, now_us)).await?;
+        if recorded {
+            region.outbox_grew.notify_one();
+        }
+    }
+    Ok(())
+}
+
+/// How a command ends without its agent, if it does.
+fn end_of(row: &CommandRow, present: bool, revoked: bool, now_us: i64) -> Option<CommandResult> {
+    let never_sent = row.state == State::Queued;
+    let (state, code, message) = if revoked && never_sent {
+        (State::Cancelled, codes::REVOKED, "its host's identity was ended; nothing was done")
+    } else if revoked {
+        (
+            State::Unknown,
+            codes::OUTCOME_UNKNOWN,
+            "its host's identity was ended while the host had the command",
+        )
+    } else if present || !never_sent {
+        return None;
+    } else if !row.cancel_by.is_empty() {
+        (State::Cancelled, codes::WITHDRAWN, "withdrawn while the host was away")
+    } else if row.not_after_us < now_us {
+        (
+            State::Expired,
+            codes::DEADLINE_PASSED,
+            "its deadline passed while the host was away; nothing was done",
+        )
+    } else {
+        return None;
+    };
+    Some(CommandResult {
+        command: row.id.to_wire(),
+        state: state.into(),
+        code: code.to_owned(),
+        message: message.to_owned(),
+        ..CommandResult::default()
+    })
+}
+
+fn finish(
+    tx: &Tx<'_>,
+    row: &CommandRow,
+    mut result: CommandResult,
+    now_us: i64,
+) -> Result<bool, StoreError> {
+    // It may have been sent (or have ended) since it was looked at.
+    let Some(now) = tx.command(row.id)? else { return Ok(false) };
+    if now.state != row.state {
+        return Ok(false);
+    }
+    result.stamps.clone_from(&now.stamps);
+    if !tx.finish_command(row.id, &result, now_us)? {
+        return Ok(false);
+    }
+    let report = RegionResult { host: row.host.to_wire(), result: Some(result) };
+    tx.send_later(CENTRE, numbered::Kind::Result(report))?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fairlead_protocol::{CommandId, HostId};
+
+    fn row(state: State, cancel_by: &str) -> CommandRow {
+        CommandRow {
+            id: CommandId::from_bytes([1; 16]),
+            tenant: String::new(),
+            host: HostId::from_bytes([2; 16]),
+            region: String::new(),
+            kind: String::new(),
+            target: String::new(),
+            issuer: String::new(),
+            token_id: String::new(),
+            signed: Vec::new(),
+            request_hash: Vec::new(),
+            state,
+            code: String::new(),
+            message: String::new(),
+            exit_code: None,
+            container_id: String::new(),
+            body: Vec::new(),
+            body_truncated: false,
+            stamps: Vec::new(),
+            issued_us: 0,
+            not_after_us: 100,
+            finished_us: 0,
+            place: 1,
+            cancel_by: cancel_by.to_owned(),
+        }
+    }
+
+    fn state(end: Option<CommandResult>) -> Option<State> {
+        end.map(|result| State::try_from(result.state).unwrap())
+    }
+
+    #[test]
+    fn only_what_was_never_sent_expires_here() {
+        assert_eq!(state(end_of(&row(State::Queued, ""), false, false, 101)), Some(State::Expired));
+        assert_eq!(state(end_of(&row(State::Queued, ""), false, false, 100)), None);
+        assert_eq!(state(end_of(&row(State::Delivered, ""), false, false, 101)), None);
+        assert_eq!(state(end_of(&row(State::Queued, ""), true, false, 101)), None);
+    }
+
+    #[test]
+    fn a_withdrawn_command_of_an_absent_host_ends_at_once() {
+        let end = end_of(&row(State::Queued, "admin"), false, false, 1);
+        assert_eq!(state(end), Some(State::Cancelled));
+        assert_eq!(state(end_of(&row(State::Delivered, "admin"), false, false, 1)), None);
+    }
+
+    #[test]
+    fn a_revoked_host_leaves_nothing_open() {
+        assert_eq!(state(end_of(&row(State::Queued, ""), false, true, 1)), Some(State::Cancelled));
+        assert_eq!(state(end_of(&row(State::Delivered, ""), true, true, 1)), Some(State::Unknown));
+    }
+}

@@ -1,0 +1,432 @@
+//! The WebSocket to the controller: dialled from here, kept for ever.
+//!
+//! Durable messages are numbered on both sides (`store::exchange`): reports leave the outbox when the
+//! controller has acknowledged them, orders are acknowledged when they are in the ledger. What may be
+//! lost (presence, inventory, metrics, progress) goes through a bounded queue; when it overflows, the
+//! whole picture is sent again. The loop's arms by rank: shutdown, what is heard, the outbox, the
+//! queue, the heartbeat.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fairlead_daemon::shutdown::Shutdown;
+use fairlead_link::backoff::{Backoff, random_share};
+use fairlead_link::dial::{DialError, Dialler};
+use fairlead_link::socket::{Heard, Socket, SocketError};
+use fairlead_protocol::{
+    Ack, Cancel, Command, CommandId, Deliver, Hello, HostId, HostRecord, Message, Numbered,
+    OpenStream, Order, Stage, Stamp, State, StreamId, StreamRefused, Unsupported, UplinkDown,
+    UplinkUp, Welcome, codes, limits, link_down, numbered, uplink_down, uplink_up, version,
+};
+use fairlead_store::StoreError;
+use fairlead_store::commands::CommandRow;
+use fairlead_store::exchange::CENTRE;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::region::{Region, open_stream};
+use crate::{router, streams};
+
+/// Reports read from the outbox at a time.
+const REPORTS_AT_ONCE: u32 = 64;
+
+type Controller = Socket<UplinkUp, UplinkDown>;
+
+/// Why an uplink (or the attempt) ended.
+#[derive(Debug, thiserror::Error)]
+enum UplinkEnd {
+    #[error("{0}")]
+    Dial(#[from] DialError),
+    #[error("{0}")]
+    Socket(#[from] SocketError),
+    #[error("refused: {message} ({code})")]
+    Refused { code: String, message: String },
+    #[error("{0}")]
+    Ledger(#[from] StoreError),
+    #[error("shutting down")]
+    Shutdown,
+}
+
+/// Keeps the uplink until shutdown.
+pub async fn run(
+    region: Arc<Region>,
+    dialler: Dialler,
+    address: String,
+    mut volatile: mpsc::Receiver<UplinkUp>,
+    shutdown: Shutdown,
+) {
+    let mut backoff = Backoff::default();
+    loop {
+        let started = Instant::now();
+        let end = connect(&region, &dialler, &address, &mut volatile, &shutdown).await;
+        region.set_attached(false);
+        // What was queued for the last connection is part of the whole picture of the next.
+        while volatile.try_recv().is_ok() {}
+        if matches!(end, UplinkEnd::Shutdown) {
+            return;
+        }
+        if started.elapsed().as_secs() > 10 {
+            backoff.reset();
+        }
+        // The controller serves few uplinks; coming back soon matters more than spreading.
+        let wait = backoff.next_wait(random_share(), None).min(std::time::Duration::from_secs(5));
+        tracing::warn!(address, error = %end, retry_in_ms = wait.as_millis(), "no uplink");
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+async fn connect(
+    region: &Arc<Region>,
+    dialler: &Dialler,
+    address: &str,
+    volatile: &mut mpsc::Receiver<UplinkUp>,
+    shutdown: &Shutdown,
+) -> UplinkEnd {
+    match open(region, dialler, address).await {
+        Ok((socket, welcome)) => {
+            let mut uplink = Uplink {
+                region: Arc::clone(region),
+                dialler: dialler.clone(),
+                address: address.to_owned(),
+                server: welcome.server.clone(),
+                sent_up_to: welcome.taken,
+                heard: Instant::now(),
+            };
+            match uplink.serve(socket, welcome, volatile, shutdown).await {
+                Ok(()) => UplinkEnd::Shutdown,
+                Err(end) => end,
+            }
+        }
+        Err(end) => end,
+    }
+}
+
+async fn open(
+    region: &Region,
+    dialler: &Dialler,
+    address: &str,
+) -> Result<(Controller, Welcome), UplinkEnd> {
+    let (mut socket, _): (Controller, _) = dialler
+        .messages(address, version::paths::UPLINK, limits::UPLINK_MESSAGE_BYTES_MAX)
+        .await?;
+    let marks = region.ledger.read(|tx| tx.watermarks(CENTRE)).await?;
+    let hello = Hello {
+        version_min: version::OLDEST,
+        version_max: version::NEWEST,
+        software: concat!("fairlead-access-server ", env!("CARGO_PKG_VERSION")).to_owned(),
+        instance: bytes::Bytes::copy_from_slice(&fairlead_identity::random::bytes::<16>()),
+        taken: marks.taken,
+        kept_from: marks.kept_from,
+        ..Hello::default()
+    };
+    socket.send(&UplinkUp { kind: Some(uplink_up::Kind::Hello(hello)) }).await?;
+    match socket.hear_message(limits::HELLO_TIMEOUT).await?.kind {
+        Some(uplink_down::Kind::Welcome(welcome)) => Ok((socket, welcome)),
+        Some(uplink_down::Kind::Refused(refused)) => {
+            Err(UplinkEnd::Refused { code: refused.code, message: refused.message })
+        }
+        _ => Err(UplinkEnd::Refused {
+            code: codes::PROTOCOL_VIOLATION.to_owned(),
+            message: "the controller answered with something else".to_owned(),
+        }),
+    }
+}
+
+struct Uplink {
+    region: Arc<Region>,
+    dialler: Dialler,
+    address: String,
+    server: String,
+    sent_up_to: u64,
+    heard: Instant,
+}
+
+impl Uplink {
+    async fn serve(
+        &mut self,
+        mut socket: Controller,
+        welcome: Welcome,
+        volatile: &mut mpsc::Receiver<UplinkUp>,
+        shutdown: &Shutdown,
+    ) -> Result<(), UplinkEnd> {
+        let region = Arc::clone(&self.region);
+        // Our numbers went back (a restored backup): go on above what the controller has of us.
+        let taken = welcome.taken;
+        region
+            .ledger
+            .write(move |tx| {
+                tx.acknowledged_by(CENTRE, taken)?;
+                tx.number_from(CENTRE, taken)
+            })
+            .await?;
+        tracing::info!(controller = self.address, "uplink up");
+        region.set_attached(true);
+        for message in region.fleet.whole() {
+            socket.send(&message).await?;
+        }
+        self.send_reports(&mut socket).await?;
+        let mut beat = tokio::time::interval(limits::UPLINK_PING_INTERVAL);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => {
+                    socket.close().await;
+                    return Ok(());
+                }
+                heard = socket.hear() => {
+                    self.heard = Instant::now();
+                    if let Heard::Message(message) = heard? {
+                        self.on_message(&mut socket, message).await?;
+                    }
+                }
+                () = region.outbox_grew.notified() => self.send_reports(&mut socket).await?,
+                Some(message) = volatile.recv() => socket.send(&message).await?,
+                _ = beat.tick() => {
+                    if self.heard.elapsed() > limits::UPLINK_SILENT_AFTER {
+                        return Err(SocketError::Silent.into());
+                    }
+                    socket.ping().await?;
+                    if region.resync.swap(false, Ordering::SeqCst) {
+                        for message in region.fleet.whole() {
+                            socket.send(&message).await?;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything in the outbox that this connection has not carried yet, in order.
+    async fn send_reports(&mut self, socket: &mut Controller) -> Result<(), UplinkEnd> {
+        loop {
+            let from = self.sent_up_to + 1;
+            let reports = self
+                .region
+                .ledger
+                .read(move |tx| tx.waiting_for(CENTRE, from, REPORTS_AT_ONCE))
+                .await?;
+            let more = reports.len() == REPORTS_AT_ONCE as usize;
+            for report in reports {
+                self.sent_up_to = report.seq;
+                socket.send(&UplinkUp { kind: Some(uplink_up::Kind::Report(report)) }).await?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn on_message(
+        &mut self,
+        socket: &mut Controller,
+        message: UplinkDown,
+    ) -> Result<(), UplinkEnd> {
+        use uplink_down::Kind as K;
+        match message.kind {
+            Some(K::Order(order)) => {
+                let seq = order.seq;
+                self.on_order(order).await?;
+                let ack = uplink_up::Kind::Ack(Ack { seq });
+                socket.send(&UplinkUp { kind: Some(ack) }).await?;
+            }
+            Some(K::Ack(ack)) => {
+                self.region.ledger.write(move |tx| tx.acknowledged_by(CENTRE, ack.seq)).await?;
+            }
+            Some(K::EnrolVerdict(verdict)) => self.region.on_verdict(verdict),
+            Some(K::OpenStream(open)) => {
+                if let Some(refused) = self.open_stream(&open) {
+                    let refused = uplink_up::Kind::StreamRefused(refused);
+                    socket.send(&UplinkUp { kind: Some(refused) }).await?;
+                }
+            }
+            Some(K::Unsupported(unsupported)) => {
+                tracing::warn!(kind = unsupported.kind, "the controller lacks a kind");
+            }
+            Some(K::Refused(refused)) => {
+                return Err(UplinkEnd::Refused { code: refused.code, message: refused.message });
+            }
+            Some(K::Welcome(_) | K::Enrolled(_)) => {
+                return Err(SocketError::Violation("a greeting out of turn".to_owned()).into());
+            }
+            None => {
+                let kind = uplink_up::Kind::Unsupported(Unsupported::default());
+                socket.send(&UplinkUp { kind: Some(kind) }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    // === orders
+
+    async fn on_order(&self, order: Numbered) -> Result<(), UplinkEnd> {
+        use numbered::Kind as K;
+        let seq = order.seq;
+        match order.kind {
+            Some(K::Order(command)) => self.take_command(seq, command).await,
+            Some(K::Cancel(cancel)) => self.take_cancel(seq, cancel).await,
+            Some(K::Revocations(list)) => {
+                self.region.on_revocations(list).await?;
+                self.take(seq).await
+            }
+            Some(K::CommandKeys(keys)) => {
+                self.region.on_command_keys(keys).await?;
+                self.take(seq).await
+            }
+            Some(K::Host(record)) => self.take_host(seq, record).await,
+            // What flows the other way, or a kind of a later version: taken, so that it does not
+            // come again, and said.
+            _ => {
+                tracing::warn!(seq, "an order of unknown kind");
+                self.take(seq).await
+            }
+        }
+    }
+
+    async fn take(&self, seq: u64) -> Result<(), UplinkEnd> {
+        self.region.ledger.write(move |tx| tx.take_from(CENTRE, seq)).await?;
+        Ok(())
+    }
+
+    async fn take_command(&self, seq: u64, order: Order) -> Result<(), UplinkEnd> {
+        let region = &self.region;
+        let received_us = region.clock.now_us();
+        let Some(signed) = order.command.clone() else { return self.take(seq).await };
+        let Some(mut row) = row_of(&order, &region.name, received_us) else {
+            tracing::error!(seq, "an order that is not a command");
+            return self.take(seq).await;
+        };
+        let (id, host) = (row.id, row.host);
+        // A connected agent may have it the moment it is stored: from then on only the agent ends it.
+        let present = region.registry.get(host).is_some();
+        row.state = if present { State::Delivered } else { State::Queued };
+        let taken = region
+            .ledger
+            .write(move |tx| Ok(tx.take_from(CENTRE, seq)? && tx.insert_command(&row)?))
+            .await?;
+        if !taken {
+            return Ok(());
+        }
+        region.note_stored(id, region.clock.now_us());
+        region.counters.commands_taken.increment();
+        if !present && region.registry.get(host).is_some() {
+            // It has connected meanwhile, and may have read the ledger before this was in it.
+            region.ledger.write(move |tx| tx.command_sent(id)).await?;
+        }
+        let deliver =
+            Deliver { command: Some(signed), epoch: 0, region_received_us: received_us };
+        router::deliver(&region.registry, host, deliver);
+        Ok(())
+    }
+
+    async fn take_cancel(&self, seq: u64, cancel: Cancel) -> Result<(), UplinkEnd> {
+        let region = &self.region;
+        let Ok(id) = CommandId::from_wire(&cancel.command) else { return self.take(seq).await };
+        let by = cancel.by.clone();
+        let host = region
+            .ledger
+            .write(move |tx| {
+                tx.take_from(CENTRE, seq)?;
+                tx.withdraw_command(id, &by)?;
+                Ok(tx.command(id)?.map(|row| row.host))
+            })
+            .await?;
+        if let Some(host) = host {
+            // If there is no room it is said again at the next hello; the sweeper ends it when the
+            // host is away.
+            router::send(&region.registry, host, link_down::Kind::Cancel(cancel));
+        }
+        Ok(())
+    }
+
+    async fn take_host(&self, seq: u64, record: HostRecord) -> Result<(), UplinkEnd> {
+        let Ok(host) = HostId::from_wire(&record.host) else { return self.take(seq).await };
+        let approved = record.approved;
+        self.region
+            .ledger
+            .write(move |tx| {
+                tx.take_from(CENTRE, seq)?;
+                if approved { tx.approve_host(host) } else { Ok(()) }
+            })
+            .await?;
+        Ok(())
+    }
+
+    // === streams
+
+    /// Asks the host to dial, and joins its stream with one to the controller. What cannot be done is
+    /// said at once.
+    fn open_stream(&self, open: &OpenStream) -> Option<StreamRefused> {
+        let refuse = |code: &str, message: &str| {
+            Some(StreamRefused {
+                id: open.id.clone(),
+                code: code.to_owned(),
+                message: message.to_owned(),
+            })
+        };
+        let (Ok(id), Ok(host)) = (StreamId::from_wire(&open.id), HostId::from_wire(&open.host))
+        else {
+            return refuse(codes::PROTOCOL_VIOLATION, "ids are 16 bytes");
+        };
+        let region = Arc::clone(&self.region);
+        let Some(arrival) = region.streams.expect(id, host) else {
+            return refuse(codes::BUSY, "too many streams are being opened in this region");
+        };
+        if !open_stream(&region, open.clone(), host) {
+            region.streams.forget(id);
+            return refuse(codes::HOST_OFFLINE, "the host is not connected");
+        }
+        let (dialler, address, server) =
+            (self.dialler.clone(), self.address.clone(), self.server.clone());
+        // Ends with the stream, or when nobody dials in time.
+        tokio::spawn(async move {
+            let Some(from_host) = region.streams.wait(id, arrival).await else { return };
+            match dialler.stream(&address, id, &server).await {
+                Ok(to_controller) => {
+                    region.counters.streams_joined.increment();
+                    streams::join(from_host, to_controller).await;
+                }
+                Err(error) => tracing::warn!(stream = %id, %error, "no stream to the controller"),
+            }
+        });
+        None
+    }
+}
+
+/// A command as the ledger keeps it.
+fn row_of(order: &Order, region: &str, received_us: i64) -> Option<CommandRow> {
+    let signed = order.command.as_ref()?;
+    let command = Command::decode(&signed.command[..]).ok()?;
+    let kind = command.kind.as_ref()?;
+    Some(CommandRow {
+        id: CommandId::from_wire(&command.id).ok()?,
+        tenant: command.tenant.clone(),
+        host: HostId::from_wire(&command.host).ok()?,
+        region: region.to_owned(),
+        kind: kind.name().to_owned(),
+        target: kind.target().to_owned(),
+        issuer: command.issuer.clone(),
+        token_id: String::new(),
+        signed: signed.encode_to_vec(),
+        request_hash: Vec::new(),
+        state: State::Queued,
+        code: String::new(),
+        message: String::new(),
+        exit_code: None,
+        container_id: String::new(),
+        body: Vec::new(),
+        body_truncated: false,
+        stamps: vec![Stamp {
+            stage: Stage::RegionReceived.into(),
+            at_us: received_us,
+            note: String::new(),
+        }],
+        issued_us: command.issued_at_us,
+        not_after_us: command.not_after_us,
+        finished_us: 0,
+        place: 0,
+        cancel_by: String::new(),
+    })
+}

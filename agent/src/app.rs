@@ -1,0 +1,243 @@
+//! Builds the agent from its configuration and runs it until shutdown.
+
+use std::sync::Arc;
+
+use fairlead_daemon::clock::{Clock, ServerTime};
+use fairlead_daemon::files;
+use fairlead_daemon::shutdown::Shutdown;
+use fairlead_identity::random;
+use fairlead_identity::signing::Verifier;
+use fairlead_protocol::{EngineFacts, HostFacts, InstanceId, RunId};
+use rustls::pki_types::UnixTime;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use crate::config::{Config, EngineKind, Grant};
+use crate::connection::Connection;
+use crate::enrol::{EnrolError, enrol};
+use crate::executor::{Executor, Parts};
+use crate::host_facts::host_facts;
+use crate::identity::{IdentityError, IdentityFiles};
+use crate::journal::{Journal, JournalError};
+use crate::observe::{Observer, Picture};
+use crate::owner_log::OwnerLog;
+use crate::policy::PolicyFile;
+use crate::runtime::docker::{DockerRuntime, default_socket};
+use crate::runtime::simulated::{SimulatedOptions, SimulatedRuntime};
+use crate::runtime::{ContainerRuntime, RuntimeError};
+
+/// Requests that wait for the executor; the link waits beyond.
+const REQUESTS_MAX: usize = 64;
+
+/// Ask the session to renew the certificate now; it answers with the certificate's end.
+#[derive(Debug)]
+pub struct RenewNow {
+    /// Where the answer goes.
+    pub done: oneshot::Sender<Result<i64, String>>,
+}
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The machine is not enrolled and could not be.
+    #[error("{0}")]
+    Enrol(#[from] EnrolError),
+    /// The identity cannot be used.
+    #[error("{0}")]
+    Identity(#[from] IdentityError),
+    /// The journal cannot be used at all.
+    #[error("{0}")]
+    Journal(#[from] JournalError),
+    /// The engine cannot even be described.
+    #[error("{0}")]
+    Runtime(#[from] RuntimeError),
+    /// The state directory cannot be used.
+    #[error("cannot use {path}: {reason}")]
+    State {
+        /// What.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// The supervisor's grant makes no sense.
+    #[error("the run id {0:?} is not one")]
+    Grant(String),
+}
+
+impl AppError {
+    /// Whether starting again may help without anybody's doing.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Enrol(error) => error.may_pass(),
+            Self::Journal(_) | Self::State { .. } => true,
+            Self::Identity(_) | Self::Runtime(_) | Self::Grant(_) => false,
+        }
+    }
+}
+
+/// Tells what the machine is, anew each time.
+#[derive(Clone)]
+pub struct Facts {
+    runtime: Arc<dyn ContainerRuntime>,
+    policy: Arc<PolicyFile>,
+    host_name: Option<String>,
+}
+
+impl Facts {
+    /// The machine, its engine, its owner's policy.
+    pub async fn gather(&self) -> HostFacts {
+        self.with(self.runtime.facts().await)
+    }
+
+    fn with(&self, engine: EngineFacts) -> HostFacts {
+        let mut facts = host_facts(engine, self.policy.summary());
+        if let Some(name) = &self.host_name {
+            facts.hostname.clone_from(name);
+        }
+        facts
+    }
+}
+
+/// The engine that the configuration names.
+///
+/// # Errors
+/// When its state cannot be used.
+pub fn runtime(config: &Config) -> Result<Arc<dyn ContainerRuntime>, RuntimeError> {
+    Ok(match config.engine {
+        EngineKind::Docker => {
+            let docker_host = std::env::var("DOCKER_HOST").ok();
+            let socket = config
+                .engine_socket
+                .clone()
+                .unwrap_or_else(|| default_socket(docker_host.as_deref()));
+            Arc::new(DockerRuntime::new(socket)?)
+        }
+        EngineKind::Simulated => Arc::new(SimulatedRuntime::new(SimulatedOptions {
+            state_file: Some(config.state_dir.join("simulated-engine.json")),
+            ..SimulatedOptions::default()
+        })?),
+    })
+}
+
+fn prepare_state(config: &Config) -> Result<(), AppError> {
+    // What is left in the spool belongs to copies that have ended.
+    let spool = config.spool_dir();
+    let _ = std::fs::remove_dir_all(&spool);
+    for dir in [config.state_dir.clone(), config.journal_dir(), spool] {
+        files::private_dir(&dir).map_err(|error| AppError::State {
+            path: dir.display().to_string(),
+            reason: error.to_string(),
+        })?;
+    }
+    Ok(())
+}
+
+/// The highest time of issue of a verified command, kept so that a wrong clock cannot revive one.
+fn read_floor(config: &Config) -> i64 {
+    std::fs::read_to_string(config.state_dir.join("server-time-floor"))
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Writes the floor at most once a second of server time: it is a bound, not a clock.
+fn floor_writer(config: &Config) -> Box<dyn Fn(i64) + Send> {
+    let path = config.state_dir.join("server-time-floor");
+    let written = std::sync::atomic::AtomicI64::new(0);
+    Box::new(move |floor_us| {
+        use std::sync::atomic::Ordering;
+        if floor_us - written.load(Ordering::Relaxed) < 1_000_000 {
+            return;
+        }
+        written.store(floor_us, Ordering::Relaxed);
+        let path = path.clone();
+        // Off the actor: a sync takes its time, and losing the last second of the bound is harmless.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = files::replace(&path, floor_us.to_string().as_bytes()) {
+                tracing::warn!(%error, "the floor of server time could not be kept");
+            }
+        });
+    })
+}
+
+/// Runs an agent instance until shutdown.
+///
+/// # Errors
+/// When the machine is not a host and cannot become one, or its state cannot be used.
+pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(), AppError> {
+    prepare_state(&config)?;
+    let clock = Clock::system();
+    let runtime = runtime(&config)?;
+    let policy = Arc::new(PolicyFile::new(&config.policy));
+    let facts = Facts {
+        runtime: Arc::clone(&runtime),
+        policy: Arc::clone(&policy),
+        host_name: config.host_name.clone(),
+    };
+    let owner_log = OwnerLog::new(config.owner_log(), clock.clone());
+    let files = IdentityFiles::new(&config.state_dir);
+    let identity = match files.load()? {
+        Some(identity) => identity,
+        None => {
+            let identity = enrol(&config, &files, facts.gather().await).await?;
+            owner_log.agent(&format!(
+                "this machine was enrolled as {} in region {}",
+                identity.enrolment.name, identity.enrolment.region
+            ));
+            identity
+        }
+    };
+    let instance = InstanceId::from_bytes(random::bytes());
+    let run: RunId = grant.run.parse().map_err(|_| AppError::Grant(grant.run.clone()))?;
+    let host = identity.host;
+    let now_us = clock.now_us();
+    let journal = Journal::open(&config.journal_dir(), instance, host, grant.epoch, now_us)?;
+    let mut verifier = Verifier::new(identity.root.clone(), host);
+    if let Some(keys) = &identity.enrolment.command_keys {
+        for error in verifier.learn(keys, UnixTime::now()) {
+            tracing::error!(%error, "a stored command key cannot be used");
+        }
+    }
+    let time = Arc::new(ServerTime::new(clock.clone(), read_floor(&config)));
+    let (to_executor, requests) = mpsc::channel(REQUESTS_MAX);
+    let (to_observer, watched) = mpsc::channel(REQUESTS_MAX);
+    let (renew, renewals) = mpsc::channel(1);
+    let picture = Picture::default();
+    let executor = Executor::new(Parts {
+        host,
+        instance,
+        epoch: grant.epoch,
+        journal,
+        runtime: Arc::clone(&runtime),
+        policy,
+        verifier,
+        time: Arc::clone(&time),
+        clock: clock.clone(),
+        picture: picture.clone(),
+        owner_log: owner_log.clone(),
+        spool: config.spool_dir(),
+        renew,
+        floor: floor_writer(&config),
+    });
+    let observer = Observer::new(runtime, picture, Arc::clone(&time), config.metrics_every());
+    let connection = Connection {
+        files,
+        identity: Mutex::new(identity),
+        addresses: config.addresses.clone(),
+        instance,
+        run,
+        epoch: grant.epoch,
+        time,
+        clock,
+        executor: to_executor,
+        observer: to_observer,
+        owner_log,
+        facts,
+    };
+    tokio::join!(
+        executor.run(requests, shutdown.clone()),
+        observer.run(watched, shutdown.clone()),
+        connection.run(renewals, shutdown.clone()),
+    );
+    Ok(())
+}

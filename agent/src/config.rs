@@ -1,0 +1,84 @@
+//! What the agent is told on its command line (every flag is also `FAIRLEAD_…` in the environment).
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+/// Which container engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// Docker, or Podman's compatible socket.
+    Docker,
+    /// The agent's own simulated engine: containers in memory, for demos without an engine.
+    Simulated,
+}
+
+/// Where the agent keeps what must survive it, and whom it serves.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Directory for identity, journal and logs; only its owner can enter it.
+    #[arg(long, env = "FAIRLEAD_STATE_DIR", default_value = "/var/lib/fairlead-agent")]
+    pub state_dir: PathBuf,
+    /// Access servers of the region, `host:port`; needed to enrol, learnt from then on.
+    #[arg(long = "address", env = "FAIRLEAD_ADDRESS", value_delimiter = ',')]
+    pub addresses: Vec<String>,
+    /// File that holds the join token (FL1…); `FAIRLEAD_JOIN_TOKEN` works too. Never an argument,
+    /// because arguments show in `ps`.
+    #[arg(long, env = "FAIRLEAD_JOIN_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+    /// What the host is called; default: the machine's own name.
+    #[arg(long, env = "FAIRLEAD_HOST_NAME")]
+    pub host_name: Option<String>,
+    /// The container engine.
+    #[arg(long, env = "FAIRLEAD_ENGINE", value_enum, default_value = "docker")]
+    pub engine: EngineKind,
+    /// The engine's socket; default: `DOCKER_HOST` if it is a unix socket, else Docker's, else
+    /// Podman's.
+    #[arg(long, env = "FAIRLEAD_ENGINE_SOCKET")]
+    pub engine_socket: Option<PathBuf>,
+    /// The host owner's policy.
+    #[arg(long, env = "FAIRLEAD_POLICY", default_value = "/etc/fairlead/policy.toml")]
+    pub policy: PathBuf,
+    /// Seconds between two measurements.
+    #[arg(long, env = "FAIRLEAD_METRICS_EVERY_S", default_value = "15",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub metrics_every_s: u64,
+}
+
+/// What the supervisor tells an instance at its start.
+#[derive(Debug, Clone, Args)]
+pub struct Grant {
+    /// Term of ownership.
+    #[arg(long, env = "FAIRLEAD_EPOCH", hide = true)]
+    pub epoch: u64,
+    /// The supervisor's run id.
+    #[arg(long, env = "FAIRLEAD_RUN", hide = true)]
+    pub run: String,
+}
+
+impl Config {
+    /// The journals of all instances.
+    #[must_use]
+    pub fn journal_dir(&self) -> PathBuf {
+        self.state_dir.join("journal")
+    }
+
+    /// Archives that wait for their digest.
+    #[must_use]
+    pub fn spool_dir(&self) -> PathBuf {
+        self.state_dir.join("spool")
+    }
+
+    /// The log for the host's owner.
+    #[must_use]
+    pub fn owner_log(&self) -> PathBuf {
+        self.state_dir.join("owner.log")
+    }
+
+    /// Time between two measurements.
+    #[must_use]
+    pub fn metrics_every(&self) -> Duration {
+        Duration::from_secs(self.metrics_every_s)
+    }
+}

@@ -1,0 +1,263 @@
+//! Keeping a link: which address, when, through which door.
+//!
+//! States: *dialling* (an address of the list in turn, with backoff), *renewing* (the certificate has
+//! expired: only the renew door opens), *connected* (`session`). Loss of a link changes nothing on the
+//! host: containers and commands go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_daemon::clock::{Clock, ServerTime};
+use fairlead_daemon::shutdown::Shutdown;
+use fairlead_link::backoff::{Backoff, random_share};
+use fairlead_link::dial::DialError;
+use fairlead_link::socket::{Socket, SocketError};
+use fairlead_protocol::version::{self, paths};
+use fairlead_protocol::{
+    Hello, InstanceId, LinkDown, LinkUp, RenewReply, RenewRequest, RunId, Welcome, codes, limits,
+    link_down, link_up,
+};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::app::RenewNow;
+use crate::executor::Request;
+use crate::identity::{Identity, IdentityFiles};
+use crate::observe::Watch;
+use crate::owner_log::OwnerLog;
+use crate::session;
+
+/// What the connection task works with.
+pub struct Connection {
+    /// Identity on disk.
+    pub files: IdentityFiles,
+    /// Identity in use.
+    pub identity: Mutex<Identity>,
+    /// Addresses from the command line, tried after those that the region told.
+    pub addresses: Vec<String>,
+    /// This start.
+    pub instance: InstanceId,
+    /// The supervisor's start.
+    pub run: RunId,
+    /// The term of ownership.
+    pub epoch: u64,
+    /// Server time.
+    pub time: Arc<ServerTime>,
+    /// The machine's clock.
+    pub clock: Clock,
+    /// To the executor.
+    pub executor: mpsc::Sender<Request>,
+    /// To the observer.
+    pub observer: mpsc::Sender<Watch>,
+    /// For the machine's owner.
+    pub owner_log: OwnerLog,
+    /// What the machine is, asked anew for each hello.
+    pub facts: crate::app::Facts,
+}
+
+/// Why a connection (or the attempt) ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkEnd {
+    /// Nobody was reached.
+    #[error("{0}")]
+    Dial(#[from] DialError),
+    /// It broke.
+    #[error("{0}")]
+    Socket(#[from] SocketError),
+    /// The server said no.
+    #[error("refused: {message} ({code})")]
+    Refused {
+        /// Stable.
+        code: String,
+        /// In words.
+        message: String,
+        /// When to come back; zero: as we like.
+        after: Duration,
+    },
+    /// The server asks to come back later.
+    #[error("the server asks to come back: {reason}")]
+    Reconnect {
+        /// When.
+        after: Duration,
+        /// Why.
+        reason: String,
+    },
+    /// The identity cannot be used or renewed.
+    #[error("{0}")]
+    Identity(String),
+    /// We are going.
+    #[error("shutting down")]
+    Shutdown,
+}
+
+impl LinkEnd {
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { after, .. } | Self::Reconnect { after, .. } if !after.is_zero() => {
+                Some(*after)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Connection {
+    /// Keeps a link until shutdown.
+    pub async fn run(self, mut renewals: mpsc::Receiver<RenewNow>, shutdown: Shutdown) {
+        let mut backoff = Backoff::default();
+        let mut attempt = 0usize;
+        while !shutdown.is_cancelled() {
+            let addresses = self.all_addresses().await;
+            let Some(address) = addresses.get(attempt % addresses.len().max(1)).cloned() else {
+                tracing::error!("no address of an access server is known: pass --address HOST:PORT");
+                return;
+            };
+            let started = self.clock.boot_us();
+            let end = self.connect(&address, &mut renewals, &shutdown).await;
+            if matches!(end, LinkEnd::Shutdown) {
+                return;
+            }
+            // A link that lived a while was good: the next wait is short again.
+            if self.clock.boot_us() - started > 10_000_000 {
+                backoff.reset();
+            }
+            attempt += 1;
+            let wait = backoff.next_wait(random_share(), end.retry_after());
+            tracing::warn!(address, error = %end, retry_in_ms = wait.as_millis(), "no link");
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn all_addresses(&self) -> Vec<String> {
+        let mut addresses = self.identity.lock().await.enrolment.addresses.clone();
+        for address in &self.addresses {
+            if !addresses.contains(address) {
+                addresses.push(address.clone());
+            }
+        }
+        addresses
+    }
+
+    async fn connect(
+        &self,
+        address: &str,
+        renewals: &mut mpsc::Receiver<RenewNow>,
+        shutdown: &Shutdown,
+    ) -> LinkEnd {
+        let identity = self.identity.lock().await.clone();
+        if identity.not_after_s() <= self.clock.now_s()
+            && let Err(end) = self.renew_at_door(address, &identity).await
+        {
+            return end;
+        }
+        match self.open_link(address).await {
+            Ok((socket, welcome)) => {
+                session::run(self, address, socket, welcome, renewals, shutdown).await
+            }
+            Err(end) => end,
+        }
+    }
+
+    async fn open_link(
+        &self,
+        address: &str,
+    ) -> Result<(Socket<LinkUp, LinkDown>, Welcome), LinkEnd> {
+        let identity = self.identity.lock().await.clone();
+        let dialler =
+            identity.dialler().map_err(|error| LinkEnd::Identity(error.to_string()))?;
+        let (mut socket, _): (Socket<LinkUp, LinkDown>, _) =
+            dialler.messages(address, paths::LINK, limits::LINK_MESSAGE_BYTES_MAX).await?;
+        let hello = Hello {
+            version_min: version::OLDEST,
+            version_max: version::NEWEST,
+            software: concat!("fairlead-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
+            features: version::AGENT_FEATURES.iter().map(|&f| f.to_owned()).collect(),
+            instance: self.instance.to_wire(),
+            run: self.run.to_wire(),
+            epoch: self.epoch,
+            certificate_counter: identity.enrolment.certificate_counter,
+            facts: Some(self.facts.gather().await),
+            ..Hello::default()
+        };
+        socket.send(&LinkUp { kind: Some(link_up::Kind::Hello(hello)) }).await?;
+        let answer = socket.hear_message(limits::HELLO_TIMEOUT).await?;
+        match answer.kind {
+            Some(link_down::Kind::Welcome(welcome)) => Ok((socket, welcome)),
+            other => Err(refused_or_odd(other)),
+        }
+    }
+
+    /// The certificate has expired: the renew door takes it for 90 days.
+    async fn renew_at_door(&self, address: &str, identity: &Identity) -> Result<(), LinkEnd> {
+        let dialler =
+            identity.dialler().map_err(|error| LinkEnd::Identity(error.to_string()))?;
+        let (mut socket, _): (Socket<LinkUp, LinkDown>, _) =
+            dialler.messages(address, paths::RENEW, limits::LINK_MESSAGE_BYTES_MAX).await?;
+        let request = self.renew_request().await?;
+        socket.send(&LinkUp { kind: Some(link_up::Kind::Renew(request)) }).await?;
+        let answer = socket.hear_message(limits::HELLO_TIMEOUT).await?;
+        match answer.kind {
+            Some(link_down::Kind::Renewed(reply)) => {
+                self.take_renewal(reply).await.map(|_| ()).map_err(LinkEnd::Identity)
+            }
+            other => Err(refused_or_odd(other)),
+        }
+    }
+
+    /// The request for the next certificate. Its key is on disk before this returns.
+    ///
+    /// # Errors
+    /// When the key cannot be made or kept.
+    pub async fn renew_request(&self) -> Result<RenewRequest, LinkEnd> {
+        let key = self.files.next_key().map_err(|error| LinkEnd::Identity(error.to_string()))?;
+        let csr = key.request().map_err(|error| LinkEnd::Identity(error.to_string()))?;
+        let counter = self.identity.lock().await.enrolment.certificate_counter;
+        Ok(RenewRequest { csr_der: csr.into(), counter })
+    }
+
+    /// Takes the new certificate into use; returns its end, seconds since 1970.
+    ///
+    /// # Errors
+    /// When it is not ours or cannot be kept; the old one stays then.
+    pub async fn take_renewal(&self, reply: RenewReply) -> Result<i64, String> {
+        let mut identity = self.identity.lock().await;
+        let key = self.files.next_key().map_err(|error| error.to_string())?;
+        let renewed = identity.renewed(reply.certificates, reply.counter, &key)?;
+        self.files.save(&renewed).map_err(|error| error.to_string())?;
+        *identity = renewed;
+        let not_after_s = identity.not_after_s();
+        tracing::info!(not_after_s, counter = reply.counter, "certificate renewed");
+        Ok(not_after_s)
+    }
+
+    /// Keeps what a welcome says about the region, if it is new.
+    pub async fn learn_region(&self, addresses: &[String]) {
+        let mut identity = self.identity.lock().await;
+        if addresses.is_empty() || identity.enrolment.addresses == addresses {
+            return;
+        }
+        let mut next = identity.clone();
+        next.enrolment.addresses = addresses.to_vec();
+        match self.files.save(&next) {
+            Ok(()) => *identity = next,
+            Err(error) => tracing::warn!(%error, "the region's new addresses could not be kept"),
+        }
+    }
+}
+
+fn refused_or_odd(answer: Option<link_down::Kind>) -> LinkEnd {
+    match answer {
+        Some(link_down::Kind::Refused(refused)) => LinkEnd::Refused {
+            code: refused.code,
+            message: refused.message,
+            after: Duration::from_millis(u64::from(refused.retry_after_ms)),
+        },
+        _ => LinkEnd::Refused {
+            code: codes::PROTOCOL_VIOLATION.to_owned(),
+            message: "the server answered with something else".to_owned(),
+            after: Duration::ZERO,
+        },
+    }
+}

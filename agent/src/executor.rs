@@ -1,0 +1,116 @@
+//! Carrying out commands: accept, wait for the lane, journal, act, journal, report.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `task` | the actor: owns journal index, lanes and verifier; the only one that decides |
+//! | `lanes` | pure: which command may begin |
+//! | `job` | one command's life in a task of its own: checks, intent, act, result |
+//! | `act` | what each kind asks of the engine |
+//! | `attached` | exec, logs and copies, with or without a stream |
+//! | `settle` | after a crash: what became of a command that had begun |
+//!
+//! The actor never waits for the engine, the disk or the network; the jobs do.
+
+use bytes::Bytes;
+use fairlead_protocol::{CommandId, LinkUp, OpenStream, SignedCommand, Stage, Stamp, State};
+use tokio::sync::mpsc;
+
+pub mod lanes;
+mod act;
+mod attached;
+mod job;
+mod outcome;
+mod settle;
+mod task;
+
+pub use outcome::Outcome;
+pub use task::{Executor, Parts};
+
+/// What the session tells the executor.
+#[derive(Debug)]
+pub enum Request {
+    /// A command came over the link.
+    Deliver {
+        /// As it came; not yet verified.
+        command: SignedCommand,
+    },
+    /// Withdraw it, if it has not begun.
+    Cancel {
+        /// Which.
+        id: CommandId,
+        /// Who asks.
+        by: String,
+    },
+    /// The region has the result on its disk.
+    Acked {
+        /// Of which command.
+        id: CommandId,
+    },
+    /// A link is up: what is to be sent goes here, streams are dialled there.
+    LinkUp {
+        /// The link's queue.
+        outbound: mpsc::Sender<LinkUp>,
+        /// The connection's number, quoted in results.
+        connection: u64,
+        /// How to dial streams to this link's server.
+        streams: StreamDialler,
+    },
+    /// The link of that number is gone.
+    LinkDown {
+        /// Which.
+        connection: u64,
+    },
+    /// The server asks for a stream.
+    OpenStream(OpenStream),
+    /// Keys that may sign commands.
+    LearnKeys(fairlead_protocol::CommandKeys),
+}
+
+/// Dials streams to the server of the present link.
+#[derive(Clone)]
+pub struct StreamDialler {
+    /// TLS with this host's certificate.
+    pub dialler: fairlead_link::dial::Dialler,
+    /// Where the link goes.
+    pub address: String,
+    /// The role in that server's certificate.
+    pub server: String,
+}
+
+impl std::fmt::Debug for StreamDialler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "StreamDialler({} at {})", self.server, self.address)
+    }
+}
+
+fn stamp(stage: Stage, at_us: i64) -> Stamp {
+    Stamp { stage: stage.into(), at_us, note: String::new() }
+}
+
+/// The last frame of a stream.
+fn end_frame(outcome: &Outcome) -> Bytes {
+    let text = serde_json::json!({
+        "state": outcome.state.name(),
+        "code": outcome.code,
+        "message": outcome.message,
+        "exit_code": outcome.exit_code,
+    });
+    fairlead_protocol::stream::frame(
+        fairlead_protocol::stream::Channel::End,
+        text.to_string().as_bytes(),
+    )
+}
+
+/// How a state reads in the log of the host's owner.
+fn in_words(state: State) -> &'static str {
+    match state {
+        State::Succeeded => "done",
+        State::Failed => "failed",
+        State::Expired => "not begun: its time was over",
+        State::Cancelled => "withdrawn",
+        State::Conflict => "not begun: things had changed",
+        State::Superseded => "overtaken",
+        State::Unknown => "outcome unknown",
+        State::Unspecified | State::Queued | State::Delivered | State::Running => "going on",
+    }
+}

@@ -1,0 +1,176 @@
+//! What each kind asks of the engine. One function per family; no journal, no lanes, no retries.
+
+use std::time::Duration;
+
+use fairlead_protocol::command::Kind;
+use fairlead_protocol::{CommandId, ContainerSpec};
+
+use super::outcome::Outcome;
+use crate::runtime::{ContainerRuntime, RuntimeError};
+
+/// Label on everything that a command makes: after a crash it tells what was made.
+pub(super) const COMMAND_LABEL: &str = "fairlead.command";
+
+/// How long a kind may take when its issuer did not say.
+pub(super) fn default_timeout(kind: &Kind) -> Duration {
+    let minutes = |n: u64| Duration::from_secs(n * 60);
+    let with_grace = |grace: Option<u32>| {
+        minutes(2) + Duration::from_secs(u64::from(grace.unwrap_or(60)))
+    };
+    match kind {
+        Kind::Stop(stop) => with_grace(stop.grace_s),
+        Kind::Restart(restart) => with_grace(restart.grace_s),
+        Kind::Run(_) | Kind::Pull(_) => minutes(30),
+        Kind::Create(_) | Kind::PruneImages(_) | Kind::CopyIn(_) | Kind::CopyOut(_) => minutes(30),
+        // They end when the process, the log or the reader does.
+        Kind::Exec(_) | Kind::Logs(_) => minutes(7 * 24 * 60),
+        Kind::Start(_)
+        | Kind::Kill(_)
+        | Kind::Remove(_)
+        | Kind::Inspect(_)
+        | Kind::List(_)
+        | Kind::RenewCertificate(_)
+        | Kind::Ping(_) => minutes(2),
+    }
+}
+
+/// The grace that the engine gives when a stop or restart does not say: the container's own, or
+/// Docker's ten seconds.
+pub(super) fn grace(asked: Option<u32>, own: Option<u32>) -> Duration {
+    Duration::from_secs(u64::from(asked.or(own).unwrap_or(10)))
+}
+
+/// Carries out a kind that needs no stream.
+pub(super) async fn act(
+    runtime: &dyn ContainerRuntime,
+    id: CommandId,
+    kind: &Kind,
+) -> Result<Outcome, RuntimeError> {
+    match kind {
+        Kind::Run(run) => make(runtime, id, run.spec.as_ref(), true).await,
+        Kind::Create(create) => make(runtime, id, create.spec.as_ref(), false).await,
+        Kind::Start(start) => runtime.start(&start.container).await.map(|()| Outcome::done()),
+        Kind::Stop(stop) => runtime
+            .stop(&stop.container, stop.grace_s, &stop.signal)
+            .await
+            .map(|()| Outcome::done()),
+        Kind::Restart(restart) => runtime
+            .restart(&restart.container, restart.grace_s, &restart.signal)
+            .await
+            .map(|()| Outcome::done()),
+        Kind::Kill(kill) => {
+            runtime.kill(&kill.container, &kill.signal).await.map(|()| Outcome::done())
+        }
+        Kind::Remove(remove) => runtime
+            .remove(&remove.container, remove.force, remove.volumes)
+            .await
+            .map(|()| Outcome::done()),
+        Kind::Pull(pull) => {
+            let image = runtime.pull(&pull.image, &pull.platform).await?;
+            let body = serde_json::json!({ "image": pull.image, "image_id": image });
+            Ok(Outcome::done().with_body(body.to_string()))
+        }
+        Kind::Inspect(inspect) if inspect.kind == "image" => {
+            Ok(Outcome::done().with_body(runtime.inspect_image(&inspect.object).await?))
+        }
+        Kind::Inspect(inspect) => {
+            let detail = runtime.inspect(&inspect.object).await?;
+            Ok(Outcome::done().with_body(detail.raw).on(detail.container.id))
+        }
+        Kind::List(list) => Ok(list_containers(runtime, list.all).await?),
+        Kind::PruneImages(prune) => {
+            let (images, bytes) = runtime.prune_images(prune.all).await?;
+            let body = serde_json::json!({ "images": images, "bytes_reclaimed": bytes });
+            Ok(Outcome::done().with_body(body.to_string()))
+        }
+        Kind::Ping(_) => Ok(Outcome::done()),
+        // Handled where their stream (or the certificate) is.
+        Kind::Exec(_)
+        | Kind::Logs(_)
+        | Kind::CopyIn(_)
+        | Kind::CopyOut(_)
+        | Kind::RenewCertificate(_) => {
+            Err(RuntimeError::Engine(format!("{} is not an engine call", kind.name())))
+        }
+    }
+}
+
+async fn list_containers(
+    runtime: &dyn ContainerRuntime,
+    all: bool,
+) -> Result<Outcome, RuntimeError> {
+    let containers = runtime.list().await?;
+    let rows: Vec<_> = containers
+        .iter()
+        .filter(|container| all || container.state == "running")
+        .map(|c| {
+            serde_json::json!({
+                "id": c.id, "name": c.name, "image": c.image, "state": c.state,
+                "health": c.health, "project": c.project, "service": c.service,
+            })
+        })
+        .collect();
+    Ok(Outcome::done().with_body(serde_json::Value::Array(rows).to_string()))
+}
+
+/// `run` and `create`. A container that this very command made before is taken up, not doubled.
+pub(super) async fn make(
+    runtime: &dyn ContainerRuntime,
+    id: CommandId,
+    spec: Option<&ContainerSpec>,
+    start: bool,
+) -> Result<Outcome, RuntimeError> {
+    let spec = spec.ok_or_else(|| RuntimeError::Engine("the command names no container".into()))?;
+    if spec.pull == "always" {
+        runtime.pull(&spec.image, &spec.platform).await?;
+    }
+    let labels = [(COMMAND_LABEL.to_owned(), id.to_string())];
+    let container = match runtime.create(spec, &labels).await {
+        Err(RuntimeError::NoSuchImage(image)) if spec.pull != "never" && spec.pull != "always" => {
+            pull_missing(runtime, spec, &image).await?;
+            runtime.create(spec, &labels).await?
+        }
+        other => other?,
+    };
+    if start && let Err(error) = runtime.start(&container).await {
+        return start_failed(runtime, &container, error).await;
+    }
+    let body = serde_json::json!({ "id": container, "name": spec.name });
+    Ok(Outcome::done().with_body(body.to_string()).on(container))
+}
+
+async fn pull_missing(
+    runtime: &dyn ContainerRuntime,
+    spec: &ContainerSpec,
+    image: &str,
+) -> Result<(), RuntimeError> {
+    match runtime.pull(&spec.image, &spec.platform).await {
+        Ok(_) => Ok(()),
+        Err(RuntimeError::Engine(reason)) => {
+            Err(RuntimeError::NoSuchImage(format!("{image}, and it cannot be pulled: {reason}")))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// As `docker run` does, a container that could not start stays, so that it can be looked at.
+async fn start_failed(
+    runtime: &dyn ContainerRuntime,
+    container: &str,
+    error: RuntimeError,
+) -> Result<Outcome, RuntimeError> {
+    match error {
+        RuntimeError::Unavailable(_) | RuntimeError::Interrupted(_) => {
+            // It was made: what is left to do is found out once the engine is back.
+            Err(RuntimeError::Interrupted(error.to_string()))
+        }
+        refused => {
+            let kept = runtime.inspect(container).await.is_ok();
+            let mut outcome = Outcome::from(refused).on(container);
+            if kept {
+                outcome.message.push_str("; the container was made but did not start, and is kept");
+            }
+            Ok(outcome)
+        }
+    }
+}

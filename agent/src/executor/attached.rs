@@ -1,0 +1,391 @@
+//! exec, logs and copies: what flows, over a stream where its issuer attached one.
+//!
+//! TCP is the flow control: the engine is read only as fast as the stream takes it. Without a stream
+//! the last part of the output becomes the result's body. A lost stream ends logs and copies, but not
+//! a process: its output is read on so that it does not block, and its exit code is reported.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use bytes::Bytes;
+use fairlead_identity::digest::Sha256;
+use fairlead_link::socket::{StreamReceiver, StreamSender, StreamSocket};
+use fairlead_protocol::stream::{Channel, frame, parse};
+use fairlead_protocol::{CommandId, CopyIn, CopyOut, Exec, Logs, codes, limits};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::outcome::Outcome;
+use super::settle::exited;
+use crate::runtime::{
+    ContainerRuntime, ExecSpec, ExecState, LogOptions, Output, RuntimeError,
+};
+
+/// Largest archive that is copied in: it is kept on the host's disk until its digest is checked.
+const COPY_IN_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// How often the engine is asked for an exit code that is not there yet.
+const EXIT_CODE_ASKED_MAX: u32 = 50;
+
+/// The specification of an exec for the engine.
+pub(super) fn exec_spec(exec: &Exec) -> ExecSpec {
+    ExecSpec {
+        command: exec.command.clone(),
+        env: exec.env.clone(),
+        user: exec.user.clone(),
+        workdir: exec.workdir.clone(),
+        stdin: exec.stdin,
+        tty: exec.tty,
+        privileged: exec.privileged,
+    }
+}
+
+/// Starts an exec that was made (and journalled) and sees it to its end.
+pub(super) async fn run_exec(
+    runtime: &dyn ContainerRuntime,
+    exec_id: &str,
+    exec: &Exec,
+    stream: Option<StreamSocket>,
+) -> Result<Outcome, RuntimeError> {
+    let io = runtime.exec_start(exec_id, exec.tty).await?;
+    let Some(mut stream) = stream else {
+        drop(io.input);
+        let tail = read_tail(io.output, limits::EXEC_TAIL_BYTES_MAX).await?;
+        let mut outcome = exit_code(runtime, exec_id).await?;
+        outcome = outcome.with_body(tail.bytes());
+        outcome.truncated |= tail.cut;
+        return Ok(outcome);
+    };
+    // A stream that broke already is noticed by the pumps.
+    let _ = stream.send(frame(Channel::Begun, &[])).await;
+    let (mut sender, receiver) = stream.split();
+    {
+        let inward = pump_in(runtime, exec_id, receiver, io.input);
+        let outward = pump_out(io.output, &mut sender);
+        tokio::pin!(inward, outward);
+        tokio::select! {
+            () = &mut inward => outward.await?,
+            flown = &mut outward => flown?,
+        }
+    }
+    let outcome = exit_code(runtime, exec_id).await?;
+    let _ = sender.send(super::end_frame(&outcome)).await;
+    sender.close().await;
+    Ok(outcome)
+}
+
+/// Client to process. Ends with the client's input; then the process sees the end of its own.
+async fn pump_in(
+    runtime: &dyn ContainerRuntime,
+    exec_id: &str,
+    mut receiver: StreamReceiver,
+    mut input: std::pin::Pin<Box<dyn AsyncWrite + Send>>,
+) {
+    while let Ok(Some(bytes)) = receiver.hear().await {
+        match parse(bytes) {
+            Some((Channel::Input, data)) => {
+                if input.write_all(&data).await.is_err() || input.flush().await.is_err() {
+                    break;
+                }
+            }
+            Some((Channel::Resize, data)) => {
+                if let Some((columns, rows)) = size(&data) {
+                    // A terminal of the old size is still a terminal.
+                    let _ = runtime.exec_resize(exec_id, columns, rows).await;
+                }
+            }
+            Some((Channel::InputEnd, _)) => {
+                let _ = input.shutdown().await;
+                // The client may still be reading; wait for it to leave.
+                while let Ok(Some(_)) = receiver.hear().await {}
+                return;
+            }
+            // Nothing else may come from a client; a client that errs loses its input.
+            Some(_) | None => break,
+        }
+    }
+    let _ = input.shutdown().await;
+}
+
+fn size(data: &[u8]) -> Option<(u16, u16)> {
+    let value: serde_json::Value = serde_json::from_slice(data).ok()?;
+    let number = |key: &str| u16::try_from(value.get(key)?.as_u64()?).ok();
+    Some((number("columns")?, number("rows")?))
+}
+
+/// Process to client. Goes on reading when the client has gone, so that the process does not block.
+async fn pump_out(
+    mut output: BoxStream<'static, Result<Output, RuntimeError>>,
+    sender: &mut StreamSender,
+) -> Result<(), RuntimeError> {
+    let mut listening = true;
+    while let Some(piece) = output.next().await {
+        if listening {
+            listening = send_output(sender, piece?).await;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the client took it.
+async fn send_output(sender: &mut StreamSender, piece: Output) -> bool {
+    let (channel, data) = match piece {
+        Output::Stdout(data) => (Channel::Output, data),
+        Output::Stderr(data) => (Channel::ErrorOutput, data),
+    };
+    for chunk in data.chunks(limits::STREAM_CHUNK_BYTES) {
+        if sender.send(frame(channel, chunk)).await.is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+/// The exit code, which the engine may know a moment after the output has ended.
+async fn exit_code(runtime: &dyn ContainerRuntime, exec_id: &str) -> Result<Outcome, RuntimeError> {
+    for _ in 0..EXIT_CODE_ASKED_MAX {
+        match runtime.exec_state(exec_id).await? {
+            ExecState::Exited(code) => return Ok(exited(code)),
+            ExecState::Forgotten => break,
+            ExecState::Created | ExecState::Running => {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        }
+    }
+    // Its output has ended but it has not: it closed them and lives on.
+    Ok(Outcome::ended(
+        fairlead_protocol::State::Unknown,
+        codes::OUTCOME_UNKNOWN,
+        "the engine does not say how the process ended",
+    ))
+}
+
+/// Log lines, to the stream or (their last part) into the result.
+pub(super) async fn run_logs(
+    runtime: &dyn ContainerRuntime,
+    logs: &Logs,
+    stream: Option<StreamSocket>,
+) -> Result<Outcome, RuntimeError> {
+    let options = LogOptions {
+        // Without a reader a follow would never end.
+        follow: logs.follow && stream.is_some(),
+        tail: logs.tail.parse().ok(),
+        since_us: logs.since_us,
+        until_us: logs.until_us,
+        timestamps: logs.timestamps,
+    };
+    let mut lines = runtime.logs(&logs.container, &options).await?;
+    let Some(mut stream) = stream else {
+        let tail = read_tail(lines, limits::RESULT_BODY_BYTES_MAX).await?;
+        let mut outcome = Outcome::done().with_body(tail.bytes());
+        outcome.truncated |= tail.cut;
+        return Ok(outcome);
+    };
+    let _ = stream.send(frame(Channel::Begun, &[])).await;
+    let (mut sender, mut receiver) = stream.split();
+    let outward = async {
+        while let Some(piece) = lines.next().await {
+            if !send_output(&mut sender, piece?).await {
+                break;
+            }
+        }
+        Ok::<(), RuntimeError>(())
+    };
+    // The reader's leaving ends a follow, which is its usual end.
+    tokio::select! {
+        flown = outward => flown?,
+        () = async { while let Ok(Some(_)) = receiver.hear().await {} } => {}
+    }
+    let outcome = Outcome::done();
+    let _ = sender.send(super::end_frame(&outcome)).await;
+    sender.close().await;
+    Ok(outcome)
+}
+
+/// A path of a container, as a tar archive, to the stream.
+pub(super) async fn run_copy_out(
+    runtime: &dyn ContainerRuntime,
+    copy: &CopyOut,
+    stream: Option<StreamSocket>,
+) -> Result<Outcome, RuntimeError> {
+    let Some(mut stream) = stream else { return Ok(needs_stream()) };
+    let mut archive = runtime.copy_out(&copy.container, &copy.path).await?;
+    let _ = stream.send(frame(Channel::Begun, &[])).await;
+    while let Some(piece) = archive.next().await {
+        for chunk in piece?.chunks(limits::STREAM_CHUNK_BYTES) {
+            if let Err(error) = stream.send(frame(Channel::Output, chunk)).await {
+                return Ok(Outcome::failed(
+                    codes::STREAM_LOST,
+                    format!("the reader left before the copy was whole: {error}"),
+                ));
+            }
+        }
+    }
+    let outcome = Outcome::done();
+    let _ = stream.send(super::end_frame(&outcome)).await;
+    stream.close().await;
+    Ok(outcome)
+}
+
+/// Takes an archive in whole, checks it against the signed digest, and only then lets the engine
+/// unpack it: a lost stream or an altered archive changes nothing.
+pub(super) async fn run_copy_in(
+    runtime: &dyn ContainerRuntime,
+    id: CommandId,
+    copy: &CopyIn,
+    stream: Option<StreamSocket>,
+    spool: &Path,
+) -> Result<Outcome, RuntimeError> {
+    let Some(mut stream) = stream else { return Ok(needs_stream()) };
+    if copy.size > COPY_IN_BYTES_MAX {
+        return Ok(Outcome::failed(
+            codes::INVALID_REQUEST,
+            format!("an archive may have {COPY_IN_BYTES_MAX} bytes at most"),
+        ));
+    }
+    let path = spool.join(format!("copy-{id}"));
+    let outcome = match receive(&mut stream, copy, &path).await {
+        Ok(()) => unpack(runtime, copy, &path).await,
+        Err(outcome) => Ok(outcome),
+    };
+    // What is left over is removed at the next start as well.
+    let _ = tokio::fs::remove_file(&path).await;
+    let outcome = outcome.unwrap_or_else(Outcome::from);
+    let _ = stream.send(super::end_frame(&outcome)).await;
+    stream.close().await;
+    Ok(outcome)
+}
+
+async fn receive(stream: &mut StreamSocket, copy: &CopyIn, path: &Path) -> Result<(), Outcome> {
+    let cannot_keep = |error: std::io::Error| {
+        Outcome::failed(
+            codes::STORAGE_UNAVAILABLE,
+            format!("the host cannot keep the archive: {error}; make room on its disk"),
+        )
+    };
+    let lost = |reason: String| {
+        Outcome::failed(codes::STREAM_LOST, format!("{reason}; nothing was copied"))
+    };
+    let _ = stream.send(frame(Channel::Begun, &[])).await;
+    let mut file = tokio::fs::File::create(path).await.map_err(cannot_keep)?;
+    let mut digest = Sha256::default();
+    let mut received = 0u64;
+    loop {
+        let heard = stream.hear().await.map_err(|error| lost(error.to_string()))?;
+        match heard.and_then(parse) {
+            Some((Channel::Input, data)) => {
+                received += data.len() as u64;
+                if received > copy.size {
+                    return Err(lost("more came than was announced".to_owned()));
+                }
+                digest.update(&data);
+                file.write_all(&data).await.map_err(cannot_keep)?;
+            }
+            Some((Channel::InputEnd, _)) => break,
+            Some(_) | None => return Err(lost("the sender left before the end".to_owned())),
+        }
+    }
+    file.flush().await.map_err(cannot_keep)?;
+    if received == copy.size && digest.finish()[..] == copy.sha256[..] {
+        Ok(())
+    } else {
+        Err(Outcome::failed(
+            codes::DIGEST_MISMATCH,
+            "what arrived is not what was signed; nothing was copied",
+        ))
+    }
+}
+
+async fn unpack(
+    runtime: &dyn ContainerRuntime,
+    copy: &CopyIn,
+    path: &Path,
+) -> Result<Outcome, RuntimeError> {
+    let file = tokio::fs::File::open(path)
+        .await
+        .map_err(|error| RuntimeError::Engine(format!("the archive is gone: {error}")))?;
+    let archive = futures_util::stream::unfold(file, |mut file| async move {
+        let mut chunk = vec![0; limits::STREAM_CHUNK_BYTES];
+        match file.read(&mut chunk).await {
+            Ok(0) => None,
+            Ok(read) => {
+                chunk.truncate(read);
+                Some((Ok(Bytes::from(chunk)), file))
+            }
+            Err(error) => Some((Err(error), file)),
+        }
+    });
+    runtime.copy_in(&copy.container, &copy.path, archive.boxed()).await?;
+    Ok(Outcome::done())
+}
+
+fn needs_stream() -> Outcome {
+    Outcome::failed(codes::STREAM_NOT_ATTACHED, "a copy needs a stream, and none was attached")
+}
+
+/// The last part of what flowed by.
+struct Tail {
+    pieces: VecDeque<Bytes>,
+    length: usize,
+    cut: bool,
+    max: usize,
+}
+
+impl Tail {
+    fn push(&mut self, piece: Bytes) {
+        self.length += piece.len();
+        self.pieces.push_back(piece);
+        while self.length > self.max {
+            let excess = self.length - self.max;
+            self.cut = true;
+            match self.pieces.front_mut() {
+                Some(front) if front.len() > excess => {
+                    let kept = front.split_off(excess);
+                    *front = kept;
+                    self.length -= excess;
+                }
+                Some(_) => {
+                    self.length -= self.pieces.pop_front().map_or(0, |gone| gone.len());
+                }
+                None => break,
+            }
+        }
+    }
+
+    fn bytes(&self) -> Bytes {
+        self.pieces.iter().flatten().copied().collect()
+    }
+}
+
+async fn read_tail(
+    mut output: BoxStream<'static, Result<Output, RuntimeError>>,
+    max: usize,
+) -> Result<Tail, RuntimeError> {
+    let mut tail = Tail { pieces: VecDeque::new(), length: 0, cut: false, max };
+    while let Some(piece) = output.next().await {
+        match piece? {
+            Output::Stdout(data) | Output::Stderr(data) => tail.push(data),
+        }
+    }
+    Ok(tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_tail_is_the_end_of_what_flowed(pieces: Vec<Vec<u8>>, max in 1usize..64) {
+            let mut tail = Tail { pieces: VecDeque::new(), length: 0, cut: false, max };
+            for piece in &pieces {
+                tail.push(Bytes::from(piece.clone()));
+            }
+            let whole = pieces.concat();
+            let expected = &whole[whole.len().saturating_sub(max)..];
+            prop_assert_eq!(&tail.bytes()[..], expected);
+            prop_assert_eq!(tail.cut, whole.len() > max);
+        }
+    }
+}

@@ -1,0 +1,432 @@
+//! One command's life, in a task of its own: checks, intent, act, result.
+//!
+//! ```text
+//! deadline? policy? engine there? precondition?  →  intent on disk  →  act  →  result on disk
+//! ```
+//! Whatever is found before the intent ends the command without effect. An engine that is not there
+//! and a disk that is full are waited for until the deadline. Once the engine has been asked, a broken
+//! answer leads to `settle`, never to a second try in the blind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_daemon::clock::{Clock, ServerTime};
+use fairlead_link::socket::StreamSocket;
+use fairlead_protocol::command::Kind;
+use fairlead_protocol::{
+    Command, CommandId, CommandResult, Intent, SignedCommand, Stage, Stamp, State, codes, limits,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::outcome::Outcome;
+use super::settle::{Before, Settled, settle};
+use super::{act, attached, stamp};
+use crate::app::RenewNow;
+use crate::journal::Appender;
+use crate::policy::PolicyFile;
+use crate::runtime::{ContainerDetail, ContainerRuntime, RuntimeError};
+
+/// How often an engine that is not there, or a disk that is full, is tried again.
+const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// What a job tells the actor while it goes on.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The intent is on disk.
+    Begun { id: CommandId, intent: Intent, stamps: Vec<Stamp> },
+    /// The exec's id is on disk.
+    ExecMade { id: CommandId, exec: String },
+    /// It waits for something outside.
+    Waits { id: CommandId, why: String },
+    /// It has ended; its result is on disk, where its kind has an effect.
+    Ended { id: CommandId, result: CommandResult },
+}
+
+/// What every job needs.
+pub(super) struct Surroundings {
+    pub(super) runtime: Arc<dyn ContainerRuntime>,
+    pub(super) policy: Arc<PolicyFile>,
+    pub(super) time: Arc<ServerTime>,
+    pub(super) clock: Clock,
+    pub(super) appender: Appender,
+    pub(super) spool: std::path::PathBuf,
+    pub(super) renew: mpsc::Sender<RenewNow>,
+    pub(super) news: mpsc::Sender<News>,
+}
+
+/// A command that may begin.
+pub(super) struct Job {
+    pub(super) id: CommandId,
+    pub(super) command: Command,
+    pub(super) signed: SignedCommand,
+    pub(super) stamps: Vec<Stamp>,
+    pub(super) stream: Option<oneshot::Receiver<StreamSocket>>,
+    /// Begun by an earlier instance: settle first.
+    pub(super) unsettled: Option<(Intent, Option<String>)>,
+    /// Why the journal takes nothing, if so.
+    pub(super) blocked: Option<String>,
+    pub(super) lane: String,
+}
+
+/// Whether a kind changes something that doing it twice would change again.
+pub(super) fn has_effect(kind: &Kind) -> bool {
+    kind.changes() || matches!(kind, Kind::Exec(_) | Kind::RenewCertificate(_))
+}
+
+/// Carries a command out and reports its end.
+pub(super) async fn carry_out(mut job: Job, around: Arc<Surroundings>) {
+    let id = job.id;
+    let outcome = match job.command.kind.clone() {
+        Some(kind) => live(&mut job, &kind, &around).await,
+        None => Outcome::failed(codes::UNSUPPORTED, "this agent does not know that kind"),
+    };
+    let journalled = job.command.kind.as_ref().is_some_and(has_effect);
+    let not_after_us = job.command.not_after_us;
+    let mut result = CommandResult {
+        command: id.to_wire(),
+        state: outcome.state.into(),
+        code: outcome.code.to_owned(),
+        message: outcome.message,
+        exit_code: outcome.exit_code,
+        body_length: u32::try_from(outcome.body.len()).unwrap_or(u32::MAX),
+        body: outcome.body,
+        body_truncated: outcome.truncated,
+        stamps: job.stamps,
+        container_id: outcome.container_id,
+        ..CommandResult::default()
+    };
+    // A result is sent only when it is on disk. A full disk is waited for: what happened, happened.
+    while journalled {
+        match around.appender.result(id, result.clone(), not_after_us).await {
+            Ok(()) => {
+                result.stamps.push(stamp(Stage::ResultStored, around.time.now_us()));
+                break;
+            }
+            Err(error) => {
+                waits(&around, id, &error.to_string()).await;
+                tokio::time::sleep(TRY_AGAIN_AFTER).await;
+            }
+        }
+    }
+    // The actor outlives its jobs; when it is gone, the process is going.
+    let _ = around.news.send(News::Ended { id, result }).await;
+}
+
+async fn waits(around: &Surroundings, id: CommandId, why: &str) {
+    let _ = around.news.send(News::Waits { id, why: why.to_owned() }).await;
+}
+
+/// From the first check to the outcome.
+async fn live(job: &mut Job, kind: &Kind, around: &Surroundings) -> Outcome {
+    if let Some((intent, exec)) = job.unsettled.take() {
+        match settle_patiently(job, kind, &intent, exec.as_deref(), around).await {
+            Settled::Done(outcome) => return outcome,
+            Settled::NotDone => {}
+        }
+        if let Some(outcome) = past_deadline(job, around) {
+            return outcome;
+        }
+        return begin(job, kind, intent, around).await;
+    }
+    if let Some(outcome) = may_not_begin(job, kind, around) {
+        return outcome;
+    }
+    let before = match look_before(job, kind, around).await {
+        Ok(before) => before,
+        Err(outcome) => return outcome,
+    };
+    let intent = Intent {
+        command: Some(job.signed.clone()),
+        at_us: around.clock.now_us(),
+        stamps: job.stamps.clone(),
+        container_id: before.as_ref().map_or_else(String::new, |d| d.container.id.clone()),
+        started_us: before.as_ref().map_or(0, |d| d.started_us),
+        lane: job.lane.clone(),
+    };
+    if has_effect(kind)
+        && let Err(outcome) = write_intent(job, &intent, around).await
+    {
+        return outcome;
+    }
+    begin(job, kind, intent, around).await
+}
+
+fn past_deadline(job: &Job, around: &Surroundings) -> Option<Outcome> {
+    (around.time.now_us() > job.command.not_after_us).then(|| {
+        Outcome::ended(
+            State::Expired,
+            codes::DEADLINE_PASSED,
+            "its deadline passed before it could begin; nothing was done",
+        )
+    })
+}
+
+/// What forbids it, without asking the engine.
+fn may_not_begin(job: &Job, kind: &Kind, around: &Surroundings) -> Option<Outcome> {
+    if let Some(outcome) = past_deadline(job, around) {
+        return Some(outcome);
+    }
+    let known = fairlead_protocol::version::AGENT_FEATURES;
+    if let Some(missing) =
+        job.command.required_features.iter().find(|feature| !known.contains(&feature.as_str()))
+    {
+        return Some(Outcome::failed(
+            codes::UNSUPPORTED,
+            format!("this agent lacks the feature {missing}: upgrade it"),
+        ));
+    }
+    if let Some(why) = job.blocked.as_ref().filter(|_| has_effect(kind)) {
+        return Some(Outcome::failed(codes::JOURNAL_UNAVAILABLE, why.clone()));
+    }
+    // Where a container is meant, its true name decides, which is known once it has been looked at.
+    if existing_container(kind).is_some() {
+        return None;
+    }
+    let checked = around.policy.check_named(&job.command, kind.target());
+    checked.err().map(|refusal| Outcome::failed(refusal.code, refusal.message))
+}
+
+/// The container that must be there for this kind.
+fn existing_container(kind: &Kind) -> Option<&str> {
+    match kind {
+        Kind::Start(k) => Some(&k.container),
+        Kind::Stop(k) => Some(&k.container),
+        Kind::Restart(k) => Some(&k.container),
+        Kind::Kill(k) => Some(&k.container),
+        Kind::Remove(k) => Some(&k.container),
+        Kind::Exec(k) => Some(&k.container),
+        Kind::Logs(k) => Some(&k.container),
+        Kind::CopyIn(k) => Some(&k.container),
+        Kind::CopyOut(k) => Some(&k.container),
+        Kind::Inspect(k) if k.kind != "image" => Some(&k.object),
+        _ => None,
+    }
+}
+
+/// Looks at the container that the command is about (waiting for the engine), and at the
+/// precondition. `None` for commands about no existing container.
+async fn look_before(
+    job: &Job,
+    kind: &Kind,
+    around: &Surroundings,
+) -> Result<Option<ContainerDetail>, Outcome> {
+    let Some(container) = existing_container(kind) else { return Ok(None) };
+    let detail = loop {
+        match around.runtime.inspect(container).await {
+            Ok(detail) => break detail,
+            Err(RuntimeError::Unavailable(why) | RuntimeError::Interrupted(why)) => {
+                wait_for_engine(job, around, &why).await?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let found = &detail.container;
+    if let Err(refusal) = around.policy.check_named(&job.command, &found.name) {
+        return Err(Outcome::failed(refusal.code, refusal.message));
+    }
+    let wanted = job.command.precondition.clone().unwrap_or_default();
+    if !wanted.container_id.is_empty() && !found.id.starts_with(&wanted.container_id) {
+        return Err(conflict(format!(
+            "container {container} is {} now, not {}: look again and repeat",
+            found.id.get(..12).unwrap_or(&found.id),
+            wanted.container_id
+        )));
+    }
+    if !wanted.image_digest.is_empty() && found.image_id != wanted.image_digest {
+        return Err(conflict(format!(
+            "container {container} has image {} now, not {}: look again and repeat",
+            found.image_id, wanted.image_digest
+        )));
+    }
+    Ok(Some(detail))
+}
+
+fn conflict(message: String) -> Outcome {
+    Outcome::ended(State::Conflict, codes::PRECONDITION_FAILED, message)
+}
+
+async fn wait_for_engine(job: &Job, around: &Surroundings, why: &str) -> Result<(), Outcome> {
+    if around.time.now_us() > job.command.not_after_us {
+        return Err(Outcome::ended(
+            State::Expired,
+            codes::DEADLINE_PASSED,
+            format!("its deadline passed while the engine did not answer ({why}); nothing was done"),
+        ));
+    }
+    waits(around, job.id, &format!("the container engine does not answer: {why}")).await;
+    tokio::time::sleep(TRY_AGAIN_AFTER).await;
+    Ok(())
+}
+
+/// Intent on disk, waiting for a full disk until the deadline.
+async fn write_intent(
+    job: &mut Job,
+    intent: &Intent,
+    around: &Surroundings,
+) -> Result<(), Outcome> {
+    while let Err(error) = around.appender.intent(intent.clone()).await {
+        if around.time.now_us() > job.command.not_after_us {
+            return Err(Outcome::ended(
+                State::Expired,
+                codes::DEADLINE_PASSED,
+                format!("its deadline passed while {error}; nothing was done"),
+            ));
+        }
+        waits(around, job.id, &error.to_string()).await;
+        tokio::time::sleep(TRY_AGAIN_AFTER).await;
+    }
+    job.stamps.push(stamp(Stage::IntentStored, around.time.now_us()));
+    let news = News::Begun { id: job.id, intent: intent.clone(), stamps: job.stamps.clone() };
+    let _ = around.news.send(news).await;
+    Ok(())
+}
+
+/// Asks the engine, and again after a broken answer once it is known what became of the first.
+async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surroundings) -> Outcome {
+    let allowed = match job.command.timeout_ms {
+        0 => act::default_timeout(kind),
+        asked => Duration::from_millis(u64::from(asked)),
+    };
+    let mut stream = match stream_of(job).await {
+        Ok(stream) => stream,
+        Err(outcome) => return outcome,
+    };
+    loop {
+        job.stamps.push(stamp(Stage::EngineCalled, around.time.now_us()));
+        let mut exec = None;
+        let asking = ask_engine(job.id, kind, &mut stream, &mut exec, around);
+        let Ok(answer) = tokio::time::timeout(allowed, asking).await else {
+            job.stamps.push(stamp(Stage::EngineAnswered, around.time.now_us()));
+            let seconds = allowed.as_secs_f64();
+            let message = format!("not finished after {seconds} s; the engine may still finish it");
+            return Outcome::failed(codes::TIMEOUT, message).on(intent.container_id);
+        };
+        match answer {
+            Ok(mut outcome) => {
+                job.stamps.push(stamp(Stage::EngineAnswered, around.time.now_us()));
+                if outcome.container_id.is_empty() {
+                    outcome.container_id.clone_from(&intent.container_id);
+                }
+                return outcome;
+            }
+            Err(RuntimeError::Unavailable(why)) => {
+                if let Err(outcome) = wait_for_engine(job, around, &why).await {
+                    return outcome;
+                }
+            }
+            Err(RuntimeError::Interrupted(why)) => {
+                waits(around, job.id, &why).await;
+                let settled = settle_patiently(job, kind, &intent, exec.as_deref(), around).await;
+                if let Settled::Done(outcome) = settled {
+                    return outcome;
+                }
+                intent.at_us = around.clock.now_us();
+            }
+            Err(error) => {
+                job.stamps.push(stamp(Stage::EngineAnswered, around.time.now_us()));
+                return Outcome::from(error).on(intent.container_id);
+            }
+        }
+    }
+}
+
+/// Asks the engine; `exec` becomes the id of the exec that was made on the way.
+async fn ask_engine(
+    id: CommandId,
+    kind: &Kind,
+    stream: &mut Option<StreamSocket>,
+    exec: &mut Option<String>,
+    around: &Surroundings,
+) -> Result<Outcome, RuntimeError> {
+    let runtime = &*around.runtime;
+    match kind {
+        Kind::Exec(wanted) => {
+            let made = runtime.exec_create(&wanted.container, &attached::exec_spec(wanted)).await?;
+            // Before it is started its id must be on disk, else a crash would leave it unknown.
+            if let Err(error) = around.appender.exec_created(id, &made).await {
+                return Ok(Outcome::failed(
+                    codes::JOURNAL_UNAVAILABLE,
+                    format!("{error}; nothing was run"),
+                ));
+            }
+            let _ = around.news.send(News::ExecMade { id, exec: made.clone() }).await;
+            *exec = Some(made.clone());
+            attached::run_exec(runtime, &made, wanted, stream.take()).await
+        }
+        Kind::Logs(logs) => attached::run_logs(runtime, logs, stream.take()).await,
+        Kind::CopyOut(copy) => attached::run_copy_out(runtime, copy, stream.take()).await,
+        Kind::CopyIn(copy) => {
+            attached::run_copy_in(runtime, id, copy, stream.take(), &around.spool).await
+        }
+        Kind::RenewCertificate(_) => Ok(renew(around).await),
+        other => act::act(runtime, id, other).await,
+    }
+}
+
+/// The stream that the issuer wanted, once it is there.
+async fn stream_of(job: &mut Job) -> Result<Option<StreamSocket>, Outcome> {
+    if !job.command.attach {
+        return Ok(None);
+    }
+    let not_attached = |why: &str| {
+        Outcome::failed(
+            codes::STREAM_NOT_ATTACHED,
+            format!("nobody attached to the command's stream {why}; nothing was run"),
+        )
+    };
+    let Some(coming) = job.stream.take() else {
+        return Err(not_attached("since the agent was restarted"));
+    };
+    match tokio::time::timeout(limits::STREAM_DIAL_TIMEOUT, coming).await {
+        Ok(Ok(stream)) => Ok(Some(stream)),
+        Ok(Err(_)) => Err(not_attached("because it could not be opened")),
+        Err(_) => {
+            Err(not_attached(&format!("within {} s", limits::STREAM_DIAL_TIMEOUT.as_secs())))
+        }
+    }
+}
+
+/// Settles, however often the engine has to be asked: what has begun must get its true end.
+async fn settle_patiently(
+    job: &mut Job,
+    kind: &Kind,
+    intent: &Intent,
+    exec: Option<&str>,
+    around: &Surroundings,
+) -> Settled {
+    let since_us = around.clock.now_us().saturating_sub(intent.at_us).max(0);
+    let waited = Duration::from_micros(since_us.unsigned_abs());
+    let before = Before { id: job.id, kind, intent, exec, waited };
+    loop {
+        match settle(&*around.runtime, &before).await {
+            Ok(settled) => {
+                job.stamps.push(stamp(Stage::Settled, around.time.now_us()));
+                return settled;
+            }
+            Err(error) => {
+                waits(around, job.id, &format!("what became of it is being found out: {error}"))
+                    .await;
+                tokio::time::sleep(TRY_AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+/// Asks the session to renew the certificate, and waits for it.
+async fn renew(around: &Surroundings) -> Outcome {
+    let (done, renewed) = oneshot::channel();
+    let unavailable = || {
+        Outcome::failed(codes::CERTIFICATE_REJECTED, "the link was lost before it was renewed")
+    };
+    if around.renew.send(RenewNow { done }).await.is_err() {
+        return unavailable();
+    }
+    match renewed.await {
+        Ok(Ok(not_after)) => {
+            let body = serde_json::json!({ "not_after_s": not_after });
+            Outcome::done().with_body(body.to_string())
+        }
+        Ok(Err(why)) => Outcome::failed(codes::CERTIFICATE_REJECTED, why),
+        Err(_) => unavailable(),
+    }
+}

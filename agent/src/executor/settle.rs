@@ -1,0 +1,249 @@
+//! After a crash: what became of a command whose intent is on disk and whose result is not.
+//!
+//! An engine goes on with a stop or restart whose client died, so the answer may lie in the future:
+//! settling waits until the effect shows, or until the grace and five seconds are over, and decides
+//! then. Nothing else begins on the lane meanwhile. `NotDone` means that no effect took place and none
+//! will, so that the command may be carried out (once).
+
+use std::time::Duration;
+
+use fairlead_protocol::command::Kind;
+use fairlead_protocol::{CommandId, Intent, State, codes};
+use futures_util::StreamExt;
+
+use super::act::{COMMAND_LABEL, grace};
+use super::outcome::Outcome;
+use crate::runtime::{ContainerDetail, ContainerRuntime, EngineEvent, ExecState, RuntimeError};
+
+/// Added to the grace: what an engine may need besides.
+const AFTER_GRACE: Duration = Duration::from_secs(5);
+/// How often the engine is asked.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// The engine's past events are all there when it has been silent for so long.
+const EVENTS_SILENT_AFTER: Duration = Duration::from_millis(500);
+
+/// What became of it.
+pub(super) enum Settled {
+    /// It has a final state.
+    Done(Outcome),
+    /// No effect took place.
+    NotDone,
+}
+
+/// What is known of the command from before the crash.
+pub(super) struct Before<'a> {
+    pub(super) id: CommandId,
+    pub(super) kind: &'a Kind,
+    pub(super) intent: &'a Intent,
+    pub(super) exec: Option<&'a str>,
+    /// The machine's wall time when the intent was written, by its own clock then.
+    pub(super) waited: Duration,
+}
+
+/// Finds out what became of it.
+///
+/// # Errors
+/// When the engine does not answer; ask again when it does.
+pub(super) async fn settle(
+    runtime: &dyn ContainerRuntime,
+    before: &Before<'_>,
+) -> Result<Settled, RuntimeError> {
+    match before.kind {
+        Kind::Run(run) => made(runtime, before, run.spec.as_ref().map_or("", |s| &s.name), true).await,
+        Kind::Create(create) => {
+            made(runtime, before, create.spec.as_ref().map_or("", |s| &s.name), false).await
+        }
+        Kind::Start(start) => {
+            let detail = inspect(runtime, before, &start.container).await?;
+            Ok(match detail {
+                Some(now) if started_since(&now, before.intent) => done_on(&now),
+                _ => Settled::NotDone,
+            })
+        }
+        Kind::Stop(stop) => {
+            let wait = grace(stop.grace_s, None) + AFTER_GRACE;
+            wait_for(runtime, before, &stop.container, wait, |now| now.container.state != "running")
+                .await
+        }
+        Kind::Restart(restart) => {
+            let wait = grace(restart.grace_s, None) + AFTER_GRACE;
+            wait_for(runtime, before, &restart.container, wait, |now| {
+                started_since(now, before.intent)
+            })
+            .await
+        }
+        Kind::Kill(kill) => killed(runtime, before, &kill.container).await,
+        Kind::Remove(_) => {
+            // The id is asked for, not the name: another container may have the name by now.
+            Ok(match runtime.inspect(&before.intent.container_id).await {
+                Err(RuntimeError::NoSuchContainer(_)) => {
+                    Settled::Done(Outcome::done().on(before.intent.container_id.clone()))
+                }
+                Err(error) => return Err(error),
+                Ok(_) => Settled::NotDone,
+            })
+        }
+        Kind::Exec(_) => executed(runtime, before).await,
+        Kind::CopyIn(_) => Ok(Settled::Done(Outcome::failed(
+            codes::STREAM_LOST,
+            "the agent was restarted during the copy: some of the files may be there; copy again",
+        ))),
+        // Doing these again has no further effect.
+        Kind::Pull(_)
+        | Kind::PruneImages(_)
+        | Kind::RenewCertificate(_)
+        | Kind::Inspect(_)
+        | Kind::Logs(_)
+        | Kind::CopyOut(_)
+        | Kind::List(_)
+        | Kind::Ping(_) => Ok(Settled::NotDone),
+    }
+}
+
+fn done_on(detail: &ContainerDetail) -> Settled {
+    Settled::Done(Outcome::done().on(detail.container.id.clone()))
+}
+
+fn started_since(now: &ContainerDetail, intent: &Intent) -> bool {
+    now.started_us > intent.started_us
+}
+
+/// The container that the command was about, by the id it had then; `None` when it is gone.
+async fn inspect(
+    runtime: &dyn ContainerRuntime,
+    before: &Before<'_>,
+    name: &str,
+) -> Result<Option<ContainerDetail>, RuntimeError> {
+    let known = &before.intent.container_id;
+    match runtime.inspect(if known.is_empty() { name } else { known }).await {
+        Ok(detail) => Ok(Some(detail)),
+        Err(RuntimeError::NoSuchContainer(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks until the effect shows or the time (counted from the intent) is over.
+async fn wait_for(
+    runtime: &dyn ContainerRuntime,
+    before: &Before<'_>,
+    name: &str,
+    wait: Duration,
+    effect: impl Fn(&ContainerDetail) -> bool,
+) -> Result<Settled, RuntimeError> {
+    let mut waited = before.waited;
+    loop {
+        match inspect(runtime, before, name).await? {
+            None => {
+                return Ok(Settled::Done(Outcome::failed(
+                    codes::CONTAINER_NOT_FOUND,
+                    format!("container {name} was removed meanwhile"),
+                )));
+            }
+            Some(now) if effect(&now) => return Ok(done_on(&now)),
+            Some(_) if waited >= wait => return Ok(Settled::NotDone),
+            Some(_) => {
+                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                waited += ASK_AGAIN_AFTER;
+            }
+        }
+    }
+}
+
+/// A container that this command made, found by its label; or the engine's memory of one.
+async fn made(
+    runtime: &dyn ContainerRuntime,
+    before: &Before<'_>,
+    name: &str,
+    start: bool,
+) -> Result<Settled, RuntimeError> {
+    let found = match runtime.inspect(name).await {
+        Ok(detail) => Some(detail),
+        Err(RuntimeError::NoSuchContainer(_)) => None,
+        Err(error) => return Err(error),
+    };
+    let label = before.id.to_string();
+    let ours = |detail: &ContainerDetail| {
+        detail.labels.iter().any(|(key, value)| key == COMMAND_LABEL && *value == label)
+    };
+    let Some(detail) = found.filter(ours) else {
+        // It may have been made, have run and have been removed again (--rm, or by hand).
+        let past = past_events(runtime, before.intent.at_us).await;
+        let made = past.iter().any(|event| event.action == "create" && event.command_label == label);
+        return Ok(if made { Settled::Done(Outcome::done()) } else { Settled::NotDone });
+    };
+    if start && detail.started_us == 0 {
+        runtime.start(&detail.container.id).await?;
+    }
+    let body = serde_json::json!({ "id": detail.container.id, "name": name });
+    Ok(Settled::Done(Outcome::done().with_body(body.to_string()).on(detail.container.id)))
+}
+
+/// A signal leaves no trace in the container, but one in the engine's events.
+async fn killed(
+    runtime: &dyn ContainerRuntime,
+    before: &Before<'_>,
+    name: &str,
+) -> Result<Settled, RuntimeError> {
+    let Some(now) = inspect(runtime, before, name).await? else {
+        return Ok(Settled::Done(Outcome::done().on(before.intent.container_id.clone())));
+    };
+    if now.container.state != "running" {
+        return Ok(done_on(&now));
+    }
+    let signalled = past_events(runtime, before.intent.at_us)
+        .await
+        .iter()
+        .any(|event| event.action == "kill" && event.id == now.container.id);
+    Ok(if signalled { done_on(&now) } else { Settled::NotDone })
+}
+
+async fn past_events(runtime: &dyn ContainerRuntime, since_us: i64) -> Vec<EngineEvent> {
+    let mut events = runtime.events(since_us).await;
+    let mut past = Vec::new();
+    while let Ok(Some(Ok(event))) = tokio::time::timeout(EVENTS_SILENT_AFTER, events.next()).await {
+        past.push(event);
+    }
+    past
+}
+
+/// An exec is known to the engine by its id, which was journalled before it was started.
+async fn executed(
+    runtime: &dyn ContainerRuntime,
+    before: &Before<'_>,
+) -> Result<Settled, RuntimeError> {
+    let Some(exec) = before.exec else { return Ok(Settled::NotDone) };
+    loop {
+        match runtime.exec_state(exec).await? {
+            ExecState::Running => tokio::time::sleep(ASK_AGAIN_AFTER).await,
+            // Made and never started; the engine refuses a second start, so a new one is safe.
+            ExecState::Created => return Ok(Settled::NotDone),
+            ExecState::Exited(code) => {
+                let mut outcome = exited(code);
+                "the agent was restarted while it ran: its output was lost"
+                    .clone_into(&mut outcome.message);
+                return Ok(Settled::Done(outcome));
+            }
+            ExecState::Forgotten => {
+                return Ok(Settled::Done(Outcome::ended(
+                    State::Unknown,
+                    codes::OUTCOME_UNKNOWN,
+                    "the engine or the container was restarted while the process ran: whether it \
+                     finished cannot be found out",
+                )));
+            }
+        }
+    }
+}
+
+/// How an exec ended, by its exit code.
+pub(super) fn exited(code: i64) -> Outcome {
+    let exit_code = i32::try_from(code).unwrap_or(-1);
+    if exit_code == 0 {
+        Outcome::done()
+    } else {
+        let mut outcome =
+            Outcome::failed(codes::EXIT_CODE, format!("the process ended with {exit_code}"));
+        outcome.exit_code = exit_code;
+        outcome
+    }
+}

@@ -1,0 +1,579 @@
+//! The actor: takes commands in, keeps order, hands them to jobs, sends what they report.
+//!
+//! One loop, no waiting inside it. Its arms by rank: news from jobs (they free lanes), requests from
+//! the session, the tidy timer. What it sends goes to the present link's bounded queue: progress is
+//! dropped when that is full, results wait in the journal's index and are sent again every second
+//! until the region has acknowledged them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fairlead_daemon::clock::{Clock, ServerTime};
+use fairlead_daemon::shutdown::Shutdown;
+use fairlead_identity::signing::{SignatureError, Verifier};
+use fairlead_link::socket::StreamSocket;
+use fairlead_protocol::command::{Kind, Lane};
+use fairlead_protocol::{
+    CancelRefused, Command, CommandId, CommandResult, HostId, InstanceId, LinkUp, Message,
+    OpenStream, Progress, ResultPart, SignedCommand, Stage, Stamp, State, StreamId, StreamRefused,
+    codes, limits, link_up,
+};
+use rustls::pki_types::UnixTime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::job::{Job, News, Surroundings, carry_out, has_effect};
+use super::lanes::{Lanes, Manner};
+use super::outcome::Outcome;
+use super::{Request, StreamDialler, in_words, stamp};
+use crate::app::RenewNow;
+use crate::journal::{Journal, Phase};
+use crate::observe::Picture;
+use crate::owner_log::OwnerLog;
+use crate::policy::PolicyFile;
+use crate::runtime::ContainerRuntime;
+
+/// Commands that run at a time.
+const RUNNING_MAX: usize = 64;
+/// Commands that are accepted and have not finished; more are refused with `host_busy`.
+const ACCEPTED_MAX: usize = 1024;
+/// Streams announced before their command has come.
+const EARLY_STREAMS_MAX: usize = 64;
+/// How often results without an acknowledgement are looked through, and old ids forgotten.
+const TIDY_EVERY: Duration = Duration::from_secs(1);
+/// A result that is not acknowledged within this is sent again.
+const SEND_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// What the executor is made of.
+pub struct Parts {
+    /// The host it acts for.
+    pub host: HostId,
+    /// This start of the agent.
+    pub instance: InstanceId,
+    /// The term of ownership.
+    pub epoch: u64,
+    /// The journal, opened.
+    pub journal: Journal,
+    /// The engine.
+    pub runtime: Arc<dyn ContainerRuntime>,
+    /// The host owner's policy.
+    pub policy: Arc<PolicyFile>,
+    /// Knows the keys that may sign commands.
+    pub verifier: Verifier,
+    /// Server time.
+    pub time: Arc<ServerTime>,
+    /// The machine's clock.
+    pub clock: Clock,
+    /// The newest picture of the containers, for resolving ids to names.
+    pub picture: Picture,
+    /// The log for the host's owner.
+    pub owner_log: OwnerLog,
+    /// Where archives wait for their digest.
+    pub spool: std::path::PathBuf,
+    /// Where renewals are asked for.
+    pub renew: mpsc::Sender<RenewNow>,
+    /// Where the floor of server time is persisted.
+    pub floor: Box<dyn Fn(i64) + Send>,
+}
+
+/// A command that has been accepted and has not ended.
+struct Live {
+    command: Command,
+    signed: SignedCommand,
+    stamps: Vec<Stamp>,
+    lane: Lane,
+    stream: Option<oneshot::Receiver<StreamSocket>>,
+    unsettled: Option<(fairlead_protocol::Intent, Option<String>)>,
+    waiting_for: String,
+}
+
+struct Link {
+    outbound: mpsc::Sender<LinkUp>,
+    connection: u64,
+    streams: StreamDialler,
+}
+
+/// The actor.
+pub struct Executor {
+    parts: Parts,
+    lanes: Lanes,
+    live: HashMap<CommandId, Live>,
+    stream_slots: HashMap<CommandId, oneshot::Sender<StreamSocket>>,
+    early_streams: Vec<(OpenStream, Instant)>,
+    link: Option<Link>,
+    around: Arc<Surroundings>,
+    news: mpsc::Receiver<News>,
+    /// Results of commands without effect: kept until acknowledged, not journalled.
+    fleeting: HashMap<CommandId, CommandResult>,
+    /// When each result without an acknowledgement was last sent on this link.
+    sent: HashMap<CommandId, Instant>,
+}
+
+impl Executor {
+    /// An executor that will settle first what an earlier instance had begun.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let (news_sender, news) = mpsc::channel(256);
+        let around = Arc::new(Surroundings {
+            runtime: Arc::clone(&parts.runtime),
+            policy: Arc::clone(&parts.policy),
+            time: Arc::clone(&parts.time),
+            clock: parts.clock.clone(),
+            appender: parts.journal.appender(),
+            spool: parts.spool.clone(),
+            renew: parts.renew.clone(),
+            news: news_sender,
+        });
+        let mut executor = Self {
+            parts,
+            lanes: Lanes::new(RUNNING_MAX),
+            live: HashMap::new(),
+            stream_slots: HashMap::new(),
+            early_streams: Vec::new(),
+            link: None,
+            around,
+            news,
+            fleeting: HashMap::new(),
+            sent: HashMap::new(),
+        };
+        executor.take_up_unsettled();
+        executor
+    }
+
+    /// Runs until shutdown.
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, shutdown: Shutdown) {
+        let mut tidy = tokio::time::interval(TIDY_EVERY);
+        tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.begin_ready();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                Some(news) = self.news.recv() => self.on_news(news),
+                request = requests.recv() => match request {
+                    Some(request) => self.on_request(request),
+                    None => return,
+                },
+                _ = tidy.tick() => self.tidy(),
+            }
+            self.begin_ready();
+        }
+    }
+
+    fn take_up_unsettled(&mut self) {
+        for (id, intent, exec) in self.parts.journal.unsettled() {
+            let Some(signed) = intent.command.clone() else { continue };
+            let Ok(command) = Command::decode(&signed.command[..]) else { continue };
+            let Some(kind) = command.kind.as_ref() else { continue };
+            tracing::info!(command = %id, kind = kind.name(), "settling what an earlier instance began");
+            let lane = kind.lane();
+            self.lanes.accept(id, lane.clone(), manner(kind));
+            let live = Live {
+                stamps: intent.stamps.clone(),
+                unsettled: Some((intent, exec)),
+                waiting_for: String::new(),
+                stream: None,
+                command,
+                signed,
+                lane,
+            };
+            self.live.insert(id, live);
+        }
+    }
+
+    fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Deliver { command } => self.deliver(command),
+            Request::Cancel { id, by } => self.cancel(id, &by),
+            Request::Acked { id } => {
+                self.sent.remove(&id);
+                self.fleeting.remove(&id);
+                self.parts.journal.acked(id);
+            }
+            Request::LinkUp { outbound, connection, streams } => {
+                self.link = Some(Link { outbound, connection, streams });
+                // What the last link's peer was sent, this one's may not have.
+                self.sent.clear();
+                self.send_unacked();
+            }
+            Request::LinkDown { connection } => {
+                if self.link.as_ref().is_some_and(|link| link.connection == connection) {
+                    self.link = None;
+                }
+            }
+            Request::OpenStream(open) => self.open_stream(open),
+            Request::LearnKeys(keys) => {
+                for error in self.parts.verifier.learn(&keys, UnixTime::now()) {
+                    tracing::error!(%error, "a command key was offered that is not the installation's");
+                }
+            }
+        }
+    }
+
+    // === acceptance
+
+    fn deliver(&mut self, signed: SignedCommand) {
+        let received = stamp(Stage::DeliveredToHost, self.parts.time.now_us());
+        let command = match self.parts.verifier.verify(&signed, UnixTime::now()) {
+            Ok(command) => command,
+            Err(error) => return self.reject(&signed, &error),
+        };
+        let Ok(id) = CommandId::from_wire(&command.id) else {
+            return self.reject(&signed, &SignatureError::Unreadable);
+        };
+        if self.parts.time.at_least(command.issued_at_us) {
+            (self.parts.floor)(command.issued_at_us);
+        }
+        if self.repeated(id) {
+            return;
+        }
+        let Some(kind) = command.kind.clone() else {
+            let outcome = Outcome::failed(codes::UNSUPPORTED, "this agent does not know that kind");
+            return self.answer_unaccepted(id, outcome);
+        };
+        if self.lanes.len() >= ACCEPTED_MAX {
+            let message = format!("{ACCEPTED_MAX} commands wait on this host already");
+            return self.answer_unaccepted(id, Outcome::failed(codes::HOST_BUSY, message));
+        }
+        let lane = self.resolve(kind.lane());
+        self.lanes.accept(id, lane.clone(), manner(&kind));
+        let stream = (command.attach && kind.streams()).then(|| {
+            let (slot, stream) = oneshot::channel();
+            self.stream_slots.insert(id, slot);
+            stream
+        });
+        let verified = stamp(Stage::Verified, self.parts.time.now_us());
+        let live = Live {
+            command,
+            signed,
+            stamps: vec![received, verified],
+            lane,
+            stream,
+            unsettled: None,
+            waiting_for: String::new(),
+        };
+        self.live.insert(id, live);
+        if let Some(at) = self.early_streams.iter().position(|(open, _)| open.command == id.to_wire())
+        {
+            let (open, _) = self.early_streams.remove(at);
+            self.open_stream(open);
+        }
+    }
+
+    /// A container may be named by a prefix of its id; its lane is named by its name.
+    fn resolve(&self, lane: Lane) -> Lane {
+        match lane {
+            Lane::Container(text) => Lane::Container(self.parts.picture.name_of(&text)),
+            other => other,
+        }
+    }
+
+    /// Whether the id is known already; then what is known is said again.
+    fn repeated(&mut self, id: CommandId) -> bool {
+        if let Some(Phase::Done { result, .. }) =
+            self.parts.journal.entry(id).map(|entry| entry.phase.clone())
+        {
+            self.send_result(&result);
+            return true;
+        }
+        if let Some(result) = self.fleeting.get(&id).cloned() {
+            self.send_result(&result);
+            return true;
+        }
+        if self.live.contains_key(&id) {
+            self.send_progress(id, Some(stamp(Stage::Resent, self.parts.time.now_us())));
+            return true;
+        }
+        false
+    }
+
+    /// Not from the installation's key, or not for this host: nothing is recorded under its id, so
+    /// that the true command can still come.
+    fn reject(&mut self, signed: &SignedCommand, error: &SignatureError) {
+        tracing::error!(%error, "a command was refused: somebody between us and the controller alters commands, or a key is unknown here");
+        self.parts.owner_log.refused(&error.to_string());
+        let claimed = Command::decode(&signed.command[..])
+            .ok()
+            .and_then(|command| CommandId::from_wire(&command.id).ok());
+        if let Some(id) = claimed {
+            let outcome = Outcome::failed(codes::SIGNATURE_REJECTED, error.to_string());
+            self.send_result(&self.result_of(id, outcome));
+        }
+    }
+
+    fn answer_unaccepted(&mut self, id: CommandId, outcome: Outcome) {
+        let result = self.result_of(id, outcome);
+        self.fleeting.insert(id, result.clone());
+        self.send_result(&result);
+    }
+
+    fn result_of(&self, id: CommandId, outcome: Outcome) -> CommandResult {
+        CommandResult {
+            command: id.to_wire(),
+            state: outcome.state.into(),
+            code: outcome.code.to_owned(),
+            message: outcome.message,
+            ..CommandResult::default()
+        }
+    }
+
+    fn cancel(&mut self, id: CommandId, by: &str) {
+        if !self.lanes.holds(id) {
+            // Ended already (its result says how), or never come: the region decides then.
+            self.repeated(id);
+            return;
+        }
+        if self.lanes.is_running(id) {
+            let refused = CancelRefused {
+                command: id.to_wire(),
+                reason: "it has begun and cannot be withdrawn any more".to_owned(),
+            };
+            self.send(link_up::Kind::CancelRefused(refused));
+            return;
+        }
+        let outcome =
+            Outcome::ended(State::Cancelled, codes::WITHDRAWN, format!("withdrawn by {by}"));
+        self.end_before_it_began(id, outcome);
+    }
+
+    /// Ends a command that waits for its lane. Its id must be remembered with that end before anybody
+    /// hears of it, else a second delivery would carry it out after all.
+    fn end_before_it_began(&mut self, id: CommandId, outcome: Outcome) {
+        self.lanes.finish(id);
+        self.stream_slots.remove(&id);
+        let Some(live) = self.live.get(&id) else { return };
+        let mut result = self.result_of(id, outcome);
+        result.stamps.clone_from(&live.stamps);
+        let not_after_us = live.command.not_after_us;
+        let around = Arc::clone(&self.around);
+        // Its owner is the entry in `live`: it always ends with `News::Ended`.
+        tokio::spawn(async move {
+            if let Err(error) = around.appender.result(id, result.clone(), not_after_us).await {
+                tracing::warn!(command = %id, %error, "the end of a command that never began is not on disk");
+            }
+            let _ = around.news.send(News::Ended { id, result }).await;
+        });
+    }
+
+    // === carrying out
+
+    fn begin_ready(&mut self) {
+        for id in self.lanes.begin() {
+            let Some(live) = self.live.get_mut(&id) else { continue };
+            live.waiting_for.clear();
+            if let Lane::Container(name) = &live.lane {
+                self.parts.picture.acts(name, id, self.parts.clock.now_us());
+            }
+            let job = Job {
+                id,
+                command: live.command.clone(),
+                signed: live.signed.clone(),
+                stamps: live.stamps.clone(),
+                stream: live.stream.take(),
+                unsettled: live.unsettled.take(),
+                blocked: self.parts.journal.blocked().map(ToOwned::to_owned),
+                lane: live.lane.to_string(),
+            };
+            // Its owner is the lane: the job always ends with `News::Ended`.
+            tokio::spawn(carry_out(job, Arc::clone(&self.around)));
+        }
+    }
+
+    fn on_news(&mut self, news: News) {
+        match news {
+            News::Begun { id, intent, stamps } => {
+                let Some(live) = self.live.get_mut(&id) else { return };
+                live.stamps = stamps;
+                self.parts.journal.note_intent(id, intent, live.command.not_after_us);
+                self.parts.owner_log.begun(id, &live.command);
+                self.send_progress(id, None);
+            }
+            News::ExecMade { id, exec } => self.parts.journal.note_exec(id, &exec),
+            News::Waits { id, why } => {
+                if let Some(live) = self.live.get_mut(&id)
+                    && live.waiting_for != why
+                {
+                    live.waiting_for = why;
+                    self.send_progress(id, None);
+                }
+            }
+            News::Ended { id, result } => self.ended(id, result),
+        }
+    }
+
+    fn ended(&mut self, id: CommandId, mut result: CommandResult) {
+        self.lanes.finish(id);
+        self.stream_slots.remove(&id);
+        let Some(live) = self.live.remove(&id) else { return };
+        if let Lane::Container(name) = &live.lane {
+            self.parts.picture.acted(name, id, self.parts.clock.now_us());
+        }
+        result.instance = self.parts.instance.to_wire();
+        result.epoch = self.parts.epoch;
+        let effect = live.command.kind.as_ref().is_some_and(has_effect);
+        let state = State::try_from(result.state).unwrap_or(State::Unknown);
+        if effect {
+            self.parts.owner_log.ended(id, &live.command, in_words(state), &result.message);
+            self.parts.journal.note_result(id, result.clone(), live.command.not_after_us);
+            self.parts.picture.look_again();
+        } else {
+            self.fleeting.insert(id, result.clone());
+        }
+        self.send_result(&result);
+    }
+
+    // === streams
+
+    fn open_stream(&mut self, open: OpenStream) {
+        let (Ok(stream_id), Ok(id)) =
+            (StreamId::from_wire(&open.id), CommandId::from_wire(&open.command))
+        else {
+            return self.refuse_stream(open.id, codes::PROTOCOL_VIOLATION, "ids are 16 bytes");
+        };
+        if open.host[..] != self.parts.host.as_bytes()[..] {
+            return self.refuse_stream(open.id, codes::NO_STREAM, "the stream is for another host");
+        }
+        let Some(slot) = self.stream_slots.remove(&id) else {
+            let ended = self.parts.journal.entry(id).is_some()
+                || self.fleeting.contains_key(&id)
+                || self.lanes.holds(id);
+            if ended || self.early_streams.len() >= EARLY_STREAMS_MAX {
+                return self.refuse_stream(open.id, codes::NO_STREAM, "the command has no stream");
+            }
+            // The command itself is on its way: only it, once verified, gives the right to a stream.
+            self.early_streams.push((open, Instant::now()));
+            return;
+        };
+        let Some(link) = &self.link else { return };
+        let streams = link.streams.clone();
+        // The task ends by itself: dialling has a deadline, and the socket goes to the job.
+        tokio::spawn(async move {
+            let StreamDialler { dialler, address, server } = streams;
+            match dialler.stream(&address, stream_id, &server).await {
+                Ok(socket) => drop(slot.send(socket)),
+                Err(error) => tracing::warn!(command = %id, %error, "stream could not be opened"),
+            }
+        });
+    }
+
+    fn refuse_stream(&mut self, id: Bytes, code: &str, message: &str) {
+        let refused =
+            StreamRefused { id, code: code.to_owned(), message: message.to_owned() };
+        self.send(link_up::Kind::StreamRefused(refused));
+    }
+
+    // === sending
+
+    /// Sends what may be lost; `false` when there is no link or its queue is full.
+    fn send(&mut self, kind: link_up::Kind) -> bool {
+        self.link
+            .as_ref()
+            .is_some_and(|link| link.outbound.try_send(LinkUp { kind: Some(kind) }).is_ok())
+    }
+
+    fn send_progress(&mut self, id: CommandId, extra: Option<Stamp>) {
+        let Some(live) = self.live.get(&id) else { return };
+        let running = self.lanes.is_running(id);
+        let waiting_for = if live.waiting_for.is_empty() && !running {
+            self.lanes
+                .waits_for(id)
+                .map(|other| format!("{} is held by command {}", live.lane, other.short()))
+                .unwrap_or_default()
+        } else {
+            live.waiting_for.clone()
+        };
+        let progress = Progress {
+            command: id.to_wire(),
+            state: if running { State::Running } else { State::Delivered }.into(),
+            stamps: live.stamps.iter().cloned().chain(extra).collect(),
+            waiting_for,
+        };
+        self.send(link_up::Kind::Progress(progress));
+    }
+
+    /// Sends a result, its body in parts before it. What does not fit is sent again later.
+    fn send_result(&mut self, result: &CommandResult) {
+        if let Ok(id) = CommandId::from_wire(&result.command) {
+            self.sent.insert(id, Instant::now());
+        }
+        let Some(connection) = self.link.as_ref().map(|link| link.connection) else { return };
+        let mut last = result.clone();
+        last.connection = connection;
+        if result.body.len() > limits::RESULT_PART_BYTES {
+            last.body = Bytes::new();
+            for (index, data) in result.body.chunks(limits::RESULT_PART_BYTES).enumerate() {
+                let part = ResultPart {
+                    command: result.command.clone(),
+                    offset: u32::try_from(index * limits::RESULT_PART_BYTES).unwrap_or(u32::MAX),
+                    data: Bytes::copy_from_slice(data),
+                };
+                if !self.send(link_up::Kind::ResultPart(part)) {
+                    return;
+                }
+            }
+        }
+        self.send(link_up::Kind::Result(last));
+    }
+
+    fn send_unacked(&mut self) {
+        let fleeting: Vec<_> = self.fleeting.values().cloned().collect();
+        for result in self.parts.journal.unacked().iter().chain(&fleeting) {
+            let Ok(id) = CommandId::from_wire(&result.command) else { continue };
+            let lately = |sent: &Instant| sent.elapsed() < SEND_AGAIN_AFTER;
+            if !self.sent.get(&id).is_some_and(lately) {
+                self.send_result(result);
+            }
+        }
+    }
+
+    fn tidy(&mut self) {
+        let now_us = self.parts.time.now_us();
+        self.parts.journal.tidy(now_us);
+        let overdue: Vec<_> = {
+            let (overdue, kept) = std::mem::take(&mut self.early_streams)
+                .into_iter()
+                .partition(|(_, since)| since.elapsed() > limits::STREAM_DIAL_TIMEOUT);
+            self.early_streams = kept;
+            overdue
+        };
+        for (open, _) in overdue {
+            self.refuse_stream(open.id, codes::NO_STREAM, "its command has not come");
+        }
+        self.expire_waiting(now_us);
+        if self.link.is_some() {
+            self.send_unacked();
+        }
+    }
+
+    /// Commands that still wait for their lane when their deadline passes end here and now.
+    fn expire_waiting(&mut self, now_us: i64) {
+        let expired: Vec<CommandId> = self
+            .live
+            .iter()
+            .filter(|(id, live)| {
+                let waits = self.lanes.holds(**id) && !self.lanes.is_running(**id);
+                waits && live.command.not_after_us < now_us
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in expired {
+            let outcome = Outcome::ended(
+                State::Expired,
+                codes::DEADLINE_PASSED,
+                "its deadline passed while it waited for its turn; nothing was done",
+            );
+            self.end_before_it_began(id, outcome);
+        }
+    }
+}
+
+fn manner(kind: &Kind) -> Manner {
+    match kind {
+        Kind::Stop(_) | Kind::Restart(_) => Manner::ChangesWithGrace,
+        Kind::Kill(_) => Manner::Kills,
+        other if other.changes() => Manner::Changes,
+        _ => Manner::Looks,
+    }
+}

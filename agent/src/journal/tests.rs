@@ -1,0 +1,126 @@
+//! What a journal keeps through crashes, torn tails, foreign files and take-overs.
+
+use fairlead_protocol::{Command, Message};
+use proptest::prelude::*;
+
+use super::*;
+
+const HOUR_US: i64 = 3_600_000_000;
+
+fn id(n: u8) -> CommandId {
+    CommandId::from_bytes([n; 16])
+}
+
+fn intent(n: u8, not_after_us: i64) -> Intent {
+    let command = Command { id: id(n).to_wire(), not_after_us, ..Command::default() };
+    let signed =
+        SignedCommand { command: command.encode_to_vec().into(), ..SignedCommand::default() };
+    Intent { command: Some(signed), at_us: i64::from(n), ..Intent::default() }
+}
+
+fn result(n: u8) -> CommandResult {
+    CommandResult {
+        command: id(n).to_wire(),
+        state: State::Succeeded.into(),
+        body: vec![n; 10].into(),
+        ..CommandResult::default()
+    }
+}
+
+fn open(dir: &Path, instance: u8, now_us: i64) -> Journal {
+    let instance = InstanceId::from_bytes([instance; 16]);
+    Journal::open(dir, instance, HostId::from_bytes([9; 16]), 1, now_us).unwrap()
+}
+
+#[tokio::test]
+async fn the_next_instance_takes_over_what_is_live_and_removes_the_dead_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path(), 1, 0);
+    let appender = first.appender();
+    appender.intent(intent(1, HOUR_US)).await.unwrap();
+    appender.result(id(1), result(1), HOUR_US).await.unwrap();
+    appender.intent(intent(2, HOUR_US)).await.unwrap();
+    appender.exec_created(id(2), "e2").await.unwrap();
+    drop((first, appender));
+
+    let second = open(dir.path(), 2, 10);
+    assert_eq!(second.unacked(), vec![result(1)]);
+    let unsettled = second.unsettled();
+    assert_eq!(unsettled.len(), 1);
+    assert_eq!((unsettled[0].0, unsettled[0].2.as_deref()), (id(2), Some("e2")));
+    drop(second);
+
+    // A day after the deadline the finished id is forgotten, the unsettled one never.
+    let third = open(dir.path(), 3, 30 * HOUR_US);
+    assert!(third.entry(id(1)).is_none());
+    assert!(third.entry(id(2)).is_some());
+}
+
+#[tokio::test]
+async fn a_living_instance_is_read_but_not_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let living = open(dir.path(), 1, 0);
+    living.appender().intent(intent(1, HOUR_US)).await.unwrap();
+    let other = open(dir.path(), 2, 0);
+    assert!(other.entry(id(1)).is_some(), "its ids count");
+    assert!(dir.path().join(InstanceId::from_bytes([1; 16]).to_string()).exists());
+}
+
+#[tokio::test]
+async fn a_newer_or_foreign_file_blocks_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(InstanceId::from_bytes([7; 16]).to_string());
+    let header = JournalHeader { format: FORMAT + 1, ..JournalHeader::default() };
+    let record = JournalRecord { kind: Some(Kind::Header(header)) }.encode_to_vec();
+    let mut bytes = u32::try_from(record.len()).unwrap().to_le_bytes().to_vec();
+    bytes.extend(crc32fast::hash(&record).to_le_bytes());
+    bytes.extend(&record);
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(open(dir.path(), 1, 0).blocked().unwrap().contains("format 2"));
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    std::fs::write(&path, vec![b'x'; 5000]).unwrap();
+    assert!(open(dir.path(), 2, 0).blocked().unwrap().contains("not a journal"));
+}
+
+#[tokio::test]
+async fn compaction_keeps_what_matters_and_appends_go_on_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path(), 1, 0);
+    let appender = journal.appender();
+    for n in 1..=3 {
+        appender.intent(intent(n, HOUR_US)).await.unwrap();
+    }
+    appender.result(id(1), result(1), HOUR_US).await.unwrap();
+    journal.writer.compact(still_mattering(0));
+    appender.result(id(2), result(2), HOUR_US).await.unwrap();
+    drop((journal, appender));
+    let next = open(dir.path(), 2, 0);
+    assert_eq!(next.unacked().len(), 2);
+    assert_eq!(next.unsettled().len(), 1);
+}
+
+proptest! {
+    /// Wherever a file is cut, what was written before the cut is read and nothing is made up.
+    #[test]
+    fn a_torn_tail_costs_only_the_tail(cut in 0usize..4000) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path(), 1, 0);
+        runtime.block_on(async {
+            for n in 1..=20 {
+                journal.appender().intent(intent(n, HOUR_US)).await.unwrap();
+            }
+        });
+        drop(journal);
+        let path = dir.path().join(InstanceId::from_bytes([1; 16]).to_string());
+        let whole = std::fs::read(&path).unwrap();
+        prop_assume!(cut < whole.len());
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        let next = open(dir.path(), 2, 0);
+        let found = next.unsettled();
+        prop_assert!(next.blocked().is_none());
+        for (index, (found_id, _, _)) in found.iter().enumerate() {
+            prop_assert_eq!(*found_id, id(u8::try_from(index + 1).unwrap()));
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! Looking at the host: which containers there are, how they do, what happens to them.
+//!
+//! By level: the picture is taken again every so often and after each command; the engine's events are
+//! only hints to look sooner. A difference goes to the link in parts. Events are numbered and kept until
+//! the region has acknowledged them (the oldest are dropped when there are too many); pictures and
+//! measurements are not kept, because the next one says it all again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use fairlead_daemon::clock::ServerTime;
+use fairlead_daemon::shutdown::Shutdown;
+use fairlead_identity::random;
+use fairlead_protocol::{CommandId, Container, EngineFacts, HostEvent, LinkUp, link_up};
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use crate::inventory::Inventory;
+use crate::inventory::events::EventLog;
+use crate::metrics::Sampler;
+use crate::runtime::{ContainerRuntime, EngineEvent, RuntimeError};
+
+/// The picture is taken again at least so often, whatever the events say.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Several events at once (a restart is five) lead to one look.
+const LOOK_AFTER_EVENT: Duration = Duration::from_millis(60);
+/// An engine that went away is asked again after this.
+const ENGINE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Events that wait for an acknowledgement; beyond that the oldest are dropped.
+const EVENTS_MAX: usize = 1024;
+/// Acts of our own that are remembered for each container, to tell them from others'.
+const ACTS_MAX: usize = 8;
+/// The engine writes an event a little after the act that caused it has been answered.
+const EVENT_LATE_US: i64 = 150_000;
+/// Docker's data directory, whose file system is the one that fills up.
+const ENGINE_DATA_DIR: &str = "/var/lib/docker";
+
+/// What the session tells the observer.
+#[derive(Debug)]
+pub enum Watch {
+    /// A link is up: tell it everything.
+    LinkUp {
+        /// Its queue.
+        outbound: mpsc::Sender<LinkUp>,
+        /// Its number.
+        connection: u64,
+    },
+    /// It is gone.
+    LinkDown {
+        /// Its number.
+        connection: u64,
+    },
+    /// The region has the events up to this one.
+    Acked {
+        /// Its number.
+        seq: u64,
+    },
+}
+
+/// When a command of ours acted on a container.
+#[derive(Debug, Clone, Copy)]
+struct Act {
+    command: CommandId,
+    begun_us: i64,
+    /// `i64::MAX` while it goes on.
+    ended_us: i64,
+}
+
+/// The newest picture, shared with the executor.
+#[derive(Clone, Default)]
+pub struct Picture {
+    containers: Arc<RwLock<Vec<Container>>>,
+    acts: Arc<Mutex<HashMap<String, VecDeque<Act>>>>,
+    look: Arc<Notify>,
+}
+
+impl Picture {
+    /// The name of the container that is meant: a name means itself, else an id or its prefix.
+    #[must_use]
+    pub fn name_of(&self, text: &str) -> String {
+        let containers = self.containers.read().unwrap_or_else(PoisonError::into_inner);
+        if containers.iter().any(|container| container.name == text) {
+            return text.to_owned();
+        }
+        let is_id = text.len() >= 4 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let mut found = containers.iter().filter(|c| is_id && c.id.starts_with(text));
+        match (found.next(), found.next()) {
+            (Some(only), None) => only.name.clone(),
+            _ => text.to_owned(),
+        }
+    }
+
+    /// Something was done: look now.
+    pub fn look_again(&self) {
+        self.look.notify_one();
+    }
+
+    /// A command of ours acts on the container from now on.
+    pub fn acts(&self, container: &str, command: CommandId, now_us: i64) {
+        let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_container = acts.entry(container.to_owned()).or_default();
+        if of_container.len() >= ACTS_MAX {
+            of_container.pop_front();
+        }
+        of_container.push_back(Act { command, begun_us: now_us, ended_us: i64::MAX });
+    }
+
+    /// It has ended.
+    pub fn acted(&self, container: &str, command: CommandId, now_us: i64) {
+        let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_container = acts.get_mut(container).into_iter().flatten();
+        for act in of_container.filter(|act| act.command == command) {
+            act.ended_us = now_us;
+        }
+    }
+
+    /// The command of ours that acted on the container at that time.
+    fn acting(&self, container: &str, at_us: i64) -> Option<CommandId> {
+        let acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_container = acts.get(container)?;
+        let at = |act: &&Act| {
+            act.begun_us <= at_us && at_us <= act.ended_us.saturating_add(EVENT_LATE_US)
+        };
+        of_container.iter().rev().find(at).map(|act| act.command)
+    }
+
+    fn set(&self, containers: Vec<Container>) {
+        // Acts of containers that are gone are not asked for again.
+        self.acts.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, acts| {
+            acts.iter().any(|act| act.ended_us == i64::MAX)
+                || containers.iter().any(|container| container.name == *name)
+        });
+        *self.containers.write().unwrap_or_else(PoisonError::into_inner) = containers;
+    }
+}
+
+struct Link {
+    outbound: mpsc::Sender<LinkUp>,
+    connection: u64,
+}
+
+/// The observer.
+pub struct Observer {
+    runtime: Arc<dyn ContainerRuntime>,
+    picture: Picture,
+    time: Arc<ServerTime>,
+    metrics_every: Duration,
+    sampler: Option<Sampler>,
+    inventory: Inventory,
+    log: EventLog,
+    engine: EngineFacts,
+    link: Option<Link>,
+    events: VecDeque<HostEvent>,
+    next_seq: u64,
+    last_event_us: i64,
+    /// Whether the last look failed, so that the engine's going and coming are told once.
+    engine_gone: bool,
+}
+
+impl Observer {
+    /// An observer of that engine.
+    #[must_use]
+    pub fn new(
+        runtime: Arc<dyn ContainerRuntime>,
+        picture: Picture,
+        time: Arc<ServerTime>,
+        metrics_every: Duration,
+    ) -> Self {
+        Self {
+            runtime,
+            picture,
+            time,
+            metrics_every,
+            sampler: Some(Sampler::new(ENGINE_DATA_DIR)),
+            inventory: Inventory::new(),
+            log: EventLog::new(),
+            engine: EngineFacts::default(),
+            link: None,
+            events: VecDeque::new(),
+            next_seq: 1,
+            last_event_us: 0,
+            engine_gone: false,
+        }
+    }
+
+    /// Observes until shutdown.
+    pub async fn run(mut self, mut watch: mpsc::Receiver<Watch>, shutdown: Shutdown) {
+        self.engine = self.runtime.facts().await;
+        let mut events = self.runtime.events(self.last_event_us).await;
+        let mut look_at = Instant::now();
+        let mut measure = tokio::time::interval(self.metrics_every);
+        measure.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let look = Arc::clone(&self.picture.look);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                request = watch.recv() => match request {
+                    Some(request) => self.on_watch(request),
+                    None => return,
+                },
+                () = look.notified() => look_at = Instant::now(),
+                event = events.next() => match event {
+                    Some(Ok(event)) => {
+                        self.on_event(&event);
+                        look_at = look_at.min(Instant::now() + LOOK_AFTER_EVENT);
+                    }
+                    ended => {
+                        events = self.events_again(ended).await;
+                        look_at = Instant::now();
+                    }
+                },
+                () = tokio::time::sleep_until(look_at) => {
+                    self.look().await;
+                    look_at = Instant::now() + LOOK_EVERY;
+                }
+                _ = measure.tick() => self.measure().await,
+            }
+        }
+    }
+
+    async fn events_again(
+        &mut self,
+        ended: Option<Result<EngineEvent, RuntimeError>>,
+    ) -> BoxStream<'static, Result<EngineEvent, RuntimeError>> {
+        if let Some(Err(error)) = ended {
+            tracing::debug!(%error, "the engine's events ended");
+        }
+        tokio::time::sleep(ENGINE_AGAIN_AFTER).await;
+        // From the microsecond after the last one: what happened meanwhile is not missed.
+        let since = if self.last_event_us == 0 { 0 } else { self.last_event_us + 1 };
+        self.runtime.events(since).await
+    }
+
+    fn on_watch(&mut self, request: Watch) {
+        match request {
+            Watch::LinkUp { outbound, connection } => {
+                self.link = Some(Link { outbound, connection });
+                self.inventory.start_over();
+                self.tell_picture();
+                for event in &self.events {
+                    self.send(link_up::Kind::Event(event.clone()));
+                }
+            }
+            Watch::LinkDown { connection } => {
+                if self.link.as_ref().is_some_and(|link| link.connection == connection) {
+                    self.link = None;
+                }
+            }
+            Watch::Acked { seq } => self.events.retain(|event| event.seq > seq),
+        }
+    }
+
+    /// Sends what may be lost; whether there was room.
+    fn send(&self, kind: link_up::Kind) -> bool {
+        self.link
+            .as_ref()
+            .is_some_and(|link| link.outbound.try_send(LinkUp { kind: Some(kind) }).is_ok())
+    }
+
+    fn on_event(&mut self, event: &EngineEvent) {
+        self.last_event_us = self.last_event_us.max(event.at_us);
+        let ours = self.picture.acting(&event.name, event.at_us);
+        if let Some(mut report) = self.log.report(event, ours) {
+            report.at_us -= self.time.own_clock_ahead_us();
+            self.keep(report);
+        }
+    }
+
+    fn keep(&mut self, mut event: HostEvent) {
+        event.seq = self.next_seq;
+        self.next_seq += 1;
+        event.id = Bytes::copy_from_slice(&random::bytes::<16>());
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event.clone());
+        self.send(link_up::Kind::Event(event));
+    }
+
+    async fn look(&mut self) {
+        match self.runtime.list().await {
+            Ok(containers) => {
+                self.picture.set(containers);
+                if self.engine_gone || !self.engine.error.is_empty() || self.engine.kind.is_empty()
+                {
+                    self.engine = self.runtime.facts().await;
+                }
+                if self.engine_gone {
+                    self.engine_gone = false;
+                    self.engine_changed("engine.back", String::new());
+                }
+            }
+            Err(error) => {
+                self.engine = self.runtime.facts().await;
+                if !self.engine_gone {
+                    self.engine_gone = true;
+                    tracing::warn!(%error, "the container engine does not answer");
+                    self.engine_changed("engine.gone", error.to_string());
+                }
+            }
+        }
+        self.tell_picture();
+    }
+
+    fn engine_changed(&mut self, action: &str, detail: String) {
+        let event = HostEvent {
+            at_us: self.time.now_us(),
+            action: action.to_owned(),
+            cause: "engine".to_owned(),
+            detail,
+            ..HostEvent::default()
+        };
+        self.keep(event);
+    }
+
+    fn tell_picture(&mut self) {
+        if self.link.is_none() || self.engine.kind.is_empty() {
+            return;
+        }
+        let containers =
+            self.picture.containers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for part in self.inventory.parts(&containers, &self.engine, self.time.now_us()) {
+            if !self.send(link_up::Kind::Inventory(part)) {
+                // The other side has lost a part: it gets the whole picture with the next look.
+                self.inventory.start_over();
+                return;
+            }
+        }
+    }
+
+    async fn measure(&mut self) {
+        if self.link.is_none() {
+            return;
+        }
+        let Some(mut sampler) = self.sampler.take() else { return };
+        let load = self.runtime.load().await;
+        let at_us = self.time.now_us();
+        let round = tokio::task::spawn_blocking(move || {
+            let parts = sampler.round(&load, std::time::Instant::now(), at_us);
+            (sampler, parts)
+        });
+        if let Ok((sampler, parts)) = round.await {
+            self.sampler = Some(sampler);
+            for part in parts {
+                self.send(link_up::Kind::Metrics(part));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> CommandId {
+        CommandId::from_bytes([n; 16])
+    }
+
+    #[test]
+    fn an_act_is_ours_from_its_beginning_to_a_little_after_its_end() {
+        let picture = Picture::default();
+        picture.acts("web", id(1), 1_000_000);
+        assert_eq!(picture.acting("web", 999_999), None);
+        assert_eq!(picture.acting("web", 5_000_000), Some(id(1)));
+        picture.acted("web", id(1), 6_000_000);
+        assert_eq!(picture.acting("web", 6_100_000), Some(id(1)));
+        assert_eq!(picture.acting("web", 6_200_000), None);
+        assert_eq!(picture.acting("db", 5_000_000), None);
+    }
+
+    #[test]
+    fn an_id_means_its_container_and_a_name_means_itself() {
+        let picture = Picture::default();
+        let container = |name: &str, id: &str| Container {
+            name: name.to_owned(),
+            id: id.to_owned(),
+            ..Container::default()
+        };
+        picture.set(vec![container("web", "abcd1234"), container("abcd", "ffff0000")]);
+        assert_eq!(picture.name_of("abcd12"), "web");
+        assert_eq!(picture.name_of("abcd"), "abcd", "names beat prefixes");
+        assert_eq!(picture.name_of("new"), "new");
+    }
+}

@@ -1,0 +1,242 @@
+//! One link's life: frames to requests and back, heartbeat, renewal.
+//!
+//! The loop never waits for the engine or the disk. Its arms by rank: shutdown, what is to be sent
+//! (results free memory), what is heard, renewals, the heartbeat. Requests to the executor wait for
+//! room in its queue: a flooding server is slowed down by TCP.
+
+use std::time::Duration;
+
+use fairlead_daemon::shutdown::Shutdown;
+use fairlead_link::socket::{Heard, Socket, SocketError};
+use fairlead_protocol::{
+    ChallengeAnswer, CommandId, LinkDown, LinkUp, Unsupported, Welcome, limits, link_down, link_up,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::app::RenewNow;
+use crate::connection::{Connection, LinkEnd};
+use crate::executor::{Request, StreamDialler};
+use crate::observe::Watch;
+
+/// Messages that wait for the link; progress and metrics beyond are dropped, results come again.
+const OUTBOUND_MAX: usize = 128;
+/// A third of a certificate's life is over: time to renew.
+const RENEW_LEFT_S: i64 = (limits::AGENT_CERTIFICATE_LIFE.as_secs() as i64) * 2 / 3;
+
+/// Runs a link until it ends.
+pub async fn run(
+    connection: &Connection,
+    address: &str,
+    mut socket: Socket<LinkUp, LinkDown>,
+    welcome: Welcome,
+    renewals: &mut mpsc::Receiver<RenewNow>,
+    shutdown: &Shutdown,
+) -> LinkEnd {
+    let number = welcome.connection;
+    connection.time.told(welcome.server_time_us);
+    connection.learn_region(&welcome.addresses).await;
+    tracing::info!(address, server = welcome.server, epoch = connection.epoch, "link up");
+    connection.owner_log.agent(&format!("connected to {} at {address}", welcome.server));
+    let (outbound, mut queue) = mpsc::channel(OUTBOUND_MAX);
+    if let Err(end) = announce(connection, address, &welcome, outbound).await {
+        return end;
+    }
+    let interval = match welcome.ping_interval_ms {
+        0 => limits::LINK_PING_INTERVAL,
+        told => Duration::from_millis(u64::from(told)),
+    };
+    let mut live = Live { heard: Instant::now(), sent: Instant::now(), interval, renewing: None };
+    let end = loop {
+        let wake = live.wake_at();
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => {
+                socket.close().await;
+                break LinkEnd::Shutdown;
+            }
+            Some(message) = queue.recv() => match socket.send(&message).await {
+                Ok(()) => live.sent = Instant::now(),
+                Err(error) => break error.into(),
+            },
+            heard = socket.hear() => {
+                live.heard = Instant::now();
+                match heard {
+                    Ok(Heard::Life) => {}
+                    Ok(Heard::Message(message)) => {
+                        let answered = on_message(connection, message, &mut live).await;
+                        match answered {
+                            Ok(None) => {}
+                            Ok(Some(answer)) => if let Err(error) = socket.send(&answer).await {
+                                break error.into();
+                            },
+                            Err(end) => break end,
+                        }
+                    }
+                    Err(error) => break error.into(),
+                }
+            }
+            Some(asked) = renewals.recv(), if live.renewing.is_none() => {
+                if let Err(end) = ask_renewal(connection, &mut socket, &mut live, Some(asked)).await {
+                    break end;
+                }
+            }
+            () = tokio::time::sleep_until(wake) => {
+                if let Err(end) = beat(connection, &mut socket, &mut live).await {
+                    break end;
+                }
+            }
+        }
+    };
+    let _ = connection.executor.send(Request::LinkDown { connection: number }).await;
+    let _ = connection.observer.send(Watch::LinkDown { connection: number }).await;
+    connection.owner_log.agent(&format!("the connection ended: {end}"));
+    end
+}
+
+struct Live {
+    heard: Instant,
+    sent: Instant,
+    interval: Duration,
+    /// Set while a renewal is under way, with whoever waits for it.
+    renewing: Option<Option<oneshot::Sender<Result<i64, String>>>>,
+}
+
+impl Live {
+    fn wake_at(&self) -> Instant {
+        // Jitter of up to a fifth keeps tens of thousands of agents from pinging in step.
+        let jitter = self.interval.mul_f64(fairlead_link::backoff::random_share() * 0.2);
+        (self.sent + self.interval - jitter).max(Instant::now() + Duration::from_millis(10))
+    }
+}
+
+async fn announce(
+    connection: &Connection,
+    address: &str,
+    welcome: &Welcome,
+    outbound: mpsc::Sender<LinkUp>,
+) -> Result<(), LinkEnd> {
+    let identity = connection.identity.lock().await.clone();
+    let dialler = identity.dialler().map_err(|error| LinkEnd::Identity(error.to_string()))?;
+    let streams = StreamDialler {
+        dialler,
+        address: address.to_owned(),
+        server: welcome.server.clone(),
+    };
+    if let Some(keys) = welcome.command_keys.clone() {
+        send_on(connection, Request::LearnKeys(keys)).await?;
+    }
+    let number = welcome.connection;
+    let up = Request::LinkUp { outbound: outbound.clone(), connection: number, streams };
+    send_on(connection, up).await?;
+    connection
+        .observer
+        .send(Watch::LinkUp { outbound, connection: number })
+        .await
+        .map_err(|_| LinkEnd::Shutdown)
+}
+
+async fn send_on(connection: &Connection, request: Request) -> Result<(), LinkEnd> {
+    connection.executor.send(request).await.map_err(|_| LinkEnd::Shutdown)
+}
+
+/// Handles one message; an answer goes straight back.
+async fn on_message(
+    connection: &Connection,
+    message: LinkDown,
+    live: &mut Live,
+) -> Result<Option<LinkUp>, LinkEnd> {
+    use link_down::Kind as K;
+    let answer = |kind| Ok(Some(LinkUp { kind: Some(kind) }));
+    match message.kind {
+        Some(K::Deliver(deliver)) => match deliver.command {
+            Some(command) => send_on(connection, Request::Deliver { command }).await?,
+            None => return Err(odd("a delivery without a command")),
+        },
+        Some(K::ResultAck(ack)) => {
+            let id = CommandId::from_wire(&ack.command).map_err(|_| odd("an id of wrong length"))?;
+            send_on(connection, Request::Acked { id }).await?;
+        }
+        Some(K::Cancel(cancel)) => {
+            let id =
+                CommandId::from_wire(&cancel.command).map_err(|_| odd("an id of wrong length"))?;
+            send_on(connection, Request::Cancel { id, by: cancel.by }).await?;
+        }
+        Some(K::OpenStream(open)) => send_on(connection, Request::OpenStream(open)).await?,
+        Some(K::EventAck(ack)) => {
+            let _ = connection.observer.send(Watch::Acked { seq: ack.seq }).await;
+        }
+        Some(K::Challenge(challenge)) => {
+            return answer(link_up::Kind::ChallengeAnswer(ChallengeAnswer {
+                nonce: challenge.nonce,
+            }));
+        }
+        Some(K::Renewed(reply)) => {
+            let outcome = connection.take_renewal(reply).await;
+            if let Err(why) = &outcome {
+                tracing::error!(why, "the renewed certificate cannot be used");
+            }
+            if let Some(Some(waiting)) = live.renewing.take() {
+                let _ = waiting.send(outcome);
+            }
+        }
+        Some(K::Reconnect(wish)) => {
+            let spread = Duration::from_millis(u64::from(wish.spread_ms))
+                .mul_f64(fairlead_link::backoff::random_share());
+            return Err(LinkEnd::Reconnect {
+                after: Duration::from_millis(u64::from(wish.after_ms)) + spread,
+                reason: wish.reason,
+            });
+        }
+        Some(K::Refused(refused)) => {
+            return Err(LinkEnd::Refused {
+                code: refused.code,
+                message: refused.message,
+                after: Duration::from_millis(u64::from(refused.retry_after_ms)),
+            });
+        }
+        Some(K::Unsupported(unsupported)) => {
+            tracing::warn!(kind = unsupported.kind, "the server does not know what we sent");
+        }
+        Some(K::Welcome(_) | K::Enrolled(_)) => return Err(odd("a greeting out of turn")),
+        // A kind of a later version: said so, never ignored.
+        None => {
+            return answer(link_up::Kind::Unsupported(Unsupported::default()));
+        }
+    }
+    Ok(None)
+}
+
+fn odd(what: &str) -> LinkEnd {
+    SocketError::Violation(what.to_owned()).into()
+}
+
+/// Nothing was sent for a while: ping; nothing was heard for too long: the link is dead.
+async fn beat(
+    connection: &Connection,
+    socket: &mut Socket<LinkUp, LinkDown>,
+    live: &mut Live,
+) -> Result<(), LinkEnd> {
+    if live.heard.elapsed() > live.interval * limits::PINGS_MISSED_OFFLINE {
+        return Err(SocketError::Silent.into());
+    }
+    socket.ping().await?;
+    live.sent = Instant::now();
+    let left_s = connection.identity.lock().await.not_after_s() - connection.clock.now_s();
+    if left_s < RENEW_LEFT_S && live.renewing.is_none() {
+        return ask_renewal(connection, socket, live, None).await;
+    }
+    Ok(())
+}
+
+async fn ask_renewal(
+    connection: &Connection,
+    socket: &mut Socket<LinkUp, LinkDown>,
+    live: &mut Live,
+    asked: Option<RenewNow>,
+) -> Result<(), LinkEnd> {
+    let request = connection.renew_request().await?;
+    live.renewing = Some(asked.map(|asked| asked.done));
+    socket.send(&LinkUp { kind: Some(link_up::Kind::Renew(request)) }).await?;
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! The supervisor: the unit's main process. Starts agents, watches them, grants epochs.
+//!
+//! Tiny on purpose: no async runtime, no TLS, no network. Who owns the host is its word alone: the
+//! epoch is on disk before the instance that gets it is started, grows with each start, and is never
+//! used again. When an agent dies it is started again, after a wait that grows while starts fail fast.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use fairlead_daemon::files;
+use fairlead_protocol::RunId;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// An agent that lived so long was healthy: the next wait is short again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+/// First wait before an agent is started again.
+const WAIT_FIRST: Duration = Duration::from_millis(100);
+/// Longest wait: the supervisor never gives up.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long an agent may take to leave when it is asked to.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+/// Exit code of an agent that cannot run without somebody's doing (no token, refused).
+pub const EXIT_NEEDS_HELP: i32 = 78;
+
+/// Why the supervisor cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum SuperviseError {
+    /// The state directory cannot be used.
+    #[error("cannot use {path}: {source}")]
+    State {
+        /// What.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another supervisor serves this directory.
+    #[error("another supervisor serves {0} already; one machine runs one agent")]
+    Taken(String),
+    /// The agent cannot be started.
+    #[error("cannot start the agent: {0}")]
+    Start(io::Error),
+    /// Signals cannot be received.
+    #[error("cannot receive signals: {0}")]
+    Signals(io::Error),
+}
+
+/// Supervises until told to stop. `arguments` are passed on to `fairlead-agent run`.
+///
+/// # Errors
+/// When the state directory cannot be used or another supervisor uses it.
+pub fn supervise(state_dir: &Path, arguments: &[String]) -> Result<(), SuperviseError> {
+    files::private_dir(state_dir).map_err(|source| state_error(state_dir, source))?;
+    let _lock = lock(state_dir)?;
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(SuperviseError::Signals)?;
+    let run = RunId::from_bytes(fairlead_identity::random::bytes());
+    let program = std::env::current_exe().map_err(SuperviseError::Start)?;
+    let mut wait = WAIT_FIRST;
+    loop {
+        let epoch = next_epoch(state_dir)?;
+        let started = Instant::now();
+        let mut child = start(&program, arguments, state_dir, epoch, run)?;
+        write_status(state_dir, &child, epoch);
+        tracing::info!(pid = child.id(), epoch, "agent started");
+        let Some(status) = watch(&mut child, &mut signals) else {
+            stop(&mut child);
+            return Ok(());
+        };
+        wait = next_wait(wait, started.elapsed(), status);
+        tracing::warn!(%status, epoch, wait_ms = wait.as_millis(), "agent ended, will be started again");
+        if interrupted_while_waiting(wait, &mut signals) {
+            return Ok(());
+        }
+    }
+}
+
+fn state_error(path: &Path, source: io::Error) -> SuperviseError {
+    SuperviseError::State { path: path.display().to_string(), source }
+}
+
+fn lock(state_dir: &Path) -> Result<File, SuperviseError> {
+    let path = state_dir.join("supervisor.lock");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|source| state_error(&path, source))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| SuperviseError::Taken(state_dir.display().to_string()))?;
+    Ok(file)
+}
+
+/// The next term of ownership, on disk before anybody gets it.
+fn next_epoch(state_dir: &Path) -> Result<u64, SuperviseError> {
+    let path = epoch_path(state_dir);
+    let last = read_epoch(&path)?;
+    let next = last + 1;
+    files::replace(&path, next.to_string().as_bytes())
+        .map_err(|source| state_error(&path, source))?;
+    Ok(next)
+}
+
+fn epoch_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("epoch")
+}
+
+fn read_epoch(path: &Path) -> Result<u64, SuperviseError> {
+    let read = files::read_if_there(path).map_err(|source| state_error(path, source))?;
+    let Some(bytes) = read else { return Ok(0) };
+    let text = String::from_utf8_lossy(&bytes);
+    text.trim().parse().map_err(|_| {
+        let reason = format!("it holds {text:?}, not a number; write the last epoch into it");
+        state_error(path, io::Error::new(io::ErrorKind::InvalidData, reason))
+    })
+}
+
+/// A server told that it has seen a higher epoch (a restored disk): the next grant goes beyond it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn raise_epoch(state_dir: &Path, seen: u64) -> Result<bool, SuperviseError> {
+    let path = epoch_path(state_dir);
+    if read_epoch(&path)? >= seen {
+        return Ok(false);
+    }
+    files::replace(&path, seen.to_string().as_bytes())
+        .map_err(|source| state_error(&path, source))?;
+    Ok(true)
+}
+
+fn start(
+    program: &Path,
+    arguments: &[String],
+    state_dir: &Path,
+    epoch: u64,
+    run: RunId,
+) -> Result<Child, SuperviseError> {
+    Command::new(program)
+        .arg("run")
+        .arg("--state-dir")
+        .arg(state_dir)
+        .args(arguments)
+        .env("FAIRLEAD_EPOCH", epoch.to_string())
+        .env("FAIRLEAD_RUN", run.to_string())
+        .spawn()
+        .map_err(SuperviseError::Start)
+}
+
+/// Waits for the agent's end; `None` when we were told to stop first.
+fn watch(child: &mut Child, signals: &mut Signals) -> Option<ExitStatus> {
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status);
+        }
+        if signals.wait().any(|signal| signal == SIGTERM || signal == SIGINT) {
+            return None;
+        }
+    }
+}
+
+/// The wait before the next start.
+fn next_wait(last: Duration, lived: Duration, status: ExitStatus) -> Duration {
+    if status.code() == Some(EXIT_NEEDS_HELP) {
+        WAIT_MAX
+    } else if lived > HEALTHY_AFTER {
+        WAIT_FIRST
+    } else {
+        (last * 2).min(WAIT_MAX)
+    }
+}
+
+/// Waits; whether we were told to stop meanwhile.
+fn interrupted_while_waiting(wait: Duration, signals: &mut Signals) -> bool {
+    let until = Instant::now() + wait;
+    while Instant::now() < until {
+        if signals.pending().any(|signal| signal == SIGTERM || signal == SIGINT) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20).min(wait));
+    }
+    false
+}
+
+/// Asks the agent to leave, and makes it.
+fn stop(child: &mut Child) {
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // It may have gone already.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    let until = Instant::now() + LEAVE_WITHIN;
+    while Instant::now() < until {
+        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Tells other programs of this machine who runs.
+fn write_status(state_dir: &Path, child: &Child, epoch: u64) {
+    let status = serde_json::json!({
+        "supervisor": std::process::id(), "agent": child.id(), "epoch": epoch,
+    });
+    if let Err(error) =
+        files::replace(&state_dir.join("status.json"), status.to_string().as_bytes())
+    {
+        tracing::warn!(%error, "status could not be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_grow_and_go_on_from_what_a_server_has_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(next_epoch(dir.path()).unwrap(), 1);
+        assert_eq!(next_epoch(dir.path()).unwrap(), 2);
+        assert!(raise_epoch(dir.path(), 40).unwrap());
+        assert!(!raise_epoch(dir.path(), 7).unwrap(), "never backwards");
+        assert_eq!(next_epoch(dir.path()).unwrap(), 41);
+        std::fs::write(epoch_path(dir.path()), "rubbish").unwrap();
+        assert!(next_epoch(dir.path()).is_err(), "a damaged record is not guessed");
+    }
+
+    #[test]
+    fn one_machine_runs_one_supervisor() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path()).unwrap();
+        assert!(matches!(lock(dir.path()), Err(SuperviseError::Taken(_))));
+        drop(held);
+        lock(dir.path()).unwrap();
+    }
+}
