@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fairlead_api::types::{Command, CommandRequest};
+use fairlead_api::types::{Command, CommandRequest, Page};
 use futures_util::StreamExt;
 use reqwest::{Method, RequestBuilder, Url};
 use serde::Serialize;
@@ -96,6 +96,21 @@ impl Client {
     ) -> Result<T, Failure> {
         let request = self.request(Method::GET, self.url(parts)).query(query);
         decode(&self.answer(request.timeout(ANSWER_TIMEOUT)).await?)
+    }
+
+    /// Reads a whole list, which comes as such or as a page.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        parts: &[&str],
+        query: Query<'_>,
+    ) -> Result<Vec<T>, Failure> {
+        let request = self.request(Method::GET, self.url(parts)).query(query);
+        let body = self.answer(request.timeout(ANSWER_TIMEOUT)).await?;
+        if body.trim_ascii_start().starts_with(b"[") {
+            decode(&body)
+        } else {
+            decode::<Page<T>>(&body).map(|page| page.items)
+        }
     }
 
     /// Writes.

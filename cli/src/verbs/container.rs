@@ -1,6 +1,6 @@
 //! `ps` and `inspect`.
 
-use fairlead_api::types::{Action, Container, Page};
+use fairlead_api::types::{Action, Container};
 use futures_util::{StreamExt, TryStreamExt};
 use jiff::Timestamp;
 
@@ -18,9 +18,9 @@ pub(crate) async fn ps(context: &Context, args: Ps) -> Result<Exit, Failure> {
     query.extend(args.host.map(|host| ("host", host)));
     query.extend(args.project.map(|project| ("project", project)));
     query.extend(args.name.map(|name| ("name", name)));
-    let page: Page<Container> = context.client()?.get(&["containers"], &query).await?;
+    let page: Vec<Container> = context.client()?.list(&["containers"], &query).await?;
     if args.quiet && !context.out.is_structured() {
-        for container in &page.items {
+        for container in &page {
             let short = container.id.get(..12).unwrap_or(&container.id);
             context
                 .out
@@ -28,7 +28,7 @@ pub(crate) async fn ps(context: &Context, args: Ps) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Ok);
     }
-    context.out.data(&page.items, |containers| {
+    context.out.data(&page, |containers| {
         let wide = context.out.format == Format::Wide;
         table(containers, wide, Timestamp::now()).render(&context.out)
     })?;

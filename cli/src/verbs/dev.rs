@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fairlead_api::types::{
-    Host, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Page, Region, RegionRequest,
+    Host, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Region, RegionRequest,
     SetupRequest,
 };
 use serde::{Deserialize, Serialize};
@@ -377,8 +377,8 @@ impl Keeper {
         ports: Ports,
     ) -> Result<Host, Failure> {
         let token_file = self.dir.join("agent.join-token");
-        let known: Page<Host> = client.get(&["hosts"], &[]).await?;
-        if known.items.is_empty() && !token_file.exists() {
+        let known: Vec<Host> = client.list(&["hosts"], &[]).await?;
+        if known.is_empty() && !token_file.exists() {
             let body = JoinTokenRequest {
                 region: Some(REGION.to_owned()),
                 ..Default::default()
@@ -398,8 +398,8 @@ impl Keeper {
         )?);
         let host = self
             .until("the agent's link", async || {
-                let hosts: Page<Host> = client.get(&["hosts"], &[]).await?;
-                Ok(hosts.items.into_iter().find(|host| host.state == "online"))
+                let hosts: Vec<Host> = client.list(&["hosts"], &[]).await?;
+                Ok(hosts.into_iter().find(|host| host.state == "online"))
             })
             .await?;
         forget(&token_file)?;

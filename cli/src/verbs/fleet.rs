@@ -1,6 +1,6 @@
 //! `status` and `host`.
 
-use fairlead_api::types::{Host, Page, Status};
+use fairlead_api::types::{Host, Status};
 use jiff::Timestamp;
 
 use super::Context;
@@ -49,8 +49,8 @@ pub(crate) async fn host(context: &Context, verb: HostVerb) -> Result<Exit, Fail
     let client = context.client()?;
     match verb {
         HostVerb::Ls => {
-            let hosts: Page<Host> = client.get(&["hosts"], &[]).await?;
-            context.out.data(&hosts.items, |hosts| {
+            let hosts: Vec<Host> = client.list(&["hosts"], &[]).await?;
+            context.out.data(&hosts, |hosts| {
                 hosts_table(hosts, Timestamp::now()).render(&context.out)
             })?;
             Ok(Exit::Ok)

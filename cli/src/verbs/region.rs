@@ -1,6 +1,6 @@
 //! `region`.
 
-use fairlead_api::types::{NewRegion, Page, Region, RegionRequest};
+use fairlead_api::types::{NewRegion, Region, RegionRequest};
 use jiff::Timestamp;
 
 use super::Context;
@@ -33,8 +33,8 @@ pub(crate) async fn region(context: &Context, verb: RegionVerb) -> Result<Exit, 
                 .data(&made, |made| format!("{}\n", made.join_token.token))?;
         }
         RegionVerb::Ls => {
-            let regions: Page<Region> = client.get(&["regions"], &[]).await?;
-            context.out.data(&regions.items, |regions| {
+            let regions: Vec<Region> = client.list(&["regions"], &[]).await?;
+            context.out.data(&regions, |regions| {
                 table(regions, Timestamp::now()).render(&context.out)
             })?;
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fairlead_api::types::{
     ApiToken, ApiTokenRequest, JoinToken, JoinTokenRequest, Labels, NewApiToken, NewJoinToken,
-    Page, Permission, Scope,
+    Permission, Scope,
 };
 use jiff::Timestamp;
 
@@ -52,8 +52,8 @@ pub(crate) async fn join(context: &Context, verb: JoinTokenVerb) -> Result<Exit,
             Ok(Exit::Ok)
         }
         JoinTokenVerb::Ls => {
-            let tokens: Page<JoinToken> = context.client()?.get(&["join-tokens"], &[]).await?;
-            context.out.data(&tokens.items, |tokens| {
+            let tokens: Vec<JoinToken> = context.client()?.list(&["join-tokens"], &[]).await?;
+            context.out.data(&tokens, |tokens| {
                 join_table(tokens, Timestamp::now()).render(&context.out)
             })?;
             Ok(Exit::Ok)
@@ -102,8 +102,8 @@ pub(crate) async fn api(context: &Context, verb: ApiTokenVerb) -> Result<Exit, F
             Ok(Exit::Ok)
         }
         ApiTokenVerb::Ls => {
-            let tokens: Page<ApiToken> = context.client()?.get(&["api-tokens"], &[]).await?;
-            context.out.data(&tokens.items, |tokens| {
+            let tokens: Vec<ApiToken> = context.client()?.list(&["api-tokens"], &[]).await?;
+            context.out.data(&tokens, |tokens| {
                 api_table(tokens, Timestamp::now()).render(&context.out)
             })?;
             Ok(Exit::Ok)

@@ -88,13 +88,12 @@ fn signal(pid: u64, name: &str) {
     );
 }
 
-#[test]
-fn all_are_started_kept_and_stopped() {
-    let server = Double::new(api);
+/// A folder with the CLI and stand-ins for the daemons beside it.
+fn stand_ins(url: &str) -> tempfile::TempDir {
     let bin = tempfile::tempdir().unwrap();
     fs::copy(env!("CARGO_BIN_EXE_fairlead"), bin.path().join("fairlead")).unwrap();
     fs::write(bin.path().join("ca.pem"), crate::trusting::any_ca_pem()).unwrap();
-    let link = format!("{}/setup/s3cret", server.url);
+    let link = format!("{}/setup/s3cret", url);
     program(
         bin.path(),
         "fairlead-controller",
@@ -111,6 +110,13 @@ fn all_are_started_kept_and_stopped() {
         "mkdir -p \"$3\"; echo \"{\\\"supervisor\\\":$$,\\\"agent\\\":4242,\\\"epoch\\\":1}\" > \
          \"$3/status.json\"; exec sleep 600\n",
     );
+    bin
+}
+
+#[test]
+fn all_are_started_kept_and_stopped() {
+    let server = Double::new(api);
+    let bin = stand_ins(&server.url);
     let data = bin.path().join("data");
     let start = || {
         Command::new(bin.path().join("fairlead"))

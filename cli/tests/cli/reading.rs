@@ -133,6 +133,14 @@ fn a_list_is_a_table_json_or_yaml() {
 }
 
 #[test]
+fn a_list_may_come_without_a_page() {
+    let server = Double::new(|_, _| (200, json!([double::host("offline")])));
+    let ran = server.run(&["host", "ls"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("box   offline"), "{ran:?}");
+}
+
+#[test]
 fn colour_only_when_it_is_wanted() {
     let server = Double::new(|_, _| double::page(vec![double::container("web")]));
     assert!(
