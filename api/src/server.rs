@@ -265,3 +265,6 @@ async fn serve_http2(
     }
     Ok(connection.await?)
 }
+
+#[cfg(test)]
+mod tests;

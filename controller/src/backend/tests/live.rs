@@ -201,7 +201,7 @@ async fn dial(
 }
 
 fn status_of(refused: Result<Socket, WsError>) -> u16 {
-    match refused.err().expect("refused") {
+    match refused.expect_err("refused") {
         WsError::Http(response) => response.status().as_u16(),
         other => panic!("{other}"),
     }
