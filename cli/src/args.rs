@@ -112,9 +112,10 @@ pub(crate) struct Dev {
     /// Where all of it keeps its data; used again at the next start
     #[arg(long)]
     pub(crate) data_dir: PathBuf,
-    /// First of the five ports that are used [default: 7400, 7401, 7500, 7501]
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65000))]
-    pub(crate) ports_from: Option<u16>,
+    /// First of the four ports that are used
+    #[arg(long, value_name = "PORT", default_value_t = 7400,
+          value_parser = clap::value_parser!(u16).range(1024..=65_000))]
+    pub(crate) ports_from: u16,
     /// The container engine: docker, or simulated (containers in memory only)
     #[arg(long, default_value = "docker", value_parser = ["docker", "simulated"])]
     pub(crate) engine: String,

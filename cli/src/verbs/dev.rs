@@ -22,7 +22,7 @@ use crate::args::Dev;
 use crate::client::Client;
 use crate::config::{self, Settings, Token, replace_file, server_url, setup_secret};
 use crate::exit::{Exit, Failure};
-use crate::output::say;
+use crate::output::{clean, say};
 use crate::tls::Trust;
 
 mod process;
@@ -33,6 +33,8 @@ const REGION: &str = "local";
 const LOOK: Duration = Duration::from_millis(50);
 /// How long each step of the start may take.
 const STEP_MAX: Duration = Duration::from_secs(60);
+/// Lines of each log that are shown when the start fails.
+const LAST_WORDS: usize = 8;
 /// A daemon that dies so often right after its start will not come up.
 const FAST_DEATHS_MAX: u32 = 5;
 
@@ -40,7 +42,6 @@ const FAST_DEATHS_MAX: u32 = 5;
 #[derive(Serialize, Deserialize)]
 struct Kept {
     url: String,
-    token: String,
     ports: Ports,
 }
 
@@ -54,21 +55,13 @@ struct Ports {
 }
 
 impl Ports {
-    /// The documented ports, or a row from `first` on (its third is left to the console).
-    fn from(first: Option<u16>) -> Self {
-        match first {
-            None => Self {
-                api: 7400,
-                uplink: 7401,
-                region: 7500,
-                agents: 7501,
-            },
-            Some(n) => Self {
-                api: n,
-                uplink: n + 1,
-                region: n + 3,
-                agents: n + 4,
-            },
+    /// A row from `first` on.
+    fn from(first: u16) -> Self {
+        Self {
+            api: first,
+            uplink: first + 1,
+            region: first + 2,
+            agents: first + 3,
         }
     }
 }
@@ -141,6 +134,11 @@ impl Keeper {
             .create(&args.data_dir)
             .map_err(failed)?;
         let dir = std::fs::canonicalize(&args.data_dir).map_err(failed)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir.join("log"))
+            .map_err(failed)?;
         let lock = std::fs::File::create(dir.join("dev.lock")).map_err(failed)?;
         lock.try_lock().map_err(|_| {
             Failure::new(
@@ -181,17 +179,18 @@ impl Keeper {
         }
         self.controller = Some(Process::start(
             "controller",
+            self.log("controller"),
             program("fairlead-controller")?,
             controller_arguments(&self.dir, ports),
         )?);
-        let (client, kept) = self.log_in(kept, ports).await?;
+        let (client, kept, token) = self.log_in(kept, ports).await?;
         let region = self.start_region(&client, ports).await?;
         let host = self.start_host(&client, args, ports).await?;
         let mut ready = Ready {
             url: kept.url,
             region_url: region.url,
             ca_file: self.ca_file(),
-            token: kept.token,
+            token: token.reveal().to_owned(),
             region: region.name,
             host: host.name,
             pid: Pids {
@@ -246,9 +245,11 @@ impl Keeper {
                 .flatten()
                 .any(|process| process.fast_deaths >= FAST_DEATHS_MAX);
             if hopeless || began.elapsed() > STEP_MAX {
+                self.last_words();
                 return Err(
-                    Failure::new(Exit::Failed, format!("{what} did not come about"))
-                        .hint("what the daemons said is above; are the ports free? --ports-from N"),
+                    Failure::new(Exit::Failed, format!("{what} did not come about")).hint(
+                        "the ends of their logs are above; are the ports free? --ports-from N",
+                    ),
                 );
             }
             match check().await {
@@ -258,6 +259,22 @@ impl Keeper {
                 Err(failure) => return Err(failure),
             }
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Where a daemon's log goes.
+    fn log(&self, name: &str) -> PathBuf {
+        self.dir.join("log").join(format!("{name}.log"))
+    }
+
+    /// The ends of the daemons' logs, for who has to find out why they do not come up.
+    fn last_words(&self) {
+        for name in ["controller", "access-server", "agent"] {
+            let text = std::fs::read_to_string(self.log(name)).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            for line in lines.iter().skip(lines.len().saturating_sub(LAST_WORDS)) {
+                say(&format!("{name}: {}", clean(line)));
+            }
         }
     }
 
@@ -292,7 +309,7 @@ impl Keeper {
         &mut self,
         kept: Option<Kept>,
         ports: Ports,
-    ) -> Result<(Client, Kept), Failure> {
+    ) -> Result<(Client, Kept, Token), Failure> {
         let ca_file = self.ca_file();
         self.until("the controller's CA", async || {
             Ok(read_if_there(&ca_file)?.filter(|text| !text.is_empty()))
@@ -325,23 +342,21 @@ impl Keeper {
                         anybody.post(&["setup"], &body).await.map(Some)
                     })
                     .await?;
-                let kept = Kept {
-                    url,
-                    token: made.token,
-                    ports,
-                };
+                write(&self.dir.join("token"), made.token.as_bytes())?;
+                let kept = Kept { url, ports };
                 let text = serde_json::to_vec(&kept)
                     .map_err(|e| Failure::new(Exit::Failed, e.to_string()))?;
                 write(&self.dir.join("dev.json"), &text)?;
                 kept
             }
         };
-        let token = Token::parse(&kept.token, "dev.json")?;
-        Ok((self.client(&kept.url, Some(token))?, kept))
+        let text = read_if_there(&self.dir.join("token"))?.unwrap_or_default();
+        let token = Token::parse(&text, "the token file in the data directory")?;
+        Ok((self.client(&kept.url, Some(token.clone()))?, kept, token))
     }
 
     async fn start_region(&mut self, client: &Client, ports: Ports) -> Result<Region, Failure> {
-        let token_file = self.dir.join("access-server.join-token");
+        let token_file = self.dir.join("region-token");
         let find = async || match client.get::<Region>(&["regions", REGION], &[]).await {
             Ok(region) => Ok(Some(Some(region))),
             Err(failure) if failure.exit == Exit::NotFound => Ok(Some(None)),
@@ -357,6 +372,7 @@ impl Keeper {
         }
         self.access_server = Some(Process::start(
             "access server",
+            self.log("access-server"),
             program("fairlead-access-server")?,
             access_server_arguments(&self.dir, ports, token_file.exists().then_some(&token_file)),
         )?);
@@ -366,7 +382,6 @@ impl Keeper {
                 Ok((region.state == "online").then_some(region))
             })
             .await?;
-        forget(&token_file)?;
         Ok(region)
     }
 
@@ -376,9 +391,9 @@ impl Keeper {
         args: &Dev,
         ports: Ports,
     ) -> Result<Host, Failure> {
-        let token_file = self.dir.join("agent.join-token");
+        let token_file = self.dir.join("join-token");
         let known: Vec<Host> = client.list(&["hosts"], &[]).await?;
-        if known.is_empty() && !token_file.exists() {
+        if known.is_empty() && !self.dir.join("agent/identity").exists() {
             let body = JoinTokenRequest {
                 region: Some(REGION.to_owned()),
                 ..Default::default()
@@ -388,6 +403,7 @@ impl Keeper {
         }
         self.supervisor = Some(Process::start(
             "supervisor",
+            self.log("agent"),
             program("fairlead-agent")?,
             agent_arguments(
                 &self.dir,
@@ -402,7 +418,6 @@ impl Keeper {
                 Ok(hosts.into_iter().find(|host| host.state == "online"))
             })
             .await?;
-        forget(&token_file)?;
         Ok(host)
     }
 
@@ -427,18 +442,18 @@ impl Keeper {
         write(&self.dir.join("ready.json"), &text)
     }
 
-    /// Stops all: agents first, so that each can say goodbye to who is still there.
+    /// Stops all, side by side.
     async fn stop(&mut self) {
-        for process in [
-            &mut self.supervisor,
-            &mut self.access_server,
-            &mut self.controller,
-        ]
-        .into_iter()
-        .flatten()
-        {
-            process.stop().await;
-        }
+        let stop = async |process: &mut Option<Process>| {
+            if let Some(process) = process {
+                process.stop().await;
+            }
+        };
+        tokio::join!(
+            stop(&mut self.supervisor),
+            stop(&mut self.access_server),
+            stop(&mut self.controller)
+        );
         // A reader must not take it for a running installation; it may not have been there yet.
         drop(std::fs::remove_file(self.dir.join("ready.json")));
     }
@@ -447,16 +462,6 @@ impl Keeper {
 fn write(path: &Path, content: &[u8]) -> Result<(), Failure> {
     replace_file(path, content)
         .map_err(|e| Failure::local(&format!("cannot write {}", path.display()), &e))
-}
-
-fn forget(path: &Path) -> Result<(), Failure> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::local(
-            &format!("cannot remove {}", path.display()),
-            &e,
-        )),
-        _ => Ok(()),
-    }
 }
 
 fn read_if_there(path: &Path) -> Result<Option<String>, Failure> {
@@ -504,8 +509,8 @@ fn loopback(port: u16) -> OsString {
     format!("127.0.0.1:{port}").into()
 }
 
-fn localhost(port: u16) -> OsString {
-    format!("localhost:{port}").into()
+fn https(port: u16) -> OsString {
+    format!("https://localhost:{port}").into()
 }
 
 fn controller_arguments(dir: &Path, ports: Ports) -> Vec<OsString> {
@@ -514,12 +519,11 @@ fn controller_arguments(dir: &Path, ports: Ports) -> Vec<OsString> {
         &[
             ("data-dir", dir.join("controller").into()),
             ("listen", loopback(ports.api)),
-            (
-                "public-url",
-                format!("https://localhost:{}", ports.api).into(),
-            ),
             ("uplink-listen", loopback(ports.uplink)),
-            ("uplink-address", localhost(ports.uplink)),
+            ("uplink-address", loopback(ports.uplink)),
+            ("public-url", https(ports.api)),
+            ("web-name", "localhost".into()),
+            ("web-name", "127.0.0.1".into()),
         ],
     )
 }
@@ -527,14 +531,12 @@ fn controller_arguments(dir: &Path, ports: Ports) -> Vec<OsString> {
 fn access_server_arguments(dir: &Path, ports: Ports, token: Option<&PathBuf>) -> Vec<OsString> {
     let mut pairs = vec![
         ("data-dir", dir.join("access-server").into()),
-        ("controller", localhost(ports.uplink)),
+        ("controller", loopback(ports.uplink)),
+        ("name", "a1".into()),
         ("agent-listen", loopback(ports.agents)),
-        ("agent-address", localhost(ports.agents)),
+        ("agent-address", loopback(ports.agents)),
         ("listen", loopback(ports.region)),
-        (
-            "public-url",
-            format!("https://localhost:{}", ports.region).into(),
-        ),
+        ("public-url", https(ports.region)),
     ];
     pairs.extend(token.map(|file| ("token-file", file.into())));
     arguments("run", &pairs)
@@ -543,10 +545,11 @@ fn access_server_arguments(dir: &Path, ports: Ports, token: Option<&PathBuf>) ->
 fn agent_arguments(dir: &Path, ports: Ports, args: &Dev, token: Option<&PathBuf>) -> Vec<OsString> {
     let mut pairs = vec![
         ("state-dir", dir.join("agent").into()),
-        ("address", localhost(ports.agents)),
+        ("address", loopback(ports.agents)),
         ("engine", OsString::from(&args.engine)),
-        // A demo reports often enough to be watched.
-        ("metrics-every-s", "2".into()),
+        ("policy", dir.join("policy.toml").into()),
+        // Often enough to be watched.
+        ("metrics-every-s", "5".into()),
     ];
     pairs.extend(
         args.host_name

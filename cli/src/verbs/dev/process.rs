@@ -19,11 +19,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A process that lived so long was well: the next pause is short again.
 const WELL_AFTER: Duration = Duration::from_secs(5);
 /// How long a process may take to leave when it is asked to.
-const LEAVE_WITHIN: Duration = Duration::from_secs(8);
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A daemon and how to start it.
 pub(crate) struct Process {
     name: &'static str,
+    log: PathBuf,
     program: PathBuf,
     arguments: Vec<OsString>,
     child: Option<Child>,
@@ -34,14 +35,16 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it. What it says goes to this process's standard error.
+    /// Starts it. What it says is added to `log`.
     pub(crate) fn start(
         name: &'static str,
+        log: PathBuf,
         program: PathBuf,
         arguments: Vec<OsString>,
     ) -> Result<Self, Failure> {
         let mut process = Self {
             name,
+            log,
             program,
             arguments,
             child: None,
@@ -54,11 +57,21 @@ impl Process {
     }
 
     fn spawn(&mut self) -> Result<(), Failure> {
+        let failed =
+            |e: std::io::Error| Failure::local(&format!("cannot write {}", self.log.display()), &e);
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .map_err(failed)?;
         let mut command = Command::new(&self.program);
         command
             .args(&self.arguments)
             .stdin(Stdio::null())
-            .stdout(std::io::stderr())
+            .stdout(log.try_clone().map_err(failed)?)
+            .stderr(log)
+            // They end themselves should this process be killed.
+            .env("FAIRLEAD_DIE_WITH_PARENT", "1")
             // A Ctrl-C of the terminal is for us; we ask them to leave, in order.
             .process_group(0)
             .kill_on_drop(true);
