@@ -93,7 +93,7 @@ fn stand_ins(url: &str) -> tempfile::TempDir {
     let bin = tempfile::tempdir().unwrap();
     fs::copy(env!("CARGO_BIN_EXE_fairlead"), bin.path().join("fairlead")).unwrap();
     fs::write(bin.path().join("ca.pem"), crate::trusting::any_ca_pem()).unwrap();
-    let link = format!("{}/setup/s3cret", url);
+    let link = format!("{url}/setup/s3cret");
     program(
         bin.path(),
         "fairlead-controller",
