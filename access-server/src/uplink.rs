@@ -162,6 +162,9 @@ impl Uplink {
                 tx.number_from(CENTRE, taken)
             })
             .await?;
+        if let Some(keys) = welcome.command_keys {
+            region.on_command_keys(keys).await?;
+        }
         tracing::info!(controller = self.address, "uplink up");
         region.set_attached(true);
         for message in region.fleet.whole() {

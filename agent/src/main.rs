@@ -60,6 +60,7 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 
 fn supervise_verb(config: &Config, arguments: &[String]) -> ExitCode {
     telemetry::start();
+    shutdown::die_with_parent_if_asked();
     match supervise::supervise(&config.state_dir, &without_state_dir(arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),

@@ -1,7 +1,22 @@
 //! The controller: API, CA, fleet-wide view, dispatch to regions.
+//!
+//! | task | owns | hears from | tells |
+//! |---|---|---|---|
+//! | https (`api` crate, `backend`) | requests | CLI, browsers | store, dispatch |
+//! | uplink port (`regions`) | its listener | the network | one task per uplink, door or stream |
+//! | uplink, per region (`regions::uplink`) | one WebSocket | access server, outbox | store, fleet, dispatch |
+//! | housekeeping (`app`) | nothing | time | store |
+//!
+//! Modules in the order in which data flows:
 
+pub mod config;
+pub mod app;
+pub mod authority;
+pub mod setup;
+pub mod backend;
+pub mod dispatch;
+pub mod regions;
+pub mod streams;
 pub mod fleet;
 pub mod feed;
-pub mod setup;
 pub mod metrics;
-pub mod backend;

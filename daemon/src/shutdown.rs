@@ -22,3 +22,16 @@ pub fn on_signal() -> std::io::Result<Shutdown> {
     });
     Ok(shutdown)
 }
+
+/// With `FAIRLEAD_DIE_WITH_PARENT=1` in the environment, this process ends when the one that started
+/// it does: `fairlead dev` must leave nothing behind, however it ends.
+pub fn die_with_parent_if_asked() {
+    if std::env::var("FAIRLEAD_DIE_WITH_PARENT").is_ok_and(|value| value == "1") {
+        let asked = rustix::process::set_parent_process_death_signal(Some(
+            rustix::process::Signal::TERM,
+        ));
+        if let Err(error) = asked {
+            tracing::warn!(%error, "the parent's end will not be noticed");
+        }
+    }
+}

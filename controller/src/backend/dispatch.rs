@@ -54,4 +54,6 @@ pub trait Dispatching: Send + Sync + 'static {
     -> Result<ClientStream, ApiError>;
     /// Revoked hosts and certificates changed: tells all regions.
     async fn push_revocations(&self) -> Result<(), ApiError>;
+    /// An admin lets a held host go on: tells its region.
+    async fn push_approval(&self, host: &HostRow) -> Result<(), ApiError>;
 }

@@ -107,6 +107,7 @@ impl ControllerBackend {
             tx.append_audit(&entry, sha256)
         })
         .await?;
+        self.parts.dispatch.push_approval(&row).await?;
         row.held.clear();
         self.note_event(&row, "host.approved", &caller.actor())
             .await;

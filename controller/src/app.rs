@@ -1,0 +1,191 @@
+//! Builds the controller from its configuration and runs it until shutdown.
+
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use fairlead_api::server::{Limits, serve};
+use fairlead_api::{Options, router};
+use fairlead_daemon::clock::Clock;
+use fairlead_daemon::shutdown::Shutdown;
+use fairlead_identity::{random, tls};
+use fairlead_link::accept::Acceptor;
+use fairlead_store::{Store, StoreError};
+use tokio::net::TcpListener;
+
+use crate::authority::{CaError, CertificateAuthority};
+use crate::backend::live::Live;
+use crate::backend::{ControllerBackend, Parts};
+use crate::config::Config;
+use crate::dispatch::Dispatch;
+use crate::feed::Feed;
+use crate::fleet::Fleet;
+use crate::metrics::Metrics;
+use crate::regions::{self, Centre, Regions};
+use crate::setup::{Setup, SetupError};
+use crate::streams::Streams;
+
+/// How often what is merely good to keep is kept.
+const HOUSEKEEP_EVERY: Duration = Duration::from_secs(2);
+
+/// Command streams of clients at a time.
+const STREAMS_MAX: usize = 2048;
+/// Followers of events and commands at a time.
+const FOLLOWERS_MAX: usize = 2048;
+
+/// Why the controller does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The CA cannot be used.
+    #[error("{0}")]
+    Authority(#[from] CaError),
+    /// The store cannot be used.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The first admin's door cannot be opened.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// A port cannot be had.
+    #[error("cannot listen at {address}: {reason}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// Keys and certificates do not fit.
+    #[error("cannot use the certificates: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The public address makes no sense.
+    #[error("--public-url {0} is not an https address")]
+    PublicUrl(String),
+}
+
+/// A controller, built and listening.
+pub struct App {
+    centre: Arc<Centre>,
+    backend: Arc<ControllerBackend>,
+    web: TcpListener,
+    web_tls: Arc<rustls::ServerConfig>,
+    uplinks: TcpListener,
+    acceptor: Acceptor,
+}
+
+async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|error| AppError::Listen {
+        address: address.to_string(),
+        reason: error.to_string(),
+    })
+}
+
+impl App {
+    /// Opens (or makes) the installation, listens.
+    ///
+    /// # Errors
+    /// When any of that fails.
+    pub async fn build(config: Config) -> Result<Self, AppError> {
+        if !config.public_url.starts_with("https://") {
+            return Err(AppError::PublicUrl(config.public_url));
+        }
+        let web = listen(config.listen).await?;
+        let uplinks = listen(config.uplink_listen).await?;
+        let clock = Clock::system();
+        let authority = Arc::new(CertificateAuthority::open(
+            &config.data_dir,
+            &config.domain,
+            &config.web_names,
+            clock.clone(),
+        )?);
+        let store = Store::open(&config.data_dir.join("controller.db"))?;
+        let fleet = Arc::new(Fleet::new());
+        let hosts = store.read(|tx| tx.hosts(None)).await?;
+        let homes: std::collections::HashMap<_, _> =
+            hosts.into_iter().filter_map(|host| Some((host.id?, host.region))).collect();
+        let pictures = store.read(|tx| tx.pictures()).await?;
+        fleet.load_pictures(
+            pictures
+                .into_iter()
+                .filter_map(|(host, part)| Some((host, homes.get(&host)?.clone(), part)))
+                .collect(),
+        );
+        let regions = Arc::new(Regions::default());
+        let streams = Arc::new(Streams::default());
+        let dispatch = Dispatch::new(
+            store.clone(),
+            Arc::clone(&authority),
+            Arc::clone(&regions),
+            Arc::clone(&streams),
+            clock.clone(),
+        );
+        let feed = Feed::open(store.clone(), clock.clone()).await?;
+        let metrics = Arc::new(Metrics::new());
+        let setup = Setup::new(store.clone(), clock.clone(), &config.data_dir);
+        if let Some(opening) = setup.open(&config.public_url).await? {
+            // To the terminal of whoever started it, not to the log, which others may read.
+            eprintln!("first admin (one use, 15 min): fairlead login {}", opening.link);
+        }
+        let acceptor_tls = tls::server(authority.root.clone(), authority.own.clone(), Duration::ZERO)?;
+        let acceptor =
+            Acceptor::new(Arc::new(acceptor_tls), authority.root.clone(), Duration::ZERO);
+        let web_tls = Arc::new(tls::https(authority.web.clone())?);
+        let backend = ControllerBackend::new(Parts {
+            store: store.clone(),
+            fleet: Arc::clone(&fleet),
+            dispatch: Arc::<Dispatch>::clone(&dispatch),
+            feed: Arc::clone(&feed),
+            live: Arc::new(Live::new()),
+            metrics: Arc::clone(&metrics),
+            setup,
+            clock: clock.clone(),
+            ca_hash: authority.root.hash(),
+            uplink_addresses: vec![config.uplink_address.clone()],
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        });
+        let centre = Arc::new(Centre {
+            store,
+            authority,
+            fleet,
+            dispatch,
+            feed,
+            metrics,
+            regions,
+            streams,
+            clock,
+            homes: RwLock::new(homes),
+        });
+        Ok(Self { centre, backend, web, web_tls, uplinks, acceptor })
+    }
+
+    /// Serves until shutdown.
+    pub async fn run(self, shutdown: Shutdown) {
+        tracing::info!("controller up");
+        let options = Options {
+            random: random::bytes::<16>,
+            shutdown: shutdown.clone(),
+            streams_max: STREAMS_MAX,
+            followers_max: FOLLOWERS_MAX,
+        };
+        let router = router(Arc::<ControllerBackend>::clone(&self.backend), options);
+        let (served, ..) = tokio::join!(
+            serve(self.web, self.web_tls, router, shutdown.clone(), Limits::default()),
+            regions::run(self.uplinks, self.acceptor, self.centre, shutdown.clone()),
+            housekeep(self.backend, shutdown),
+        );
+        if let Err(error) = served {
+            tracing::error!(%error, "https ended");
+        }
+    }
+}
+
+async fn housekeep(backend: Arc<ControllerBackend>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(HOUSEKEEP_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = backend.housekeep().await {
+            tracing::error!(%error, "housekeeping failed");
+        }
+    }
+}

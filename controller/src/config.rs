@@ -1,0 +1,32 @@
+//! What the controller is told on its command line (every flag is also `FAIRLEAD_…`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Where it listens, what it is called, where its data is.
+#[derive(Debug, Clone, Args)]
+pub struct Config {
+    /// Directory for store, CA and keys; only its owner can enter it. Back it up.
+    #[arg(long, env = "FAIRLEAD_DATA_DIR", default_value = "/var/lib/fairlead-controller")]
+    pub data_dir: PathBuf,
+    /// Where API and console are served (https).
+    #[arg(long, env = "FAIRLEAD_LISTEN", default_value = "0.0.0.0:7400")]
+    pub listen: SocketAddr,
+    /// Where access servers are listened for.
+    #[arg(long, env = "FAIRLEAD_UPLINK_LISTEN", default_value = "0.0.0.0:7401")]
+    pub uplink_listen: SocketAddr,
+    /// What access servers dial to get there, `host:port`.
+    #[arg(long, env = "FAIRLEAD_UPLINK_ADDRESS")]
+    pub uplink_address: String,
+    /// The https address that people use for this controller.
+    #[arg(long, env = "FAIRLEAD_PUBLIC_URL")]
+    pub public_url: String,
+    /// Names and addresses in the https certificate.
+    #[arg(long = "web-name", env = "FAIRLEAD_WEB_NAMES", value_delimiter = ',')]
+    pub web_names: Vec<String>,
+    /// The installation's domain, in every certificate; fixed at the first start.
+    #[arg(long, env = "FAIRLEAD_DOMAIN", default_value = "fairlead.internal")]
+    pub domain: String,
+}

@@ -1,0 +1,344 @@
+//! From an accepted request to a signed, stored command on its way to a region; and back: progress,
+//! results, who is told.
+//!
+//! A command is accepted when it and its place in the region's outbox are on disk, in one transaction.
+//! From there it cannot be lost: the outbox keeps it until the region's ledger has it, the ledger until
+//! the agent has answered.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fairlead_api::ApiError;
+use fairlead_daemon::clock::Clock;
+use fairlead_identity::random;
+use fairlead_protocol::{
+    Cancel, Command, CommandId, CommandResult, HostId, HostRecord, Message, OpenStream, Order, Progress,
+    Revocations, Stage, Stamp, State, StreamId, codes, limits, numbered, uplink_down,
+};
+use fairlead_store::commands::CommandRow;
+use fairlead_store::hosts::HostRow;
+use fairlead_store::{Store, StoreError, Tx};
+use tokio::sync::broadcast;
+
+use crate::authority::CertificateAuthority;
+use crate::backend::dispatch::{ClientStream, Dispatching, NewCommand};
+use crate::regions::Regions;
+use crate::streams::Streams;
+
+/// Changes that a slow receiver may miss before it has to read again.
+const CHANGES_MAX: usize = 1024;
+
+/// Signs, stores, sends.
+pub struct Dispatch {
+    store: Store,
+    authority: Arc<CertificateAuthority>,
+    regions: Arc<Regions>,
+    streams: Arc<Streams>,
+    clock: Clock,
+    changes: broadcast::Sender<CommandId>,
+    progress: Mutex<HashMap<CommandId, Progress>>,
+    stored_at: Mutex<HashMap<CommandId, i64>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn store_error(error: &StoreError) -> ApiError {
+    tracing::error!(%error, "the store did not take it");
+    ApiError::new(
+        codes::STORAGE_UNAVAILABLE,
+        "the controller cannot write to its disk; nothing was accepted",
+    )
+    .hint("free space on the controller's data directory, then try again")
+    .retry_after(5)
+}
+
+enum Taken {
+    New(CommandRow),
+    Known(CommandRow),
+}
+
+impl Dispatch {
+    /// Dispatch over these parts.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        authority: Arc<CertificateAuthority>,
+        regions: Arc<Regions>,
+        streams: Arc<Streams>,
+        clock: Clock,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            authority,
+            regions,
+            streams,
+            clock,
+            changes: broadcast::channel(CHANGES_MAX).0,
+            progress: Mutex::default(),
+            stored_at: Mutex::default(),
+        })
+    }
+
+    fn command(&self, new: &NewCommand, id: CommandId, host: HostId) -> Command {
+        let deadline = new.deadline.min(limits::NOT_AFTER_AHEAD_MAX);
+        let issued_at_us = self.clock.now_us();
+        Command {
+            id: id.to_wire(),
+            tenant: new.host.tenant.clone(),
+            host: host.to_wire(),
+            issuer: new.issuer.clone(),
+            issued_at_us,
+            not_after_us: issued_at_us.saturating_add(micros(deadline)),
+            timeout_ms: new.timeout_ms,
+            precondition: new.precondition.clone(),
+            required_features: vec![new.kind.feature().to_owned()],
+            attach: new.attach,
+            kind: Some(new.kind.clone()),
+        }
+    }
+
+    fn row(&self, new: &NewCommand, command: &Command, host: HostId) -> CommandRow {
+        let signed = self.authority.signer.sign(command);
+        CommandRow {
+            id: CommandId::from_wire(&command.id).unwrap_or(CommandId::from_bytes([0; 16])),
+            tenant: command.tenant.clone(),
+            host,
+            region: new.host.region.clone(),
+            kind: new.kind.name().to_owned(),
+            target: new.kind.target().to_owned(),
+            issuer: command.issuer.clone(),
+            token_id: new.token_id.clone(),
+            signed: signed.encode_to_vec(),
+            request_hash: new.request_hash.to_vec(),
+            state: State::Queued,
+            code: String::new(),
+            message: String::new(),
+            exit_code: None,
+            container_id: String::new(),
+            body: Vec::new(),
+            body_truncated: false,
+            stamps: vec![stamp(Stage::Accepted, new.accepted_us)],
+            issued_us: command.issued_at_us,
+            not_after_us: command.not_after_us,
+            finished_us: 0,
+            place: 0,
+            cancel_by: String::new(),
+        }
+    }
+
+    // === what regions say
+
+    /// A command is somewhere on its way.
+    pub fn on_progress(&self, progress: Progress) {
+        let Ok(id) = CommandId::from_wire(&progress.command) else { return };
+        lock(&self.progress).insert(id, progress);
+        // Nobody may be waiting.
+        let _ = self.changes.send(id);
+    }
+
+    /// Makes a region's result this controller's; to be called within the transaction that takes the
+    /// report. Whether it was news.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn record_result(
+        &self,
+        tx: &Tx<'_>,
+        region: &str,
+        result: &CommandResult,
+    ) -> Result<Option<CommandId>, StoreError> {
+        let Ok(id) = CommandId::from_wire(&result.command) else { return Ok(None) };
+        let Some(row) = tx.command(id)? else { return Ok(None) };
+        if row.region != region {
+            tracing::error!(region, command = %id, "a region reports another region's command");
+            return Ok(None);
+        }
+        let now_us = self.clock.now_us();
+        let stored = lock(&self.stored_at).get(&id).map(|at_us| stamp(Stage::Stored, *at_us));
+        let mut result = result.clone();
+        let reported = std::mem::take(&mut result.stamps);
+        result.stamps = row.stamps.into_iter().chain(stored).chain(reported).collect();
+        result.stamps.push(stamp(Stage::Recorded, now_us));
+        Ok(tx.finish_command(id, &result, now_us)?.then_some(id))
+    }
+
+    /// The result is on disk: whoever waits is told.
+    pub fn on_recorded(&self, id: CommandId) {
+        lock(&self.progress).remove(&id);
+        lock(&self.stored_at).remove(&id);
+        let _ = self.changes.send(id);
+    }
+}
+
+fn stamp(stage: Stage, at_us: i64) -> Stamp {
+    Stamp { stage: stage.into(), at_us, note: String::new() }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[async_trait]
+impl Dispatching for Dispatch {
+    async fn submit(&self, new: NewCommand) -> Result<(CommandRow, bool), ApiError> {
+        let id = new.id.unwrap_or_else(|| CommandId::from_bytes(random::bytes()));
+        let host = new.host.id.ok_or_else(|| ApiError::new(codes::INTERNAL, "a host without id"))?;
+        let command = self.command(&new, id, host);
+        let encoded = command.encoded_len();
+        if encoded > limits::COMMAND_BYTES_MAX {
+            let message = format!(
+                "the command has {encoded} bytes, a link carries {} at most",
+                limits::COMMAND_BYTES_MAX
+            );
+            return Err(ApiError::new(codes::COMMAND_TOO_LARGE, message)
+                .hint("put long environments or arguments into a file and copy it in"));
+        }
+        let row = self.row(&new, &command, host);
+        let region = row.region.clone();
+        let taken = self
+            .store
+            .write(move |tx| {
+                if let Some(known) = tx.command(id)? {
+                    return Ok(Taken::Known(known));
+                }
+                let signed = fairlead_protocol::SignedCommand::decode(&row.signed[..])
+                    .map_err(|error| StoreError::Statement(error.to_string()))?;
+                let order = Order {
+                    command: Some(signed),
+                    accepted_us: row.issued_us,
+                    stored_us: 0,
+                };
+                tx.insert_command(&row)?;
+                tx.send_later(&row.region, numbered::Kind::Order(order))?;
+                Ok(Taken::New(row))
+            })
+            .await
+            .map_err(|error| store_error(&error))?;
+        match taken {
+            Taken::New(row) => {
+                lock(&self.stored_at).insert(id, self.clock.now_us());
+                self.regions.outbox_grew(&region);
+                Ok((row, true))
+            }
+            Taken::Known(known)
+                if known.request_hash == new.request_hash
+                    && known.tenant == new.host.tenant
+                    && known.host == host =>
+            {
+                Ok((known, false))
+            }
+            Taken::Known(_) => Err(ApiError::new(
+                codes::DUPLICATE_ID,
+                format!("the id {id} was used for another command"),
+            )
+            .hint("leave the id out, or make a new one for each command")),
+        }
+    }
+
+    fn progress(&self, id: CommandId) -> Option<Progress> {
+        let mut progress = lock(&self.progress).get(&id).cloned().unwrap_or_default();
+        if let Some(at_us) = lock(&self.stored_at).get(&id) {
+            progress.stamps.insert(0, stamp(Stage::Stored, *at_us));
+        }
+        (!progress.stamps.is_empty()).then_some(progress)
+    }
+
+    fn changes(&self) -> broadcast::Receiver<CommandId> {
+        self.changes.subscribe()
+    }
+
+    async fn cancel(&self, row: &CommandRow, by: &str) -> Result<(), ApiError> {
+        let (id, region) = (row.id, row.region.clone());
+        let cancel = Cancel { command: id.to_wire(), by: by.to_owned() };
+        let (by, peer) = (by.to_owned(), region.clone());
+        self.store
+            .write(move |tx| {
+                if tx.withdraw_command(id, &by)? {
+                    tx.send_later(&peer, numbered::Kind::Cancel(cancel))?;
+                }
+                Ok(())
+            })
+            .await
+            .map_err(|error| store_error(&error))?;
+        self.regions.outbox_grew(&region);
+        Ok(())
+    }
+
+    async fn open_stream(
+        &self,
+        row: &CommandRow,
+        _token_id: &str,
+    ) -> Result<ClientStream, ApiError> {
+        let id = StreamId::from_bytes(random::bytes());
+        let client = self.streams.expect(id, &row.region, row.host).ok_or_else(|| {
+            ApiError::new(codes::BUSY, "too many streams are open at this controller")
+                .retry_after(5)
+        })?;
+        let open = OpenStream {
+            id: id.to_wire(),
+            host: row.host.to_wire(),
+            command: row.id.to_wire(),
+        };
+        if self.regions.send(&row.region, uplink_down::Kind::OpenStream(open)) {
+            Ok(client)
+        } else {
+            self.streams.refused(id, &row.region);
+            Err(ApiError::new(
+                codes::REGION_OFFLINE,
+                format!("region {} is not connected", row.region),
+            )
+            .hint("the command waits; its stream can be opened once the region is back")
+            .retry_after(2))
+        }
+    }
+
+    async fn push_revocations(&self) -> Result<(), ApiError> {
+        let now_us = self.clock.now_us();
+        let (hosts, regions) = self
+            .store
+            .write(move |tx| {
+                let hosts = tx.revoked_hosts()?;
+                let list = Revocations {
+                    version: now_us.unsigned_abs(),
+                    hosts: hosts.iter().map(|host| host.to_wire()).collect(),
+                    serials: tx.revoked_serials()?,
+                    as_of_us: now_us,
+                };
+                let mut regions = Vec::new();
+                for region in tx.regions(fairlead_store::DEFAULT_TENANT)? {
+                    tx.send_later(&region.name, numbered::Kind::Revocations(list.clone()))?;
+                    regions.push(region.name);
+                }
+                Ok((hosts, regions))
+            })
+            .await
+            .map_err(|error| store_error(&error))?;
+        self.streams.cut(&hosts);
+        for region in regions {
+            self.regions.outbox_grew(&region);
+        }
+        Ok(())
+    }
+
+    async fn push_approval(&self, host: &HostRow) -> Result<(), ApiError> {
+        let Some(id) = host.id else { return Ok(()) };
+        let record = HostRecord {
+            host: id.to_wire(),
+            name: host.name.clone(),
+            tenant: host.tenant.clone(),
+            approved: true,
+            ..HostRecord::default()
+        };
+        let region = host.region.clone();
+        self.store
+            .write(move |tx| tx.send_later(&region, numbered::Kind::Host(record)).map(|_| ()))
+            .await
+            .map_err(|error| store_error(&error))?;
+        self.regions.outbox_grew(&host.region);
+        Ok(())
+    }
+}

@@ -1,0 +1,337 @@
+//! One region's uplink: reports in, orders out.
+//!
+//! Orders are read from the outbox in the order of their numbers and leave it when the region has
+//! acknowledged them. A report is taken once, by its number, in the same transaction that records what it
+//! says; then it is acknowledged. The loop's arms by rank: shutdown, what is heard, the outbox, what may
+//! be lost, the heartbeat.
+
+use std::sync::Arc;
+
+use fairlead_daemon::shutdown::Shutdown;
+use fairlead_link::socket::{Heard, Socket, SocketError};
+use fairlead_protocol::{
+    Ack, CommandId, CommandKeys, Hello, HostId, Message, Numbered, Refused, State, StreamId,
+    Unsupported, UplinkDown, UplinkUp, Welcome, codes, limits, numbered, uplink_down, uplink_up,
+    version,
+};
+use fairlead_store::{DEFAULT_TENANT, StoreError};
+use tokio::time::Instant;
+
+use super::{Centre, Wire, enrolment};
+
+/// Orders read from the outbox at a time.
+const ORDERS_AT_ONCE: u32 = 64;
+
+type Server = Socket<UplinkDown, UplinkUp>;
+
+/// Why an uplink ended.
+#[derive(Debug, thiserror::Error)]
+enum UplinkEnd {
+    #[error("{0}")]
+    Socket(#[from] SocketError),
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("a newer uplink of this region took over")]
+    Displaced,
+    #[error("shutting down")]
+    Shutdown,
+}
+
+/// Serves one uplink from its hello to its end.
+pub(super) async fn run(
+    mut socket: Server,
+    region: String,
+    name: String,
+    centre: Arc<Centre>,
+    shutdown: Shutdown,
+) {
+    let hello = match socket.hear_message(limits::HELLO_TIMEOUT).await {
+        Ok(UplinkUp { kind: Some(uplink_up::Kind::Hello(hello)) }) => hello,
+        _ => return socket.close().await,
+    };
+    let Some(version) = version::negotiate(hello.version_min, hello.version_max) else {
+        let refused = Refused {
+            code: codes::VERSION_MISMATCH.to_owned(),
+            message: format!(
+                "the access server speaks {} to {}, the controller {} to {}: upgrade the older one",
+                hello.version_min, hello.version_max, version::OLDEST, version::NEWEST
+            ),
+            retry_after_ms: 60_000,
+        };
+        let _ = socket.send(&UplinkDown { kind: Some(uplink_down::Kind::Refused(refused)) }).await;
+        return socket.close().await;
+    };
+    let wire = centre.regions.attach(&region);
+    let connection = wire.connection;
+    let mut uplink = Uplink {
+        centre: Arc::clone(&centre),
+        region: region.clone(),
+        sent_up_to: hello.taken,
+        heard: Instant::now(),
+    };
+    let end = match uplink.begin(&mut socket, &name, version, &hello).await {
+        Ok(()) => uplink.serve(&mut socket, wire, shutdown).await,
+        Err(end) => end,
+    };
+    socket.close().await;
+    if centre.regions.detach(&region, connection) {
+        tracing::warn!(region, reason = %end, "uplink lost");
+        centre.fleet.region_offline(&region, centre.clock.now_us());
+        uplink.note("region.offline", &end.to_string()).await;
+    }
+}
+
+struct Uplink {
+    centre: Arc<Centre>,
+    region: String,
+    sent_up_to: u64,
+    heard: Instant,
+}
+
+/// What a report meant, once it is on disk.
+enum Taken {
+    Nothing,
+    Finished(CommandId, State),
+    Event(i64),
+}
+
+impl Uplink {
+    async fn begin(
+        &mut self,
+        socket: &mut Server,
+        name: &str,
+        version: u32,
+        hello: &Hello,
+    ) -> Result<(), UplinkEnd> {
+        let centre = Arc::clone(&self.centre);
+        let region = self.region.clone();
+        let (taken, software, now_us) =
+            (hello.taken, hello.software.clone(), centre.clock.now_us());
+        let marks = centre
+            .store
+            .write(move |tx| {
+                // What the region has needs no keeping; and if our numbers went back (a restored
+                // backup), we go on above what it has of us.
+                tx.acknowledged_by(&region, taken)?;
+                tx.number_from(&region, taken)?;
+                tx.region_seen(&region, now_us, &software)?;
+                tx.watermarks(&region)
+            })
+            .await?;
+        let welcome = Welcome {
+            version,
+            software: concat!("fairlead-controller ", env!("CARGO_PKG_VERSION")).to_owned(),
+            server: fairlead_identity::Role::Controller.to_string(),
+            server_time_us: now_us,
+            command_keys: Some(CommandKeys { chains: vec![centre.authority.signer.chain()] }),
+            taken: marks.taken,
+            ..Welcome::default()
+        };
+        socket.send(&UplinkDown { kind: Some(uplink_down::Kind::Welcome(welcome)) }).await?;
+        tracing::info!(region = self.region, server = name, "uplink up");
+        centre.fleet.region_online(&self.region, name, &hello.software, now_us);
+        self.note("region.online", name).await;
+        Ok(())
+    }
+
+    async fn note(&self, action: &str, detail: &str) {
+        let noted =
+            self.centre.feed.record(DEFAULT_TENANT, None, &self.region, action, detail).await;
+        if let Err(error) = noted {
+            tracing::error!(region = self.region, action, %error, "an event could not be recorded");
+        }
+    }
+
+    async fn serve(&mut self, socket: &mut Server, mut wire: Wire, shutdown: Shutdown) -> UplinkEnd {
+        if let Err(end) = self.send_orders(socket).await {
+            return end;
+        }
+        let mut beat = tokio::time::interval(limits::UPLINK_PING_INTERVAL);
+        loop {
+            let done = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return UplinkEnd::Shutdown,
+                () = wire.end.cancelled() => return UplinkEnd::Displaced,
+                heard = socket.hear() => {
+                    self.heard = Instant::now();
+                    match heard {
+                        Ok(Heard::Message(message)) => self.on_message(socket, message).await,
+                        Ok(Heard::Life) => Ok(()),
+                        Err(error) => Err(error.into()),
+                    }
+                }
+                () = wire.outbox_grew.notified() => self.send_orders(socket).await,
+                Some(message) = wire.volatile.recv() => {
+                    socket.send(&message).await.map_err(UplinkEnd::from)
+                }
+                _ = beat.tick() => {
+                    if self.heard.elapsed() > limits::UPLINK_SILENT_AFTER {
+                        Err(SocketError::Silent.into())
+                    } else {
+                        socket.ping().await.map_err(UplinkEnd::from)
+                    }
+                }
+            };
+            if let Err(end) = done {
+                return end;
+            }
+        }
+    }
+
+    /// Everything in the outbox that this connection has not carried yet, in order.
+    async fn send_orders(&mut self, socket: &mut Server) -> Result<(), UplinkEnd> {
+        loop {
+            let (region, from) = (self.region.clone(), self.sent_up_to + 1);
+            let orders = self
+                .centre
+                .store
+                .read(move |tx| tx.waiting_for(&region, from, ORDERS_AT_ONCE))
+                .await?;
+            let more = orders.len() == ORDERS_AT_ONCE as usize;
+            for order in orders {
+                self.sent_up_to = order.seq;
+                socket.send(&UplinkDown { kind: Some(uplink_down::Kind::Order(order)) }).await?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn on_message(
+        &mut self,
+        socket: &mut Server,
+        message: UplinkUp,
+    ) -> Result<(), UplinkEnd> {
+        use uplink_up::Kind as K;
+        let centre = Arc::clone(&self.centre);
+        match message.kind {
+            Some(K::Report(report)) => {
+                let seq = report.seq;
+                self.on_report(report).await?;
+                let ack = uplink_down::Kind::Ack(Ack { seq });
+                socket.send(&UplinkDown { kind: Some(ack) }).await?;
+            }
+            Some(K::Ack(ack)) => {
+                let region = self.region.clone();
+                centre.store.write(move |tx| tx.acknowledged_by(&region, ack.seq)).await?;
+            }
+            Some(K::Presence(presence)) if centre.is_home(&self.region, &presence.host) => {
+                centre.fleet.apply_presence(&self.region, &presence);
+                self.keep_presence(presence);
+            }
+            Some(K::Inventory(inventory)) if centre.is_home(&self.region, &inventory.host) => {
+                centre.fleet.apply_inventory(&inventory);
+            }
+            Some(K::Metrics(metrics)) if centre.is_home(&self.region, &metrics.host) => {
+                centre.fleet.apply_metrics(&metrics);
+            }
+            Some(K::Progress(said)) if centre.is_home(&self.region, &said.host) => {
+                if let Some(progress) = said.progress {
+                    centre.dispatch.on_progress(progress);
+                }
+            }
+            // A region that speaks for another's hosts is not heard.
+            Some(K::Presence(_) | K::Inventory(_) | K::Metrics(_) | K::Progress(_)) => {
+                tracing::warn!(region = self.region, "spoke for a host that is not its own");
+            }
+            Some(K::PresenceComplete(_)) => centre.fleet.presence_complete(&self.region),
+            Some(K::EnrolCheck(check)) => {
+                let verdict = enrolment::host(&centre, &self.region, check).await;
+                let verdict = uplink_down::Kind::EnrolVerdict(verdict);
+                socket.send(&UplinkDown { kind: Some(verdict) }).await?;
+            }
+            Some(K::StreamRefused(refused)) => {
+                if let Ok(id) = StreamId::from_wire(&refused.id) {
+                    tracing::info!(stream = %id, code = refused.code, "a stream was refused");
+                    centre.streams.refused(id, &self.region);
+                }
+            }
+            Some(K::Unsupported(unsupported)) => {
+                tracing::warn!(region = self.region, kind = unsupported.kind, "lacks a kind");
+            }
+            Some(K::Hello(_) | K::Enrol(_)) => {
+                return Err(SocketError::Violation("a greeting out of turn".to_owned()).into());
+            }
+            None => {
+                let kind = uplink_down::Kind::Unsupported(Unsupported::default());
+                socket.send(&UplinkDown { kind: Some(kind) }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Facts and last contact are worth keeping, but nobody waits for that.
+    fn keep_presence(&self, presence: fairlead_protocol::HostPresence) {
+        let Ok(host) = HostId::from_wire(&presence.host) else { return };
+        let (store, now_us) = (self.centre.store.clone(), self.centre.clock.now_us());
+        tokio::spawn(async move {
+            let facts = presence.facts.map(|facts| facts.encode_to_vec()).unwrap_or_default();
+            let kept = store.write(move |tx| tx.host_seen(host, now_us, presence.epoch, &facts)).await;
+            if let Err(error) = kept {
+                tracing::warn!(%host, %error, "a host's presence could not be kept");
+            }
+        });
+    }
+
+    // === reports
+
+    async fn on_report(&self, report: Numbered) -> Result<(), UplinkEnd> {
+        let centre = Arc::clone(&self.centre);
+        let (dispatch, region) = (Arc::clone(&centre.dispatch), self.region.clone());
+        let about = match &report.kind {
+            Some(numbered::Kind::Event(event)) => Some(event.host.clone()),
+            Some(numbered::Kind::Certified(certified)) => Some(certified.host.clone()),
+            _ => None,
+        };
+        let home = about.is_none_or(|host| centre.is_home(&self.region, &host));
+        let taken = centre
+            .store
+            .write(move |tx| {
+                if !tx.take_from(&region, report.seq)? || !home {
+                    return Ok(Taken::Nothing);
+                }
+                match &report.kind {
+                    Some(numbered::Kind::Result(said)) => {
+                        let Some(result) = &said.result else { return Ok(Taken::Nothing) };
+                        let state = State::try_from(result.state).unwrap_or(State::Unknown);
+                        let id = dispatch.record_result(tx, &region, result)?;
+                        Ok(id.map_or(Taken::Nothing, |id| Taken::Finished(id, state)))
+                    }
+                    Some(numbered::Kind::Event(said)) => {
+                        let Some(event) = &said.event else { return Ok(Taken::Nothing) };
+                        let host = HostId::from_wire(&said.host).ok();
+                        let seq = tx.insert_event(DEFAULT_TENANT, host, &region, event)?;
+                        if event.action == "host.held"
+                            && let Some(host) = host
+                        {
+                            tx.hold_host(host, &event.detail)?;
+                        }
+                        Ok(seq.map_or(Taken::Nothing, Taken::Event))
+                    }
+                    Some(numbered::Kind::Certified(said)) => {
+                        if let Ok(host) = HostId::from_wire(&said.host) {
+                            // The certificate itself stays in the region; here its serial is what
+                            // counts, for revoking it.
+                            let serial = said.serial.as_bytes();
+                            tx.host_certified(host, said.counter, &[], serial, said.not_after_us)?;
+                        }
+                        Ok(Taken::Nothing)
+                    }
+                    // What flows the other way, or a kind of a later version: taken, so that it does
+                    // not come again.
+                    _ => Ok(Taken::Nothing),
+                }
+            })
+            .await?;
+        match taken {
+            Taken::Nothing => {}
+            Taken::Event(seq) => centre.feed.announce(seq),
+            Taken::Finished(id, state) => {
+                centre.metrics.command_finished(state);
+                centre.dispatch.on_recorded(id);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! Streams from clients down to agents: asked for on the uplink, dialled by the access server, relayed
+//! without being decoded.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use fairlead_api::ClientStream;
+use fairlead_link::socket::StreamSocket;
+use fairlead_protocol::{HostId, StreamId, limits};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Frames under way in each direction of one stream: with frames of 32 KiB half a megabyte at most.
+const FRAMES_MAX: usize = 8;
+/// Streams at a time.
+const STREAMS_MAX: usize = 4096;
+
+struct Expected {
+    region: String,
+    arrived: oneshot::Sender<StreamSocket>,
+}
+
+struct Open {
+    host: HostId,
+    cut: CancellationToken,
+}
+
+/// All streams, expected and open.
+#[derive(Default)]
+pub struct Streams {
+    expected: Mutex<HashMap<StreamId, Expected>>,
+    open: Mutex<HashMap<StreamId, Open>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Streams {
+    /// Expects a region to dial a stream for a host; gives the client's end at once. `None` when there
+    /// are too many.
+    pub fn expect(self: &Arc<Self>, id: StreamId, region: &str, host: HostId) -> Option<ClientStream> {
+        if lock(&self.open).len() >= STREAMS_MAX {
+            return None;
+        }
+        let (arrived, socket) = oneshot::channel();
+        let cut = CancellationToken::new();
+        lock(&self.expected).insert(id, Expected { region: region.to_owned(), arrived });
+        lock(&self.open).insert(id, Open { host, cut: cut.clone() });
+        let (to_agent, from_client) = mpsc::channel(FRAMES_MAX);
+        let (to_client, from_agent) = mpsc::channel(FRAMES_MAX);
+        let streams = Arc::clone(self);
+        let ended = cut.clone();
+        // Ends with the stream, with its refusal, or when nobody dials in time.
+        tokio::spawn(async move {
+            // The access server waits this long for the host, and then dials itself.
+            let patience = limits::STREAM_DIAL_TIMEOUT * 2;
+            if let Ok(Ok(socket)) = tokio::time::timeout(patience, socket).await {
+                tokio::select! {
+                    () = ended.cancelled() => {}
+                    () = relay(socket, from_client, to_client) => {}
+                }
+            }
+            lock(&streams.expected).remove(&id);
+            lock(&streams.open).remove(&id);
+        });
+        Some(ClientStream { to_agent, from_agent, cut })
+    }
+
+    /// An access server has dialled; whether its region was asked for that stream.
+    pub fn arrived(&self, id: StreamId, region: &str, socket: StreamSocket) -> bool {
+        let mut expected = lock(&self.expected);
+        if expected.get(&id).is_none_or(|expected| expected.region != region) {
+            return false;
+        }
+        expected.remove(&id).is_some_and(|expected| expected.arrived.send(socket).is_ok())
+    }
+
+    /// The region or the host said no.
+    pub fn refused(&self, id: StreamId, region: &str) {
+        let mut expected = lock(&self.expected);
+        if expected.get(&id).is_some_and(|expected| expected.region == region) {
+            expected.remove(&id);
+        }
+    }
+
+    /// Ends the streams of hosts that are not believed any more.
+    pub fn cut(&self, ended: &[HostId]) {
+        for open in lock(&self.open).values().filter(|open| ended.contains(&open.host)) {
+            open.cut.cancel();
+        }
+    }
+}
+
+async fn relay(
+    socket: StreamSocket,
+    mut from_client: mpsc::Receiver<Bytes>,
+    to_client: mpsc::Sender<Bytes>,
+) {
+    let (mut sender, mut receiver) = socket.split();
+    {
+        let inward = async {
+            while let Some(frame) = from_client.recv().await {
+                if sender.send(frame).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let outward = async {
+            while let Ok(Some(frame)) = receiver.hear().await {
+                if to_client.send(frame).await.is_err() {
+                    break;
+                }
+            }
+        };
+        // The agent's end is the stream's end; the client's leaving is told to the agent.
+        tokio::select! {
+            () = inward => {}
+            () = outward => {}
+        }
+    }
+    sender.close().await;
+}
