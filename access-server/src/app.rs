@@ -27,10 +27,10 @@ use crate::{listener, metrics, sweeper, uplink};
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// It serves no region.
-    #[error("{0}")]
+    #[error(transparent)]
     Join(#[from] JoinError),
     /// The ledger cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Ledger(#[from] StoreError),
     /// A port cannot be had.
     #[error("cannot listen at {address}: {reason}")]

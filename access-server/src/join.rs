@@ -41,13 +41,13 @@ pub enum JoinError {
     )]
     NoToken,
     /// The token makes no sense.
-    #[error("{0}")]
+    #[error(transparent)]
     Token(#[from] fairlead_identity::token::TokenError),
     /// The controller was not reached.
-    #[error("cannot join: {0}")]
+    #[error("cannot join")]
     Dial(#[from] fairlead_link::dial::DialError),
     /// The connection broke.
-    #[error("cannot join: {0}")]
+    #[error("cannot join")]
     Socket(#[from] fairlead_link::socket::SocketError),
     /// The controller said no.
     #[error("the controller refused: {message} ({code})")]

@@ -35,13 +35,13 @@ type Controller = Socket<UplinkUp, UplinkDown>;
 /// Why an uplink (or the attempt) ended.
 #[derive(Debug, thiserror::Error)]
 enum UplinkEnd {
-    #[error("{0}")]
+    #[error(transparent)]
     Dial(#[from] DialError),
-    #[error("{0}")]
+    #[error(transparent)]
     Socket(#[from] SocketError),
     #[error("refused: {message} ({code})")]
     Refused { code: String, message: String },
-    #[error("{0}")]
+    #[error(transparent)]
     Ledger(#[from] StoreError),
     #[error("shutting down")]
     Shutdown,

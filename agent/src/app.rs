@@ -39,16 +39,16 @@ pub struct RenewNow {
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// The machine is not enrolled and could not be.
-    #[error("{0}")]
+    #[error(transparent)]
     Enrol(#[from] EnrolError),
     /// The identity cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The journal cannot be used at all.
-    #[error("{0}")]
+    #[error(transparent)]
     Journal(#[from] JournalError),
     /// The engine cannot even be described.
-    #[error("{0}")]
+    #[error(transparent)]
     Runtime(#[from] RuntimeError),
     /// The state directory cannot be used.
     #[error("cannot use {path}: {reason}")]

@@ -58,10 +58,10 @@ pub struct Connection {
 #[derive(Debug, thiserror::Error)]
 pub enum LinkEnd {
     /// Nobody was reached.
-    #[error("{0}")]
+    #[error(transparent)]
     Dial(#[from] DialError),
     /// It broke.
-    #[error("{0}")]
+    #[error(transparent)]
     Socket(#[from] SocketError),
     /// The server said no.
     #[error("refused: {message} ({code})")]

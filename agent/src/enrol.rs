@@ -40,7 +40,7 @@ pub enum EnrolError {
         reason: String,
     },
     /// The token makes no sense.
-    #[error("{0}")]
+    #[error(transparent)]
     Token(#[from] TokenError),
     /// No address.
     #[error("no access server is named: pass --address HOST:PORT or FAIRLEAD_ADDRESS")]
@@ -60,7 +60,7 @@ pub enum EnrolError {
         message: String,
     },
     /// The identity cannot be kept.
-    #[error("{0}")]
+    #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The server's answer makes no sense.
     #[error("the server's answer cannot be used: {0}")]

@@ -36,10 +36,10 @@ const FOLLOWERS_MAX: usize = 2048;
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     /// The CA cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Authority(#[from] CaError),
     /// The store cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Store(#[from] StoreError),
     /// The first admin's door cannot be opened.
     #[error(transparent)]

@@ -38,10 +38,10 @@ pub enum CaError {
         reason: String,
     },
     /// A certificate cannot be made.
-    #[error("{0}")]
+    #[error(transparent)]
     Make(#[from] AuthorityError),
     /// What was made cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Chain(#[from] ChainError),
 }
 

@@ -32,12 +32,22 @@ const EKU_SERVER: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
 const EKU_CLIENT: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
 
 impl Usage {
+    /// For the path. Intermediates carry no purposes, so here absence means "any"; that the leaf
+    /// itself carries the purpose is checked by [`Usage::is_in`].
     fn eku(self) -> KeyUsage {
-        // Required, not "if present": a certificate without purposes has none.
-        KeyUsage::required(match self {
+        KeyUsage::required_if_present(match self {
             Self::Server => EKU_SERVER,
             Self::Client => EKU_CLIENT,
             Self::CommandSigning => EKU_CODE_SIGNING,
+        })
+    }
+
+    /// Whether the leaf carries the purpose: a certificate without purposes has none.
+    fn is_in(self, leaf: &X509Certificate<'_>) -> bool {
+        leaf.extended_key_usage().ok().flatten().is_some_and(|purposes| match self {
+            Self::Server => purposes.value.server_auth,
+            Self::Client => purposes.value.client_auth,
+            Self::CommandSigning => purposes.value.code_signing,
         })
     }
 }
@@ -54,6 +64,9 @@ pub enum ChainError {
     /// Signature, usage or time are wrong.
     #[error("the chain is not valid: {0}")]
     Invalid(String),
+    /// The leaf is meant for something else.
+    #[error("the certificate is not meant for this use")]
+    WrongUse,
     /// The leaf has expired this many seconds ago.
     #[error("the certificate expired {0} s ago")]
     Expired(u64),
@@ -193,6 +206,9 @@ impl Root {
             now
         };
         self.check_path(leaf, intermediate, usage, judged_at)?;
+        if !usage.is_in(&parsed) {
+            return Err(ChainError::WrongUse);
+        }
         let identity = Identity {
             role: self.check_roles(leaf, intermediate)?,
             serial: hex(parsed.raw_serial()),

@@ -24,3 +24,6 @@ pub mod signing;
 
 pub use chain::{Identity, Root};
 pub use roles::Role;
+
+#[cfg(test)]
+mod tests;

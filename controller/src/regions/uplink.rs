@@ -27,9 +27,9 @@ type Server = Socket<UplinkDown, UplinkUp>;
 /// Why an uplink ended.
 #[derive(Debug, thiserror::Error)]
 enum UplinkEnd {
-    #[error("{0}")]
+    #[error(transparent)]
     Socket(#[from] SocketError),
-    #[error("{0}")]
+    #[error(transparent)]
     Store(#[from] StoreError),
     #[error("a newer uplink of this region took over")]
     Displaced,
