@@ -14,20 +14,11 @@ impl Simulated {
         }
     }
 
-    /// A health check always passes here, one interval after the start.
     fn health(&self, now_us: i64) -> &'static str {
-        let spec = self.spec();
-        match spec.health {
-            Some(health) if !health.disabled && !health.command.is_empty() && self.is_running() => {
-                let interval_ms = if health.interval_ms == 0 {
-                    30_000
-                } else {
-                    health.interval_ms
-                };
-                let passed = now_us - self.started_us() >= i64::from(interval_ms) * 1000;
-                if passed { "healthy" } else { "starting" }
-            }
-            _ => "",
+        match self.healthy_at() {
+            Some(at_us) if at_us <= now_us => "healthy",
+            Some(_) => "starting",
+            None => "",
         }
     }
 

@@ -28,6 +28,8 @@ const RESTART_DELAY_US: i64 = 100_000;
 const RESTART_DELAY_MAX_US: i64 = 60_000_000;
 /// A process that ran so long begins again with the first delay.
 const RAN_WELL_US: i64 = 10_000_000;
+/// Between two health checks, unless said otherwise; as Docker's.
+const HEALTH_INTERVAL_MS: i64 = 30_000;
 /// What a killed process ends with.
 const CODE_KILLED: i64 = 137;
 
@@ -58,6 +60,9 @@ pub(super) struct Simulated {
     /// Stopped by hand: `unless-stopped` and `always` leave it alone.
     by_hand: bool,
     delay_us: i64,
+    /// Whether the event of this run's passed health check is out.
+    #[serde(default)]
+    told_healthy: bool,
     pub(super) files: Tree,
 }
 
@@ -141,6 +146,23 @@ impl Simulated {
         self.runs.back().map_or(0, |run| run.started_us)
     }
 
+    /// When this run's health check passes: always, one interval after the start. `None` for who
+    /// has none, or does not run.
+    pub(super) fn healthy_at(&self) -> Option<i64> {
+        if !self.is_running() {
+            return None;
+        }
+        let health = self.spec().health?;
+        if health.disabled || health.command.is_empty() {
+            return None;
+        }
+        let interval_ms = match health.interval_ms {
+            0 => HEALTH_INTERVAL_MS,
+            given => i64::from(given),
+        };
+        Some(self.started_us().saturating_add(interval_ms * 1000))
+    }
+
     pub(super) fn finished_us(&self) -> i64 {
         self.runs
             .iter()
@@ -158,6 +180,7 @@ impl Simulated {
         if self.runs.len() > RUNS_KEPT {
             self.runs.pop_front();
         }
+        self.told_healthy = false;
         self.phase = Phase::Running;
     }
 
@@ -240,18 +263,35 @@ impl World {
                 true
             }
             Phase::Ending { .. } => false,
-            Phase::Running => {
-                let container = &self.containers[index];
-                let Plan::Ends { after_us, code, .. } = container.plan() else {
-                    return false;
-                };
-                let at_us = container.started_us().saturating_add(after_us);
-                if at_us > now_us {
-                    return false;
-                }
+            Phase::Running => self.step_running(index, now_us),
+        }
+    }
+
+    /// A running one's next change: its health check passes, or its process ends, in this order.
+    fn step_running(&mut self, index: usize, now_us: i64) -> bool {
+        let container = &self.containers[index];
+        let end = match container.plan() {
+            Plan::Ends { after_us, code, .. } => {
+                Some((container.started_us().saturating_add(after_us), code))
+            }
+            _ => None,
+        };
+        let lives_until = end.map_or(i64::MAX, |(at_us, _)| at_us);
+        if let Some(healthy_at) = container.healthy_at()
+            && !container.told_healthy
+            && healthy_at <= now_us
+            && healthy_at < lives_until
+        {
+            self.containers[index].told_healthy = true;
+            self.tell(index, healthy_at, "health_status: healthy", "");
+            return true;
+        }
+        match end {
+            Some((at_us, code)) if at_us <= now_us => {
                 self.died(index, at_us, code);
                 true
             }
+            _ => false,
         }
     }
 

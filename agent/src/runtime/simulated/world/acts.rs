@@ -110,6 +110,7 @@ impl World {
             restarts: 0,
             by_hand: false,
             delay_us: 0,
+            told_healthy: false,
             files: Tree::fresh(&spec.name),
         });
         self.tell(self.containers.len() - 1, now_us, "create", "");

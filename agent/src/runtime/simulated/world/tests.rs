@@ -184,3 +184,28 @@ fn a_taken_port_is_refused() {
     let refused = world.start("b", 0);
     assert!(matches!(refused, Err(RuntimeError::Engine(text)) if text.contains("80")));
 }
+
+#[test]
+fn a_passed_health_check_is_told_once_for_each_run() {
+    let mut world = world();
+    made(&mut world, "web", "demo/web:1", |spec| {
+        spec.health = Some(fairlead_protocol::HealthSpec {
+            command: "true".into(),
+            interval_ms: 1000,
+            ..Default::default()
+        });
+    });
+    world.start("web", 0).unwrap();
+    let told = |world: &World| {
+        let healthy = |action: &&String| *action == "health_status: healthy";
+        actions(world).iter().filter(healthy).count()
+    };
+    let shown = |world: &World, now_us| world.containers[0].container(0, now_us).health;
+    world.settle(SECOND - 1);
+    assert_eq!((told(&world), shown(&world, SECOND - 1).as_str()), (0, "starting"));
+    world.settle(9 * SECOND);
+    assert_eq!((told(&world), shown(&world, 9 * SECOND).as_str()), (1, "healthy"));
+    world.stop("web", self::told(None, true), 10 * SECOND).unwrap();
+    world.settle(20 * SECOND);
+    assert_eq!(told(&world), 2);
+}
