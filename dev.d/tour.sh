@@ -19,8 +19,6 @@ tour() {
     trap 'exit 130' INT TERM HUP
     rm -rf "$TOUR_DIR.tmp"
     mkdir -p "$TOUR_DIR.tmp"
-    FAIRLEAD_POLICY="$TOUR_DIR.tmp/policy.toml"
-    export FAIRLEAD_POLICY
     if real; then
         # shellcheck disable=SC2086 # the words of this run's command line
         ensure_engine $demo_arguments
@@ -354,12 +352,12 @@ tour_wrong() {
 
 # The agent looks at the file before every command, so it may come and go.
 tour_policy() {
-    (umask 022 && say 'forbid_privileged = true' >"$FAIRLEAD_POLICY")
+    (umask 022 && say 'forbid_privileged = true' >"$TOUR_DIR/policy.toml")
     cli run -d --name "$SLOW" --privileged "$TOUR_IMAGE"
     expect_code 4
     expect_err "forbid_privileged"
     ! real || ! docker inspect "$SLOW" >/dev/null 2>&1 || wrong "the engine has made it all the same"
-    rm -f "$FAIRLEAD_POLICY"
+    rm -f "$TOUR_DIR/policy.toml"
 }
 
 tour_audit() {
