@@ -2,6 +2,8 @@
 //! process of its own, all links mutually authenticated TLS, set up through the same API, tokens and
 //! setup link as anywhere else. Keeps them alive until it is told to stop.
 //!
+//! With `FAIRLEAD_DIE_WITH_PARENT` set it ends when its parent does, as its children do with it.
+//!
 //! `DIR/ready.json` appears once all are connected and is replaced whenever a process was.
 
 use std::ffi::OsString;
@@ -96,6 +98,10 @@ struct SupervisorStatus {
 /// `fairlead dev`
 pub(crate) async fn dev(_: &Context, args: Dev) -> Result<Exit, Failure> {
     let signals = |kind| signal(kind).map_err(|e| Failure::local("cannot receive signals", &e));
+    if config::process_env("FAIRLEAD_DIE_WITH_PARENT").is_some() {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
+            .map_err(|e| Failure::local("cannot notice the parent's end", &e.into()))?;
+    }
     let mut terminate = signals(SignalKind::terminate())?;
     let mut interrupt = signals(SignalKind::interrupt())?;
     let mut hangup = signals(SignalKind::hangup())?;
