@@ -12,6 +12,7 @@ verb_demo() {
     demo_agreed=no
     demo_engine=docker
     demo_ports=
+    demo_programs=
     demo_arguments="demo $*"
     while [ $# -gt 0 ]; do
         case $1 in
@@ -19,9 +20,14 @@ verb_demo() {
             --yes | -y) demo_agreed=yes ;;
             --engine=*) demo_engine=${1#*=} ;;
             --ports-from=*) demo_ports=${1#*=} ;;
-            --engine | --ports-from)
+            --programs=*) demo_programs=${1#*=} ;;
+            --engine | --ports-from | --programs)
                 [ $# -ge 2 ] || usage_error "$1 needs a value"
-                if [ "$1" = --engine ]; then demo_engine=$2; else demo_ports=$2; fi
+                case $1 in
+                    --engine) demo_engine=$2 ;;
+                    --ports-from) demo_ports=$2 ;;
+                    --programs) demo_programs=$2 ;;
+                esac
                 shift
                 ;;
             *) usage_error "demo does not know '$1'" ;;
@@ -33,34 +39,40 @@ verb_demo() {
         *) usage_error "--engine is docker or simulated, not '$demo_engine'" ;;
     esac
     case $demo_ports in
-        *[!0-9]*) usage_error "--ports-from takes a number" ;;
+        *[!0-9]* | ??????*) usage_error "--ports-from takes a port number, not '$demo_ports'" ;;
     esac
+    [ -z "$demo_programs" ] || [ -x "$demo_programs/fairlead" ] ||
+        usage_error "--programs is a directory with fairlead and the three daemons, and there is no $demo_programs/fairlead"
     if [ "$demo_engine" = simulated ]; then
         DEMO_IMAGE=demo/web:1
         DEMO_FLAGS="--health-cmd true --health-interval 1s"
     fi
-    need_rust
+    [ -n "$demo_programs" ] || need_rust
     if [ "$demo_check" = yes ]; then
         ensure_packages "$demo_engine" "demo --check" "$demo_agreed"
         tour
     else
-        ! demo_runs || die "a demo runs already (pid $(cat "$DEMO_PID_FILE")); ./dev env logs you in to it"
         ensure_packages "$demo_engine" demo "$demo_agreed"
         demo
     fi
 }
 
-# Builds the programs and says where they are: sets BIN.
+# Builds the programs, unless they were given, and says where they are: sets BIN.
 build_programs() {
     build_from=$(now_ms)
-    note "build (the first one takes some minutes)"
-    cargo build --workspace --bins >&2 || die "the build failed"
-    BIN=$(target_dir)/debug
-    [ -x "$BIN/fairlead" ] || die "the build made no $BIN/fairlead"
+    if [ -n "$demo_programs" ]; then
+        BIN=$(CDPATH='' cd -- "$demo_programs" && pwd)
+        note "programs: $BIN, not built here"
+    else
+        note "build (the first one takes some minutes)"
+        cargo build --workspace --bins >&2 || die "the build failed"
+        BIN=$(target_dir)/debug
+        [ -x "$BIN/fairlead" ] || die "the build made no $BIN/fairlead"
+    fi
     PATH="$BIN:$PATH"
     export PATH BIN
     BUILD_TIME=$(since "$build_from")
-    note "built in $BUILD_TIME"
+    [ -n "$demo_programs" ] || note "built in $BUILD_TIME"
 }
 
 # start_fairlead DIR PORTS ENGINE: sets KEEPER, the pid of `fairlead dev`, and waits for ready.json.
@@ -70,7 +82,8 @@ start_fairlead() {
     rm -rf "$start_dir"
     set -- dev --data-dir "$start_dir" --engine "$3" ${2:+--ports-from "$2"}
     start_from=$(now_ms)
-    "$BIN/fairlead" "$@" >"$start_dir.log" 2>&1 </dev/null &
+    # Should this shell be killed, it ends by itself, and takes the others with it.
+    FAIRLEAD_DIE_WITH_PARENT=1 "$BIN/fairlead" "$@" >"$start_dir.log" 2>&1 </dev/null &
     KEEPER=$!
     if ! working "start controller, access server and agent" wait_until_ready "$start_dir" "$KEEPER"; then
         tail -n 15 "$start_dir.log" | sed 's/^/    /' >&2
@@ -110,6 +123,13 @@ stop_fairlead() {
 # Gone, or only waiting to be noticed by us.
 is_gone() {
     kill -0 "$1" 2>/dev/null || return 0
+    # A machine may have no ps.
+    if [ -r "/proc/$1/stat" ]; then
+        case $(sed 's/^.*) //' "/proc/$1/stat" 2>/dev/null) in
+            Z* | X* | '') return 0 ;;
+            *) return 1 ;;
+        esac
+    fi
     case $(ps -o stat= -p "$1" 2>/dev/null) in
         Z* | '') return 0 ;;
         *) return 1 ;;
@@ -124,25 +144,37 @@ log_in() {
     export FAIRLEAD_URL FAIRLEAD_TOKEN FAIRLEAD_CA
 }
 
+# One demo at a time in this work tree; the file names the shell that runs it.
+claim_demo() {
+    until (set -C && printf '%s\n' "$$" >"$DEMO_PID_FILE") 2>/dev/null; do
+        claim_pid=$(cat "$DEMO_PID_FILE" 2>/dev/null || true)
+        [ -w "$STATE" ] || die "$STATE is not yours to write"
+        [ -n "$claim_pid" ] && ! is_gone "$claim_pid" &&
+            die "a demo runs already (pid $claim_pid); ./dev env logs you in to it"
+        # Its shell was killed.
+        rm -f "$DEMO_PID_FILE"
+    done
+}
+
 demo() {
     demo_before=
+    claim_demo
     trap demo_end EXIT
     trap 'exit 0' INT
     trap 'exit 143' TERM HUP
     if [ "$demo_engine" = docker ]; then
         # shellcheck disable=SC2086 # the words of this run's command line
         ensure_engine $demo_arguments
+        remove_leftover
         working "make the image $DEMO_IMAGE from busybox" make_image "$DEMO_IMAGE"
         demo_before=$(docker ps -aq --no-trunc)
-        ! docker inspect "$DEMO_CONTAINER" >/dev/null 2>&1 ||
-            die "a container named $DEMO_CONTAINER is here already, and it is not the demo's: rename or remove it"
     else
         note "engine: simulated, nothing real is run"
     fi
     build_programs
     start_fairlead "$DEMO_DIR" "$demo_ports" "$demo_engine" ||
         die "it did not start; the log is .dev/demo.log (ports in use? --ports-from 7600)"
-    printf '%s\n' "$KEEPER" >"$DEMO_PID_FILE"
+    printf '%s\n' "$BIN" >"$DEMO_DIR/programs"
     log_in "$DEMO_DIR"
     # shellcheck disable=SC2086 # a list of flags
     fairlead run -d --name "$DEMO_CONTAINER" --memory 64m $DEMO_FLAGS "$DEMO_IMAGE" >/dev/null ||
@@ -152,6 +184,17 @@ demo() {
     demo_code=0
     wait "$KEEPER" || demo_code=$?
     die "fairlead dev ended by itself (code $demo_code); the log is .dev/demo.log"
+}
+
+# The container of a demo that was killed goes; anybody else's of that name is not touched.
+remove_leftover() {
+    docker inspect "$DEMO_CONTAINER" >/dev/null 2>&1 || return 0
+    leftover=$(docker ps -aq --filter "name=^/$DEMO_CONTAINER\$" --filter "ancestor=$DEMO_IMAGE" --filter label=fairlead.command)
+    [ -n "$leftover" ] ||
+        die "a container named $DEMO_CONTAINER is here already, and it is not the demo's: rename or remove it"
+    docker rm -f -v "$leftover" >/dev/null
+    docker rmi "$DEMO_IMAGE" >/dev/null 2>&1 || true
+    note "  removed the container $DEMO_CONTAINER of a demo that was killed"
 }
 
 demo_greeting() {
@@ -176,9 +219,11 @@ demo_end() {
     trap - EXIT
     set +e
     [ ! -t 2 ] || printf '\n' >&2
+    stop_working
     stop_fairlead "$DEMO_DIR"
-    rm -f "$DEMO_PID_FILE"
-    rm -rf "$DEMO_DIR"
+    # When it did not come up, the logs say why.
+    [ "$demo_exit" -ne 0 ] || rm -rf "$DEMO_DIR" "$DEMO_DIR.log"
+    rm -f "$DEMO_DIR/token" "$DEMO_DIR/ready.json" "$DEMO_PID_FILE"
     demo_removed=
     demo_left=
     if [ "$demo_engine" = docker ] && engine_answers; then
@@ -212,7 +257,7 @@ remove_demo_containers() {
     done
 }
 
-demo_runs() { [ -s "$DEMO_PID_FILE" ] && kill -0 "$(cat "$DEMO_PID_FILE")" 2>/dev/null && [ -s "$DEMO_DIR/ready.json" ]; }
+demo_runs() { [ -s "$DEMO_PID_FILE" ] && ! is_gone "$(cat "$DEMO_PID_FILE")" && [ -s "$DEMO_DIR/ready.json" ]; }
 
 # Single quotes around a value, for eval.
 quoted() { printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"; }
@@ -222,7 +267,7 @@ verb_env() {
     demo_runs || die "no demo runs; start one with ./dev demo"
     log_in "$DEMO_DIR"
     # shellcheck disable=SC2016 # $PATH is for the shell that evaluates this
-    printf 'export PATH=%s:"$PATH"\n' "$(quoted "$(target_dir)/debug")"
+    printf 'export PATH=%s:"$PATH"\n' "$(quoted "$(cat "$DEMO_DIR/programs")")"
     printf 'export FAIRLEAD_URL=%s\n' "$(quoted "$FAIRLEAD_URL")"
     printf 'export FAIRLEAD_TOKEN=%s\n' "$(quoted "$FAIRLEAD_TOKEN")"
     printf 'export FAIRLEAD_CA=%s\n' "$(quoted "$FAIRLEAD_CA")"

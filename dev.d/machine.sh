@@ -87,7 +87,7 @@ ensure_packages() {
     working "apt-get install $(printf '%s ' $ensure_names)" \
         as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 \
         apt-get install -y --no-install-recommends $ensure_names ||
-        die "apt could not install them; the whole output is in .dev/last.log"
+        die "apt could not install them; the whole output is in ${working_log:?}"
     printf '%s\n' "$ensure_names" >>"$STATE/installed"
     ensure_busybox "$1"
 }

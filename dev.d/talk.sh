@@ -32,34 +32,46 @@ since() {
     fi
 }
 
-# working TEXT COMMAND…: runs it with its output in .dev/last.log and shows that time goes by. When
-# the command fails, the end of its output is shown and its exit code returned.
+# working TEXT COMMAND…: runs it with its output in a file and shows that time goes by. When the
+# command fails, the end of its output is shown, the file is kept, and its exit code returned.
 working() {
     working_text=$1
     shift
     working_from=$(now_ms)
-    "$@" >"$STATE/last.log" 2>&1 </dev/null &
+    working_log="$STATE/working-$$.log"
+    "$@" >"$working_log" 2>&1 </dev/null &
     working_pid=$!
     working_beats=0
     while kill -0 "$working_pid" 2>/dev/null; do
-        sleep 0.25 2>/dev/null || sleep 1
+        sleep 0.1 2>/dev/null || sleep 1
         working_beats=$((working_beats + 1))
         if [ -t 2 ]; then
             printf '\r  %s … %s ' "$working_text" "$(since "$working_from")" >&2
-        elif [ $((working_beats % 40)) -eq 8 ]; then
+        elif [ $((working_beats % 100)) -eq 20 ]; then
             note "  $working_text … $(since "$working_from")"
         fi
     done
     working_code=0
     wait "$working_pid" || working_code=$?
+    working_pid=
     [ ! -t 2 ] || printf '\r\033[K' >&2
     if [ "$working_code" -eq 0 ]; then
+        rm -f "$working_log"
         note "  $working_text: $(since "$working_from")"
     else
         note "  $working_text: failed after $(since "$working_from"); the end of its output:"
-        tail -n 15 "$STATE/last.log" | sed 's/^/    /' >&2
+        tail -n 15 "$working_log" | sed 's/^/    /' >&2
     fi
     return "$working_code"
+}
+
+# What Ctrl-C found under way is ended with us.
+stop_working() {
+    [ -n "${working_pid:-}" ] || return 0
+    kill -TERM "$working_pid" 2>/dev/null || true
+    wait "$working_pid" 2>/dev/null || true
+    rm -f "$working_log"
+    working_pid=
 }
 
 # wait_for SECONDS COMMAND…: until the command succeeds.

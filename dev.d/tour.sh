@@ -391,6 +391,7 @@ tour_end() {
     trap '' INT TERM HUP
     trap - EXIT
     set +e
+    stop_working
     # A supervisor that the step "expired" put to sleep must be able to end.
     [ -z "${expired_supervisor:-}" ] || kill -CONT "$expired_supervisor" 2>/dev/null
     stop_fairlead "$TOUR_DIR"
