@@ -1,1 +1,31 @@
-//! Placeholder.
+//! The harness of the end-to-end tests: a fleet of real processes on this machine, a typed client of
+//! its API, the container engine's own word, and waiting that says what it waited for.
+//!
+//! Nothing here sleeps and hopes: `wait::wait_for` is the only place that sleeps, and it ends as soon
+//! as its condition holds. Everything is a test's own: ports, directories, names, processes. What a
+//! test started ends with it, also when it fails.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `fleet` | controller, access servers, supervised agents as child processes |
+//! | `process` | one child process: start, kill -9, stop and continue, start again |
+//! | `programs` | where the programs under test are; builds them once |
+//! | `client` | the HTTP API, typed |
+//! | `stream` | a command's stream |
+//! | `engine` | the container engine, asked through its own CLI |
+//! | `ports` | ports that nobody else takes |
+//! | `wait` | the one place that sleeps |
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "what fails in the harness fails the test that uses it, with the place and the reason"
+)]
+
+pub mod client;
+pub mod engine;
+pub mod fleet;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod stream;
+pub mod wait;

@@ -1,0 +1,9 @@
+//! End-to-end tests: real processes, real sockets, and (where its effects are judged) the machine's
+//! real container engine. One module per promise (DESIGN §14) or topic; each says what it holds.
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "these are tests, the helpers between them too"
+)]
+
+mod commands;
