@@ -157,6 +157,34 @@ pub(super) struct Config {
     #[serde(deserialize_with = "null_is_empty")]
     pub(super) labels: BTreeMap<String, String>,
     pub(super) stop_timeout: Option<i64>,
+    #[serde(deserialize_with = "null_is_empty")]
+    healthcheck: HealthTest,
+    #[serde(deserialize_with = "null_is_empty")]
+    shell: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct HealthTest {
+    #[serde(deserialize_with = "null_is_empty")]
+    test: Vec<String>,
+}
+
+impl Config {
+    /// The words of the health check's exec, as the engine's events show them; empty: none.
+    fn probe(&self) -> String {
+        match self.healthcheck.test.split_first() {
+            Some((how, words)) if how == "CMD" => words.join(" "),
+            Some((how, words)) if how == "CMD-SHELL" => {
+                let shell = match self.shell.as_slice() {
+                    [] => "/bin/sh -c".to_owned(),
+                    own => own.join(" "),
+                };
+                format!("{shell} {}", words.join(" "))
+            }
+            _ => String::new(),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -180,6 +208,7 @@ struct Restart {
 pub(super) struct Depth {
     pub(super) image: String,
     pub(super) health: String,
+    pub(super) probe: String,
     pub(super) started_us: i64,
     pub(super) finished_us: i64,
     pub(super) exit_code: i32,
@@ -200,6 +229,7 @@ impl Inspected {
         Depth {
             image: self.config.image.clone(),
             health,
+            probe: self.config.probe(),
             started_us: time_us(&self.state.started_at),
             finished_us: time_us(&self.state.finished_at),
             exit_code: i32::try_from(self.state.exit_code).unwrap_or(i32::MAX),

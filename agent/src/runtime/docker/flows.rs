@@ -218,14 +218,24 @@ impl DockerRuntime {
                 return stream::iter([Err(error)]).boxed();
             }
         };
+        // Health checks are known by their words once their containers have been looked at; what
+        // goes wrong with this look will be said by the next.
+        drop(self.list().await);
         let (cache, engine) = (Arc::clone(&self.cache), Arc::clone(&self.engine));
         let lines = streams::json_lines::<EventLine>(streams::body_bytes(answer.into_body()));
-        let events = lines.map(move |line| {
-            let event = line?.event();
-            if event.object == "container" && may_change(&event.action) {
-                cache.invalidate(&event.id);
-            }
-            Ok(event)
+        let events = lines.filter_map(move |line| {
+            let told = line.map(|line| line.event());
+            let told = match told {
+                Ok(event) if event.object == "container" => {
+                    if may_change(&event.action) {
+                        cache.invalidate(&event.id);
+                    }
+                    // Every few seconds, of every container that has one, and nobody's hand.
+                    (!cache.is_probe(&event.id, &event.action)).then_some(Ok(event))
+                }
+                other => Some(other),
+            };
+            std::future::ready(told)
         });
         // The engine ends this stream only by going away.
         let end = stream::once(async move {

@@ -89,6 +89,16 @@ impl Cache {
         known.retain(|id, _| ids.contains(id.as_str()));
     }
 
+    /// Whether the event is the exec of the container's own health check.
+    pub(super) fn is_probe(&self, id: &str, action: &str) -> bool {
+        let Some((word, line)) = action.split_once(':') else {
+            return false;
+        };
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let probe = known.get(id).map_or("", |entry| entry.depth.probe.as_str());
+        word.starts_with("exec_") && !probe.is_empty() && line.trim() == probe.trim()
+    }
+
     /// Id and depth of each container that had a process at the last pass.
     pub(super) fn with_process(&self) -> Vec<(String, Depth)> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -276,5 +286,26 @@ mod tests {
                 .fresh(&row("exited", "Exited (4) 3 hours ago"), later)
                 .is_none()
         );
+    }
+
+    #[test]
+    fn the_exec_of_a_health_check_is_told_from_a_hand() {
+        let cache = Cache::default();
+        let told = |answer: &str| {
+            let inspected: super::super::answers::Inspected = serde_json::from_str(answer).unwrap();
+            cache.keep(&row("running", ""), inspected.depth(), cache.mark());
+        };
+        assert!(!cache.is_probe("1", "exec_start: true"), "not known yet");
+        told(r#"{"Config":{"Healthcheck":{"Test":["CMD-SHELL","wget -q x"]},"Shell":null}}"#);
+        assert!(cache.is_probe("1", "exec_start: /bin/sh -c wget -q x"));
+        assert!(cache.is_probe("1", "exec_create: /bin/sh -c wget -q x"));
+        assert!(!cache.is_probe("1", "exec_start: /bin/sh -c wget -q y"));
+        assert!(!cache.is_probe("1", "start"));
+        told(r#"{"Config":{"Healthcheck":{"Test":["CMD","/probe","-v"]}}}"#);
+        assert!(cache.is_probe("1", "exec_start: /probe -v"));
+        told(r#"{"Config":{"Healthcheck":{"Test":["NONE"]}}}"#);
+        assert!(!cache.is_probe("1", "exec_start: "));
+        told(r#"{"Config":{"Healthcheck":null}}"#);
+        assert!(!cache.is_probe("1", "exec_start: "));
     }
 }
