@@ -61,10 +61,20 @@ pub enum Watch {
     },
 }
 
+/// What a command of ours can be the cause of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Causes {
+    /// That the container is made, starts, ends, goes.
+    Life,
+    /// An exec in it.
+    Exec,
+}
+
 /// When a command of ours acted on a container.
 #[derive(Debug, Clone, Copy)]
 struct Act {
     command: CommandId,
+    causes: Causes,
     begun_us: i64,
     /// `i64::MAX` while it goes on.
     ended_us: i64,
@@ -100,13 +110,13 @@ impl Picture {
     }
 
     /// A command of ours acts on the container from now on.
-    pub fn acts(&self, container: &str, command: CommandId, now_us: i64) {
+    pub fn acts(&self, container: &str, command: CommandId, causes: Causes, now_us: i64) {
         let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
         let of_container = acts.entry(container.to_owned()).or_default();
         if of_container.len() >= ACTS_MAX {
             of_container.pop_front();
         }
-        of_container.push_back(Act { command, begun_us: now_us, ended_us: i64::MAX });
+        of_container.push_back(Act { command, causes, begun_us: now_us, ended_us: i64::MAX });
     }
 
     /// It has ended.
@@ -118,12 +128,14 @@ impl Picture {
         }
     }
 
-    /// The command of ours that acted on the container at that time.
-    fn acting(&self, container: &str, at_us: i64) -> Option<CommandId> {
+    /// The command of ours that could cause that on the container at that time.
+    fn acting(&self, container: &str, causes: Causes, at_us: i64) -> Option<CommandId> {
         let acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
         let of_container = acts.get(container)?;
         let at = |act: &&Act| {
-            act.begun_us <= at_us && at_us <= act.ended_us.saturating_add(EVENT_LATE_US)
+            act.causes == causes
+                && act.begun_us <= at_us
+                && at_us <= act.ended_us.saturating_add(EVENT_LATE_US)
         };
         of_container.iter().rev().find(at).map(|act| act.command)
     }
@@ -264,7 +276,8 @@ impl Observer {
 
     fn on_event(&mut self, event: &EngineEvent) {
         self.last_event_us = self.last_event_us.max(event.at_us);
-        let ours = self.picture.acting(&event.name, event.at_us);
+        let causes = if event.action.starts_with("exec_") { Causes::Exec } else { Causes::Life };
+        let ours = self.picture.acting(&event.name, causes, event.at_us);
         if let Some(mut report) = self.log.report(event, ours) {
             report.at_us -= self.time.own_clock_ahead_us();
             self.keep(report);
@@ -364,13 +377,21 @@ mod tests {
     #[test]
     fn an_act_is_ours_from_its_beginning_to_a_little_after_its_end() {
         let picture = Picture::default();
-        picture.acts("web", id(1), 1_000_000);
-        assert_eq!(picture.acting("web", 999_999), None);
-        assert_eq!(picture.acting("web", 5_000_000), Some(id(1)));
+        picture.acts("web", id(1), Causes::Life, 1_000_000);
+        assert_eq!(picture.acting("web", Causes::Life, 999_999), None);
+        assert_eq!(picture.acting("web", Causes::Life, 5_000_000), Some(id(1)));
         picture.acted("web", id(1), 6_000_000);
-        assert_eq!(picture.acting("web", 6_100_000), Some(id(1)));
-        assert_eq!(picture.acting("web", 6_200_000), None);
-        assert_eq!(picture.acting("db", 5_000_000), None);
+        assert_eq!(picture.acting("web", Causes::Life, 6_100_000), Some(id(1)));
+        assert_eq!(picture.acting("web", Causes::Life, 6_200_000), None);
+        assert_eq!(picture.acting("db", Causes::Life, 5_000_000), None);
+    }
+
+    #[test]
+    fn an_exec_of_ours_is_not_the_cause_of_a_stop() {
+        let picture = Picture::default();
+        picture.acts("web", id(1), Causes::Exec, 1_000_000);
+        assert_eq!(picture.acting("web", Causes::Exec, 2_000_000), Some(id(1)));
+        assert_eq!(picture.acting("web", Causes::Life, 2_000_000), None);
     }
 
     #[test]

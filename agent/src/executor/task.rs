@@ -30,7 +30,7 @@ use super::outcome::Outcome;
 use super::{Request, StreamDialler, in_words, stamp};
 use crate::app::RenewNow;
 use crate::journal::{Journal, Phase};
-use crate::observe::Picture;
+use crate::observe::{Causes, Picture};
 use crate::owner_log::OwnerLog;
 use crate::policy::PolicyFile;
 use crate::runtime::ContainerRuntime;
@@ -363,8 +363,10 @@ impl Executor {
         for id in self.lanes.begin() {
             let Some(live) = self.live.get_mut(&id) else { continue };
             live.waiting_for.clear();
-            if let Lane::Container(name) = &live.lane {
-                self.parts.picture.acts(name, id, self.parts.clock.now_us());
+            if let Lane::Container(name) = &live.lane
+                && let Some(causes) = live.command.kind.as_ref().and_then(causes)
+            {
+                self.parts.picture.acts(name, id, causes, self.parts.clock.now_us());
             }
             let job = Job {
                 id,
@@ -566,6 +568,16 @@ impl Executor {
             );
             self.end_before_it_began(id, outcome);
         }
+    }
+}
+
+/// Which of the engine's events this kind brings about. Looking, copying and reading logs bring about
+/// none: what happens meanwhile is somebody else's doing.
+fn causes(kind: &Kind) -> Option<Causes> {
+    match kind {
+        Kind::Exec(_) => Some(Causes::Exec),
+        Kind::CopyIn(_) => None,
+        other => other.changes().then_some(Causes::Life),
     }
 }
 
