@@ -12,6 +12,9 @@ use fairlead_protocol::{
 /// Containers in one message to the controller: about 200 KiB at most.
 const CONTAINERS_PER_PART: usize = 128;
 
+/// Containers of one host: what a hostile one says must not fill the memory.
+const CONTAINERS_PER_HOST_MAX: usize = 5000;
+
 #[derive(Default)]
 struct Known {
     presence: HostPresence,
@@ -43,8 +46,8 @@ impl Fleet {
         self.known().get(&host).map(|known| known.presence.clone())
     }
 
-    /// Part of a host's inventory.
-    pub fn inventory(&self, host: HostId, part: &InventoryPart) {
+    /// Part of a host's inventory; `false` when it has more containers than a host may have.
+    pub fn inventory(&self, host: HostId, part: &InventoryPart) -> bool {
         let mut all = self.known();
         let known = all.entry(host).or_default();
         if part.full {
@@ -61,6 +64,7 @@ impl Fleet {
         if part.engine.is_some() {
             known.engine.clone_from(&part.engine);
         }
+        known.containers.len() <= CONTAINERS_PER_HOST_MAX
     }
 
     /// A round of measurements (or its first part).

@@ -23,6 +23,7 @@ use fairlead_protocol::{
 };
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::hosts::HostRow;
+use fairlead_store::{Enqueued, StoreError, Tx};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -35,6 +36,10 @@ type Agent = Socket<LinkDown, LinkUp>;
 
 /// Bodies of results that are being received on one link, together.
 const BODIES_BYTES_MAX: usize = 2 * limits::RESULT_BODY_BYTES_MAX;
+/// Events that are recorded of one host within [`EVENTS_WINDOW`]; a restart makes six.
+const EVENTS_PER_WINDOW_MAX: u32 = 1000;
+/// See [`EVENTS_PER_WINDOW_MAX`].
+const EVENTS_WINDOW: Duration = Duration::from_secs(10);
 /// When an agent that was refused as a clone may try again.
 const CLONE_RETRY_MS: u32 = 60_000;
 /// On shutdown, agents come back after this, spread over the second figure.
@@ -79,6 +84,8 @@ struct Link {
     bodies: HashMap<CommandId, BytesMut>,
     challenge: Option<(u64, oneshot::Sender<()>)>,
     entry: Entry,
+    events: u32,
+    events_since: Instant,
 }
 
 impl Link {
@@ -143,6 +150,8 @@ impl Link {
             bodies: HashMap::new(),
             challenge: None,
             entry,
+            events: 0,
+            events_since: now,
             region,
         };
         let epoch = known.epoch;
@@ -202,7 +211,7 @@ impl Link {
                 format!("held: {}; an admin decides with `fairlead host approve`", known.held);
             return Err((codes::HELD, message));
         }
-        if hello.epoch < known.epoch {
+        if hello.epoch < known.epoch && !Self::approved(region, host).await? {
             let reason = format!(
                 "its epoch went back from {} to {}: an older copy of the machine is in use",
                 known.epoch, hello.epoch
@@ -217,6 +226,11 @@ impl Link {
             return Err(doors::hold(region, host, reason).await);
         }
         Ok(())
+    }
+
+    async fn approved(region: &Region, host: HostId) -> Result<bool, Refusal> {
+        let used = region.ledger.write(move |tx| tx.use_approval(host)).await;
+        used.map_err(|error| unavailable(&error))
     }
 
     /// Enters the registry, challenging an older link of another supervisor first: silence means that
@@ -271,8 +285,8 @@ impl Link {
             ping_interval_ms: self.region.ping_interval_ms,
             addresses: self.region.addresses.clone(),
             command_keys: Some(self.region.command_keys()),
-            taken: 0,
             epoch,
+            ..Welcome::default()
         };
         socket.send(&LinkDown { kind: Some(link_down::Kind::Welcome(welcome)) }).await
     }
@@ -456,9 +470,11 @@ impl Link {
         match message.kind {
             Some(K::Progress(progress)) => self.progress(progress).await,
             Some(K::ResultPart(part)) => return self.result_part(&part),
-            Some(K::Result(result)) => return self.result(socket, result).await,
+            Some(K::Result(result)) => return self.result(result).await,
             Some(K::Inventory(part)) => {
-                self.region.fleet.inventory(self.host, &part);
+                if !self.region.fleet.inventory(self.host, &part) {
+                    return Err("more containers than a host may have".to_owned());
+                }
                 let inventory = HostInventory { host, part: Some(part) };
                 self.region.tell(uplink_up::Kind::Inventory(inventory));
             }
@@ -467,13 +483,16 @@ impl Link {
                 self.region.tell(uplink_up::Kind::Metrics(HostMetrics { host, part: Some(part) }));
             }
             Some(K::Event(event)) => {
-                let seq = event.seq;
-                if let Err(error) = self.region.record_event(self.host, event).await {
-                    // Without an acknowledgement the agent keeps it and sends it again.
-                    tracing::error!(%error, "an event could not be recorded");
+                if !self.may_record_event() {
+                    // Without an acknowledgement the agent keeps it and says it again.
                     return Ok(());
                 }
-                return answer(socket, link_down::Kind::EventAck(EventAck { seq })).await;
+                let seq = event.seq;
+                let recording = self.region.enqueue_event(self.host, event).await;
+                let recording = recording.map_err(|error| error.to_string())?;
+                self.acknowledge(recording, move |()| {
+                    Some(link_down::Kind::EventAck(EventAck { seq }))
+                });
             }
             Some(K::Renew(request)) => {
                 let kind = match doors::renewed(&self.region, self.host, &request).await {
@@ -502,6 +521,16 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Events cost disk here and at the centre, so a host that floods has to wait.
+    fn may_record_event(&mut self) -> bool {
+        if self.events_since.elapsed() >= EVENTS_WINDOW {
+            self.events_since = Instant::now();
+            self.events = 0;
+        }
+        self.events += 1;
+        self.events <= EVENTS_PER_WINDOW_MAX
     }
 
     async fn progress(&self, progress: Progress) {
@@ -538,7 +567,7 @@ impl Link {
     }
 
     /// A final state: in the ledger and in the outbox, then acknowledged.
-    async fn result(&mut self, socket: &mut Agent, mut result: CommandResult) -> Result<(), String> {
+    async fn result(&mut self, mut result: CommandResult) -> Result<(), String> {
         let id = CommandId::from_wire(&result.command).map_err(|error| error.to_string())?;
         if !State::try_from(result.state).is_ok_and(State::is_final) {
             return Err("a result without a final state".to_owned());
@@ -550,42 +579,81 @@ impl Link {
             // Parts of it were dropped on the way: the agent sends it again.
             return Ok(());
         }
-        let (host, region) = (self.host, Arc::clone(&self.region));
-        let stored_us = region.take_stored(id);
-        let now_us = region.clock.now_us();
-        let recorded = region
+        let host = self.host;
+        let stored_us = self.region.take_stored(id);
+        let now_us = self.region.clock.now_us();
+        let recording = self
+            .region
             .ledger
-            .write(move |tx| {
-                let Some(row) = tx.command(id)? else { return Ok(Known::Never) };
-                if row.host != host {
-                    return Ok(Known::Another);
-                }
-                let region_stamps = row.stamps.into_iter().chain(
-                    stored_us.map(|at_us| stamp(Stage::RegionStored, at_us)),
-                );
-                result.stamps = region_stamps.chain(result.stamps).collect();
-                result.stamps.push(stamp(Stage::RegionResultStored, now_us));
-                if tx.finish_command(id, &result, now_us)? {
-                    let report = RegionResult { host: host.to_wire(), result: Some(result) };
-                    tx.send_later(CENTRE, numbered::Kind::Result(report))?;
-                }
-                Ok(Known::Recorded)
-            })
-            .await;
-        match recorded {
-            Ok(Known::Recorded) => region.outbox_grew.notify_one(),
-            Ok(Known::Never) => {
-                tracing::warn!(%host, command = %id, "a result of a command that the ledger does not know");
+            .enqueue(move |tx| record(tx, host, id, result, stored_us, now_us))
+            .await
+            .map_err(|error| error.to_string())?;
+        let (connection, to_host) = (self.connection, self.entry.to_host.clone());
+        self.acknowledge(recording, move |known| match known {
+            Known::Recorded => {
+                let ack = ResultAck { command: id.to_wire(), connection };
+                Some(link_down::Kind::ResultAck(ack))
             }
-            Ok(Known::Another) => return Err("a result of another host's command".to_owned()),
-            Err(error) => {
-                unavailable(&error);
-                return Ok(());
+            // Its order is still on its way into the ledger, or the ledger was restored from before
+            // it: the agent keeps the result and says it again.
+            Known::Never => None,
+            Known::Another => {
+                let message = "a result of another host's command".to_owned();
+                let end = ToHost::End { code: codes::PROTOCOL_VIOLATION, message };
+                let _ = to_host.try_send(end);
+                None
             }
-        }
-        let ack = ResultAck { command: id.to_wire(), connection: self.connection };
-        answer(socket, link_down::Kind::ResultAck(ack)).await
+        });
+        Ok(())
     }
+
+    /// Answers once the ledger has synced, without holding the link up meanwhile. An answer that finds
+    /// no room is no loss: the agent says it again.
+    fn acknowledge<T: Send + 'static>(
+        &self,
+        recording: Enqueued<T>,
+        answer: impl FnOnce(T) -> Option<link_down::Kind> + Send + 'static,
+    ) {
+        let (region, host) = (Arc::clone(&self.region), self.host);
+        let to_host = self.entry.to_host.clone();
+        // Ends with the sync.
+        tokio::spawn(async move {
+            match recording.outcome().await {
+                Ok(recorded) => {
+                    region.outbox_grew.notify_one();
+                    if let Some(kind) = answer(recorded) {
+                        let _ = to_host.try_send(ToHost::Send(LinkDown { kind: Some(kind) }));
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%host, %error, "the ledger did not take what an agent said");
+                }
+            }
+        });
+    }
+}
+
+fn record(
+    tx: &Tx<'_>,
+    host: HostId,
+    id: CommandId,
+    mut result: CommandResult,
+    stored_us: Option<i64>,
+    now_us: i64,
+) -> Result<Known, StoreError> {
+    let Some(row) = tx.command(id)? else { return Ok(Known::Never) };
+    if row.host != host {
+        return Ok(Known::Another);
+    }
+    let stored = stored_us.map(|at_us| stamp(Stage::RegionStored, at_us));
+    let before = row.stamps.into_iter().chain(stored);
+    result.stamps = before.chain(result.stamps).collect();
+    result.stamps.push(stamp(Stage::RegionResultStored, now_us));
+    if tx.finish_command(id, &result, now_us)? {
+        let report = RegionResult { host: host.to_wire(), result: Some(result) };
+        tx.send_later(CENTRE, numbered::Kind::Result(report))?;
+    }
+    Ok(Known::Recorded)
 }
 
 enum Known {

@@ -13,7 +13,7 @@ use fairlead_protocol::{
     RegionEvent, RenewReply, Revocations, UplinkUp, codes, limits, numbered, uplink_up,
 };
 use fairlead_store::exchange::CENTRE;
-use fairlead_store::{Store, StoreError};
+use fairlead_store::{Enqueued, Store, StoreError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::fleet::Fleet;
@@ -172,14 +172,19 @@ impl Region {
         self.tell(uplink_up::Kind::Presence(presence));
     }
 
-    /// Records something that happened in the region, durably.
+    /// Puts something that happened in the region into the ledger's queue. It is kept, and its report
+    /// on its way, once the outcome is there.
     ///
     /// # Errors
-    /// When the ledger cannot be written.
-    pub async fn record_event(&self, host: HostId, event: HostEvent) -> Result<(), StoreError> {
+    /// When the ledger is closed.
+    pub async fn enqueue_event(
+        &self,
+        host: HostId,
+        event: HostEvent,
+    ) -> Result<Enqueued<()>, StoreError> {
         let region = self.name.clone();
         self.ledger
-            .write(move |tx| {
+            .enqueue(move |tx| {
                 let tenant = fairlead_store::DEFAULT_TENANT;
                 if tx.insert_event(tenant, Some(host), &region, &event)?.is_some() {
                     let report = RegionEvent { host: host.to_wire(), event: Some(event) };
@@ -187,12 +192,16 @@ impl Region {
                 }
                 Ok(())
             })
-            .await?;
+            .await
+    }
+
+    async fn record_event(&self, host: HostId, event: HostEvent) -> Result<(), StoreError> {
+        self.enqueue_event(host, event).await?.outcome().await?;
         self.outbox_grew.notify_one();
         Ok(())
     }
 
-    /// The same for what this server itself has seen.
+    /// Records something that this server itself has seen.
     pub async fn record(&self, host: HostId, action: &str, detail: String) {
         let event = HostEvent {
             id: bytes::Bytes::copy_from_slice(&fairlead_identity::random::bytes::<16>()),
@@ -276,6 +285,7 @@ impl Region {
                 self.fleet.forget(host);
             }
         }
+        self.streams.cut(|host| self.revoked(host, "").is_some());
         Ok(())
     }
 

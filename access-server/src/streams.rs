@@ -10,14 +10,16 @@ use std::sync::{Mutex, PoisonError};
 use fairlead_link::socket::{StreamReceiver, StreamSender, StreamSocket};
 use fairlead_protocol::{HostId, StreamId, limits};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 /// Streams that may be expected at a time.
 const EXPECTED_MAX: usize = 4096;
 
-/// Streams that hosts were asked to dial.
+/// Streams that hosts were asked to dial, and those that are joined.
 #[derive(Default)]
 pub struct Streams {
     expected: Mutex<HashMap<StreamId, (HostId, oneshot::Sender<StreamSocket>)>>,
+    joined: Mutex<HashMap<StreamId, (HostId, CancellationToken)>>,
 }
 
 impl Streams {
@@ -64,8 +66,37 @@ impl Streams {
     }
 }
 
-/// Relays both ways until both are done, or one breaks.
-pub async fn join(one: StreamSocket, other: StreamSocket) {
+impl Streams {
+    /// Joins a host's stream with the controller's until one of them ends, or the host is cut.
+    pub async fn join(
+        &self,
+        id: StreamId,
+        host: HostId,
+        from_host: StreamSocket,
+        to_controller: StreamSocket,
+    ) {
+        let cut = CancellationToken::new();
+        let joined = || self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        joined().insert(id, (host, cut.clone()));
+        tokio::select! {
+            () = cut.cancelled() => {}
+            () = relay_both(from_host, to_controller) => {}
+        }
+        joined().remove(&id);
+    }
+
+    /// Ends the streams of hosts that are not believed any more.
+    pub fn cut(&self, ended: impl Fn(HostId) -> bool) {
+        self.expected().retain(|_, (host, _)| !ended(*host));
+        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, cut) in joined.values().filter(|(host, _)| ended(*host)) {
+            cut.cancel();
+        }
+    }
+}
+
+/// Relays both ways until one is done, or breaks.
+async fn relay_both(one: StreamSocket, other: StreamSocket) {
     let (mut one_out, mut one_in) = one.split();
     let (mut other_out, mut other_in) = other.split();
     // When either direction ends, the stream is over: each end says all it has to say before it

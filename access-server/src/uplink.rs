@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::region::{Region, open_stream};
-use crate::{router, streams};
+use crate::router;
 
 /// Reports read from the outbox at a time.
 const REPORTS_AT_ONCE: u32 = 64;
@@ -153,15 +153,11 @@ impl Uplink {
         shutdown: &Shutdown,
     ) -> Result<(), UplinkEnd> {
         let region = Arc::clone(&self.region);
-        // Our numbers went back (a restored backup): go on above what the controller has of us.
-        let taken = welcome.taken;
-        region
-            .ledger
-            .write(move |tx| {
-                tx.acknowledged_by(CENTRE, taken)?;
-                tx.number_from(CENTRE, taken)
-            })
-            .await?;
+        let (taken, kept_from) = (welcome.taken, welcome.kept_from);
+        let missing = region.ledger.write(move |tx| tx.meet(CENTRE, taken, kept_from)).await?;
+        if missing > 0 {
+            tracing::error!(missing, "the controller has lost orders to this region");
+        }
         if let Some(keys) = welcome.command_keys {
             region.on_command_keys(keys).await?;
         }
@@ -206,11 +202,8 @@ impl Uplink {
     async fn send_reports(&mut self, socket: &mut Controller) -> Result<(), UplinkEnd> {
         loop {
             let from = self.sent_up_to + 1;
-            let reports = self
-                .region
-                .ledger
-                .read(move |tx| tx.waiting_for(CENTRE, from, REPORTS_AT_ONCE))
-                .await?;
+            let reports =
+                self.region.ledger.look(|tx| tx.waiting_for(CENTRE, from, REPORTS_AT_ONCE))?;
             let more = reports.len() == REPORTS_AT_ONCE as usize;
             for report in reports {
                 self.sent_up_to = report.seq;
@@ -293,6 +286,8 @@ impl Uplink {
         Ok(())
     }
 
+    /// The ledger's sync and the agent's work go side by side: until the order is acknowledged the
+    /// controller keeps it, and the agent carries out an id once, however often it comes.
     async fn take_command(&self, seq: u64, order: Order) -> Result<(), UplinkEnd> {
         let region = &self.region;
         let received_us = region.clock.now_us();
@@ -302,14 +297,19 @@ impl Uplink {
             return self.take(seq).await;
         };
         let (id, host) = (row.id, row.host);
-        // A connected agent may have it the moment it is stored: from then on only the agent ends it.
+        // A connected agent may have it any moment: from then on only the agent ends it.
         let present = region.registry.get(host).is_some();
         row.state = if present { State::Delivered } else { State::Queued };
-        let taken = region
+        let taking = region
             .ledger
-            .write(move |tx| Ok(tx.take_from(CENTRE, seq)? && tx.insert_command(&row)?))
+            .enqueue(move |tx| Ok(tx.take_from(CENTRE, seq)? && tx.insert_command(&row)?))
             .await?;
-        if !taken {
+        let deliver =
+            Deliver { command: Some(signed), epoch: 0, region_received_us: received_us };
+        if present {
+            router::deliver(&region.registry, host, deliver.clone());
+        }
+        if !taking.outcome().await? {
             return Ok(());
         }
         region.note_stored(id, region.clock.now_us());
@@ -317,10 +317,8 @@ impl Uplink {
         if !present && region.registry.get(host).is_some() {
             // It has connected meanwhile, and may have read the ledger before this was in it.
             region.ledger.write(move |tx| tx.command_sent(id)).await?;
+            router::deliver(&region.registry, host, deliver);
         }
-        let deliver =
-            Deliver { command: Some(signed), epoch: 0, region_received_us: received_us };
-        router::deliver(&region.registry, host, deliver);
         Ok(())
     }
 
@@ -389,7 +387,7 @@ impl Uplink {
             match dialler.stream(&address, id, &server).await {
                 Ok(to_controller) => {
                     region.counters.streams_joined.increment();
-                    streams::join(from_host, to_controller).await;
+                    region.streams.join(id, host, from_host, to_controller).await;
                 }
                 Err(error) => tracing::warn!(stream = %id, %error, "no stream to the controller"),
             }

@@ -221,6 +221,7 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(),
     });
     let observer = Observer::new(runtime, picture, Arc::clone(&time), config.metrics_every());
     let connection = Connection {
+        state_dir: config.state_dir.clone(),
         files,
         identity: Mutex::new(identity),
         addresses: config.addresses.clone(),

@@ -28,6 +28,8 @@ use crate::session;
 
 /// What the connection task works with.
 pub struct Connection {
+    /// Where the supervisor keeps the epoch.
+    pub state_dir: std::path::PathBuf,
     /// Identity on disk.
     pub files: IdentityFiles,
     /// Identity in use.
@@ -230,6 +232,19 @@ impl Connection {
         let not_after_s = identity.not_after_s();
         tracing::info!(not_after_s, counter = reply.counter, "certificate renewed");
         Ok(not_after_s)
+    }
+
+    /// The region has seen a higher epoch of this host than ours: our disk went back. The supervisor's
+    /// record is raised and this instance ends, so that the next one gets an epoch beyond it.
+    pub fn go_on_above(&self, seen: u64, shutdown: &Shutdown) -> LinkEnd {
+        match crate::supervise::raise_epoch(&self.state_dir, seen) {
+            Ok(_) => {
+                tracing::warn!(seen, epoch = self.epoch, "the epoch went back; starting again above it");
+                shutdown.cancel();
+                LinkEnd::Shutdown
+            }
+            Err(error) => LinkEnd::Identity(error.to_string()),
+        }
     }
 
     /// Keeps what a welcome says about the region, if it is new.

@@ -271,7 +271,15 @@ fn replay(reading: &Reading, entries: &mut HashMap<CommandId, Entry>) {
                 let Some(id) = command_id(intent.command.as_ref()) else { continue };
                 let forget_us = forget_us(not_after_us(intent.command.as_ref()));
                 let phase = Phase::Begun { intent: Box::new(intent.clone()), exec: None };
-                entries.entry(id).or_insert(Entry { phase, forget_us });
+                match entries.get_mut(&id) {
+                    None => drop(entries.insert(id, Entry { phase, forget_us })),
+                    // Written again because the engine showed something newer; a record that only
+                    // tells a finished command's deadline replaces nothing.
+                    Some(known) if intent.at_us != 0 && known.begun_without_exec() => {
+                        known.phase = phase;
+                    }
+                    Some(_) => {}
+                }
             }
             Some(Kind::ExecCreated(made)) => {
                 if let Ok(id) = CommandId::from_wire(&made.command)
@@ -353,6 +361,10 @@ fn remembered(id: CommandId, not_after_us: i64) -> Intent {
 }
 
 impl Entry {
+    fn begun_without_exec(&self) -> bool {
+        matches!(self.phase, Phase::Begun { exec: None, .. })
+    }
+
     /// Whether it is still needed: not known to have ended well, or a duplicate may still come.
     fn matters(&self, now_us: i64) -> bool {
         matches!(self.phase, Phase::Begun { .. }) || self.forget_us > now_us

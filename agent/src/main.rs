@@ -106,7 +106,7 @@ fn run_verb(config: Config, grant: Grant) -> ExitCode {
             path: "signals".to_owned(),
             reason: error.to_string(),
         })?;
-        app::run(config, grant, shutdown).await
+        Box::pin(app::run(config, grant, shutdown)).await
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match outcome {

@@ -104,6 +104,14 @@ impl Picture {
         }
     }
 
+    /// Id and start time of the container of that name, as last seen.
+    #[must_use]
+    pub fn seen(&self, name: &str) -> Option<(String, i64)> {
+        let containers = self.containers.read().unwrap_or_else(PoisonError::into_inner);
+        let found = containers.iter().find(|container| container.name == name)?;
+        Some((found.id.clone(), found.started_us))
+    }
+
     /// Something was done: look now.
     pub fn look_again(&self) {
         self.look.notify_one();
@@ -168,6 +176,8 @@ pub struct Observer {
     link: Option<Link>,
     events: VecDeque<HostEvent>,
     next_seq: u64,
+    /// The last event that was sent on the present link.
+    events_told: u64,
     last_event_us: i64,
     /// Whether the last look failed, so that the engine's going and coming are told once.
     engine_gone: bool,
@@ -194,6 +204,7 @@ impl Observer {
             link: None,
             events: VecDeque::new(),
             next_seq: 1,
+            events_told: 0,
             last_event_us: 0,
             engine_gone: false,
         }
@@ -253,10 +264,9 @@ impl Observer {
             Watch::LinkUp { outbound, connection } => {
                 self.link = Some(Link { outbound, connection });
                 self.inventory.start_over();
+                self.events_told = 0;
                 self.tell_picture();
-                for event in &self.events {
-                    self.send(link_up::Kind::Event(event.clone()));
-                }
+                self.tell_events();
             }
             Watch::LinkDown { connection } => {
                 if self.link.as_ref().is_some_and(|link| link.connection == connection) {
@@ -291,8 +301,21 @@ impl Observer {
         if self.events.len() >= EVENTS_MAX {
             self.events.pop_front();
         }
-        self.events.push_back(event.clone());
-        self.send(link_up::Kind::Event(event));
+        self.events.push_back(event);
+    }
+
+    /// Sends the events that this link has not carried. With the looks and not one by one: a restart is
+    /// five events, which then share their syncs, and do not stand in the way of its result.
+    fn tell_events(&mut self) {
+        let from = self.events_told + 1;
+        let mut told = self.events_told;
+        for event in self.events.iter().filter(|event| event.seq >= from) {
+            if !self.send(link_up::Kind::Event(event.clone())) {
+                break;
+            }
+            told = event.seq;
+        }
+        self.events_told = told;
     }
 
     async fn look(&mut self) {
@@ -318,6 +341,7 @@ impl Observer {
             }
         }
         self.tell_picture();
+        self.tell_events();
     }
 
     fn engine_changed(&mut self, action: &str, detail: String) {

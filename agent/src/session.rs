@@ -36,6 +36,9 @@ pub async fn run(
     let number = welcome.connection;
     connection.time.told(welcome.server_time_us);
     connection.learn_region(&welcome.addresses).await;
+    if welcome.epoch > connection.epoch {
+        return connection.go_on_above(welcome.epoch, shutdown);
+    }
     tracing::info!(address, server = welcome.server, epoch = connection.epoch, "link up");
     connection.owner_log.agent(&format!("connected to {} at {address}", welcome.server));
     let (outbound, mut queue) = mpsc::channel(OUTBOUND_MAX);

@@ -50,6 +50,8 @@ mod spec;
 use dispatch::Dispatching;
 use live::Live;
 
+/// Finished commands older than this are forgotten; the audit log keeps that they were.
+const COMMANDS_KEPT_US: i64 = 90 * 24 * 3600 * 1_000_000;
 /// Events older than this are forgotten.
 const EVENTS_KEPT_US: i64 = 30 * 24 * 3600 * 1_000_000;
 /// More events than this are not kept.
@@ -98,7 +100,7 @@ pub(crate) fn store_error(error: StoreError) -> ApiError {
         )
         .hint("free space on the controller's data directory, then try again")
         .retry_after(5),
-        StoreError::Foreign { .. } | StoreError::Statement(_) => {
+        StoreError::Foreign { .. } | StoreError::Statement(_) | StoreError::Gap { .. } => {
             ApiError::new(codes::INTERNAL, "the controller's store failed")
                 .hint("look the request id up in the controller's log")
         }
@@ -166,6 +168,14 @@ impl ControllerBackend {
         F: FnOnce(&fairlead_store::Tx<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         self.parts.store.read(work).await.map_err(store_error)
+    }
+
+    /// A few rows by their key, without handing the work to another thread.
+    fn look<T, F>(&self, work: F) -> Result<T, ApiError>
+    where
+        F: FnOnce(&fairlead_store::Tx<'_>) -> Result<T, StoreError>,
+    {
+        self.parts.store.look(work).map_err(store_error)
     }
 
     async fn write<T, F>(&self, work: F) -> Result<T, ApiError>
@@ -240,6 +250,7 @@ impl ControllerBackend {
                 for (id, picture) in &pictures {
                     tx.set_picture(*id, picture)?;
                 }
+                tx.forget_commands(now_us - COMMANDS_KEPT_US, HOUSEKEEPING_ROWS)?;
                 tx.forget_events(now_us - EVENTS_KEPT_US, HOUSEKEEPING_ROWS)?;
                 tx.forget_events_beyond(EVENTS_KEPT_MAX, HOUSEKEEPING_ROWS)?;
                 Ok(())

@@ -31,7 +31,8 @@ fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         let shutdown = shutdown::on_signal()?;
-        App::build(config).await?.run(shutdown).await;
+        let app = Box::pin(App::build(config)).await?;
+        Box::pin(app.run(shutdown)).await;
         Ok::<(), Box<dyn std::error::Error>>(())
     });
     match outcome {

@@ -149,9 +149,12 @@ impl Acceptor {
             None => (None, false),
         };
         let mut knocked = None;
+        #[expect(clippy::result_large_err, reason = "the library's callback type")]
+        let callback =
+            |request: &Request, response: Response| open_door(request, response, &mut knocked);
         let upgraded = accept_hdr_async_with_config(
             TlsStream::Server(tls),
-            |request: &Request, response: Response| open_door(request, response, &mut knocked),
+            callback,
             Some(config(limits::LINK_MESSAGE_BYTES_MAX)),
         )
         .await

@@ -43,6 +43,15 @@ pub enum StoreError {
     /// A statement failed: a defect of ours.
     #[error("statement failed: {0}")]
     Statement(String),
+    /// The peer's message does not follow the last one: the connection is to be made anew, so that
+    /// both sides agree on where they are.
+    #[error("message {seq} came where {expected} was expected")]
+    Gap {
+        /// What came.
+        seq: u64,
+        /// What should have come.
+        expected: u64,
+    },
     /// The writer has ended: the process is shutting down.
     #[error("the store is closed")]
     Closed,
@@ -75,6 +84,19 @@ type JobDone = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 pub struct Store {
     writer: mpsc::Sender<Job>,
     readers: Arc<Readers>,
+}
+
+/// A write that waits for its turn.
+pub struct Enqueued<T>(oneshot::Receiver<Result<T, StoreError>>);
+
+impl<T> Enqueued<T> {
+    /// Returns once it is synced.
+    ///
+    /// # Errors
+    /// Those of the work, or of the sync; then nothing of it was kept.
+    pub async fn outcome(self) -> Result<T, StoreError> {
+        self.0.await.map_err(|_| StoreError::Closed)?
+    }
 }
 
 struct Readers {
@@ -117,6 +139,19 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
     {
+        self.enqueue(work).await?.outcome().await
+    }
+
+    /// Puts `work` in the writer's queue and returns at once with its place there: what one task
+    /// enqueues is written in that order, and the task need not wait for a sync before it goes on.
+    ///
+    /// # Errors
+    /// When the store is closed.
+    pub async fn enqueue<T, F>(&self, work: F) -> Result<Enqueued<T>, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
         let (answer, outcome) = oneshot::channel();
         let job: Job = Box::new(move |sql| {
             let result = in_savepoint(sql, work);
@@ -126,7 +161,22 @@ impl Store {
             })
         });
         self.writer.send(job).await.map_err(|_| StoreError::Closed)?;
-        outcome.await.map_err(|_| StoreError::Closed)?
+        Ok(Enqueued(outcome))
+    }
+
+    /// Reads a few rows by their key, here and now, on the calling thread: tens of microseconds,
+    /// which is less than it costs to hand the work to another thread. Never for listings.
+    ///
+    /// # Errors
+    /// Those of `work`, or when the file cannot be read.
+    pub fn look<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        F: FnOnce(&Tx<'_>) -> Result<T, StoreError>,
+    {
+        let connection = self.readers.take()?;
+        let result = work(&Tx { sql: &connection });
+        self.readers.give_back(connection);
+        result
     }
 
     /// Runs `work` on what has been committed.

@@ -86,22 +86,54 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Takes the peer's message of that number, unless it was taken before (`false`). Messages
-    /// arrive in order; a gap means that the peer has forgotten some, which is accepted (it is
-    /// reported by the caller) because waiting for them would stop everything.
+    /// Takes the peer's message of that number, unless it was taken before (`false`). Messages are
+    /// taken in order and without gaps: an acknowledgement of one means all before it.
+    ///
+    /// # Errors
+    /// When it does not follow the last one, or the store cannot be written.
+    pub fn take_from(&self, peer: &str, seq: u64) -> Result<bool, StoreError> {
+        let taken: u64 = self
+            .sql
+            .prepare_cached("SELECT taken FROM exchange WHERE peer = ?1")?
+            .query_row([peer], |row| row.get(0))
+            .optional()?
+            .unwrap_or(0);
+        if seq <= taken {
+            return Ok(false);
+        }
+        if seq != taken + 1 {
+            return Err(StoreError::Gap { seq, expected: taken + 1 });
+        }
+        self.set_taken(peer, seq)?;
+        Ok(true)
+    }
+
+    fn set_taken(&self, peer: &str, taken: u64) -> Result<(), StoreError> {
+        self.sql
+            .prepare_cached(
+                "INSERT INTO exchange (peer, taken) VALUES (?1, ?2) \
+                 ON CONFLICT (peer) DO UPDATE SET taken = excluded.taken",
+            )?
+            .execute((peer, taken))?;
+        Ok(())
+    }
+
+    /// Brings both sides to one view at the beginning of a connection: `taken` is the highest of our
+    /// numbers that the peer has, `kept_from` the lowest of its own that it can still send. What the
+    /// peer has is kept no longer. Where one side's numbers went back (a restored backup), it goes on
+    /// above what the other has; what the peer can no longer send is given up, and counted.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn take_from(&self, peer: &str, seq: u64) -> Result<bool, StoreError> {
-        let changed = self
-            .sql
-            .prepare_cached(
-                "INSERT INTO exchange (peer, taken) VALUES (?1, ?2) \
-                 ON CONFLICT (peer) DO UPDATE SET taken = excluded.taken \
-                 WHERE excluded.taken > exchange.taken",
-            )?
-            .execute((peer, seq))?;
-        Ok(changed == 1)
+    pub fn meet(&self, peer: &str, taken: u64, kept_from: u64) -> Result<u64, StoreError> {
+        self.acknowledged_by(peer, taken)?;
+        self.number_from(peer, taken)?;
+        let marks = self.watermarks(peer)?;
+        let missing = kept_from.saturating_sub(marks.taken + 1);
+        if missing > 0 {
+            self.set_taken(peer, kept_from - 1)?;
+        }
+        Ok(missing)
     }
 
     /// Where the exchange with that peer stands.
@@ -123,26 +155,12 @@ impl Tx<'_> {
         Ok(Watermarks { sent, taken, kept_from: kept_from.unwrap_or(sent + 1) })
     }
 
-    /// Our numbers went back (a restored backup): go on above what the peer has of us.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub fn number_from(&self, peer: &str, sent: u64) -> Result<(), StoreError> {
+    fn number_from(&self, peer: &str, sent: u64) -> Result<(), StoreError> {
         self.sql.execute(
             "INSERT INTO exchange (peer, sent) VALUES (?1, ?2) \
              ON CONFLICT (peer) DO UPDATE SET sent = max(sent, excluded.sent)",
             (peer, sent),
         )?;
-        Ok(())
-    }
-
-    /// The peer's numbers went back: take from there.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub fn retake_from(&self, peer: &str, taken: u64) -> Result<(), StoreError> {
-        self.sql
-            .execute("UPDATE exchange SET taken = ?2 WHERE peer = ?1", (peer, taken))?;
         Ok(())
     }
 }

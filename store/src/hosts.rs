@@ -213,17 +213,26 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// An admin accepts that epoch and counter went back: whatever the host quotes next is adopted.
+    /// An admin accepts that epoch and counter went back: the counter that the host quotes next is
+    /// adopted, and its next hello with a lower epoch is let in (see [`Tx::use_approval`]).
     ///
     /// # Errors
     /// When the store cannot be written.
     pub fn approve_host(&self, id: HostId) -> Result<(), StoreError> {
         self.sql.execute(
-            "UPDATE hosts SET held = '', epoch = 0, certificate_counter = 0, \
-             certificate_key_hash = x'' WHERE id = ?1",
+            "UPDATE hosts SET held = '', certificate_counter = 0, certificate_key_hash = x'' \
+             WHERE id = ?1",
             [id.as_bytes()],
         )?;
-        Ok(())
+        self.set_meta(&format!("approved/{id}"), &[])
+    }
+
+    /// Uses up an approval; whether there was one.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn use_approval(&self, id: HostId) -> Result<bool, StoreError> {
+        self.take_meta(&format!("approved/{id}"))
     }
 
     /// Ends a host's identity; `false` when it was not known or had ended before.

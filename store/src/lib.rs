@@ -26,7 +26,7 @@ pub mod hosts;
 pub mod regions;
 pub mod meta;
 
-pub use database::{Store, StoreError, Tx};
+pub use database::{Enqueued, Store, StoreError, Tx};
 
 /// The tenant of everything until tenants can be made.
 pub const DEFAULT_TENANT: &str = "default";

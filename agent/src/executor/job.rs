@@ -23,6 +23,7 @@ use super::settle::{Before, Settled, settle};
 use super::{act, attached, stamp};
 use crate::app::RenewNow;
 use crate::journal::Appender;
+use crate::observe::Picture;
 use crate::policy::PolicyFile;
 use crate::runtime::{ContainerDetail, ContainerRuntime, RuntimeError};
 
@@ -49,6 +50,7 @@ pub(super) struct Surroundings {
     pub(super) time: Arc<ServerTime>,
     pub(super) clock: Clock,
     pub(super) appender: Appender,
+    pub(super) picture: Picture,
     pub(super) spool: std::path::PathBuf,
     pub(super) renew: mpsc::Sender<RenewNow>,
     pub(super) news: mpsc::Sender<News>,
@@ -95,18 +97,14 @@ pub(super) async fn carry_out(mut job: Job, around: Arc<Surroundings>) {
         container_id: outcome.container_id,
         ..CommandResult::default()
     };
-    // A result is sent only when it is on disk. A full disk is waited for: what happened, happened.
-    while journalled {
-        match around.appender.result(id, result.clone(), not_after_us).await {
-            Ok(()) => {
-                result.stamps.push(stamp(Stage::ResultStored, around.time.now_us()));
-                break;
-            }
-            Err(error) => {
-                waits(&around, id, &error.to_string()).await;
-                tokio::time::sleep(TRY_AGAIN_AFTER).await;
-            }
+    if journalled {
+        // A result is sent only when it is on disk. A full disk is waited for: what happened,
+        // happened.
+        while let Err(error) = around.appender.result(id, result.clone(), not_after_us).await {
+            waits(&around, id, &error.to_string()).await;
+            tokio::time::sleep(TRY_AGAIN_AFTER).await;
         }
+        result.stamps.push(stamp(Stage::ResultStored, around.time.now_us()));
     }
     // The actor outlives its jobs; when it is gone, the process is going.
     let _ = around.news.send(News::Ended { id, result }).await;
@@ -131,24 +129,63 @@ async fn live(job: &mut Job, kind: &Kind, around: &Surroundings) -> Outcome {
     if let Some(outcome) = may_not_begin(job, kind, around) {
         return outcome;
     }
-    let before = match look_before(job, kind, around).await {
-        Ok(before) => before,
-        Err(outcome) => return outcome,
-    };
-    let intent = Intent {
+    match prepare(job, kind, around).await {
+        Ok(intent) => begin(job, kind, intent, around).await,
+        Err(outcome) => outcome,
+    }
+}
+
+/// Looks at the container and puts the intent on disk. The two go side by side: the intent is written
+/// with what the newest picture shows of the container, and written again in the rare case that the
+/// engine shows something else.
+async fn prepare(job: &mut Job, kind: &Kind, around: &Surroundings) -> Result<Intent, Outcome> {
+    let pictured = existing_container(kind).and_then(|name| around.picture.seen(name));
+    let mut intent = Intent {
         command: Some(job.signed.clone()),
         at_us: around.clock.now_us(),
         stamps: job.stamps.clone(),
-        container_id: before.as_ref().map_or_else(String::new, |d| d.container.id.clone()),
-        started_us: before.as_ref().map_or(0, |d| d.started_us),
+        container_id: pictured.as_ref().map_or_else(String::new, |(id, _)| id.clone()),
+        started_us: pictured.as_ref().map_or(0, |(_, started_us)| *started_us),
         lane: job.lane.clone(),
+        boot_us: around.clock.boot_us(),
     };
-    if has_effect(kind)
-        && let Err(outcome) = write_intent(job, &intent, around).await
-    {
-        return outcome;
+    if !has_effect(kind) {
+        look_before(job, kind, around).await?;
+        return Ok(intent);
     }
-    begin(job, kind, intent, around).await
+    let before = if pictured.is_some() {
+        let (before, written) = tokio::join!(
+            look_before(job, kind, around),
+            around.appender.intent(intent.clone())
+        );
+        let before = before?;
+        if written.is_err() {
+            write_intent(job, &intent, around).await?;
+        }
+        before
+    } else {
+        let before = look_before(job, kind, around).await?;
+        if let Some(detail) = &before {
+            see(&mut intent, detail);
+        }
+        write_intent(job, &intent, around).await?;
+        before
+    };
+    if let Some(detail) = before
+        && (intent.container_id != detail.container.id || intent.started_us != detail.started_us)
+    {
+        see(&mut intent, &detail);
+        write_intent(job, &intent, around).await?;
+    }
+    job.stamps.push(stamp(Stage::IntentStored, around.time.now_us()));
+    let news = News::Begun { id: job.id, intent: intent.clone(), stamps: job.stamps.clone() };
+    let _ = around.news.send(news).await;
+    Ok(intent)
+}
+
+fn see(intent: &mut Intent, detail: &ContainerDetail) {
+    intent.container_id.clone_from(&detail.container.id);
+    intent.started_us = detail.started_us;
 }
 
 fn past_deadline(job: &Job, around: &Surroundings) -> Option<Outcome> {
@@ -260,7 +297,7 @@ async fn wait_for_engine(job: &Job, around: &Surroundings, why: &str) -> Result<
 
 /// Intent on disk, waiting for a full disk until the deadline.
 async fn write_intent(
-    job: &mut Job,
+    job: &Job,
     intent: &Intent,
     around: &Surroundings,
 ) -> Result<(), Outcome> {
@@ -275,9 +312,6 @@ async fn write_intent(
         waits(around, job.id, &error.to_string()).await;
         tokio::time::sleep(TRY_AGAIN_AFTER).await;
     }
-    job.stamps.push(stamp(Stage::IntentStored, around.time.now_us()));
-    let news = News::Begun { id: job.id, intent: intent.clone(), stamps: job.stamps.clone() };
-    let _ = around.news.send(news).await;
     Ok(())
 }
 
@@ -321,6 +355,7 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
                     return outcome;
                 }
                 intent.at_us = around.clock.now_us();
+                intent.boot_us = around.clock.boot_us();
             }
             Err(error) => {
                 job.stamps.push(stamp(Stage::EngineAnswered, around.time.now_us()));
@@ -394,9 +429,15 @@ async fn settle_patiently(
     exec: Option<&str>,
     around: &Surroundings,
 ) -> Settled {
-    let since_us = around.clock.now_us().saturating_sub(intent.at_us).max(0);
+    let (now_us, boot_us) = (around.clock.now_us(), around.clock.boot_us());
+    // A smaller time since boot means that the machine was booted since: nothing of the act goes on.
+    let since_us = if boot_us >= intent.boot_us { boot_us - intent.boot_us } else { i64::MAX };
     let waited = Duration::from_micros(since_us.unsigned_abs());
-    let before = Before { id: job.id, kind, intent, exec, waited };
+    // Where the wall clock was set back meanwhile, what came after the intent carries earlier times.
+    let set_back_us = ((intent.at_us - intent.boot_us) - (now_us - boot_us)).max(0);
+    let set_back_us = if boot_us >= intent.boot_us { set_back_us } else { 0 };
+    let not_before_us = intent.at_us - set_back_us;
+    let before = Before { id: job.id, kind, intent, exec, waited, not_before_us };
     loop {
         match settle(&*around.runtime, &before).await {
             Ok(settled) => {

@@ -36,8 +36,10 @@ pub(super) struct Before<'a> {
     pub(super) kind: &'a Kind,
     pub(super) intent: &'a Intent,
     pub(super) exec: Option<&'a str>,
-    /// The machine's wall time when the intent was written, by its own clock then.
+    /// How long ago the intent was written.
     pub(super) waited: Duration,
+    /// What happened since the intent carries no earlier time than this, by the machine's clock.
+    pub(super) not_before_us: i64,
 }
 
 /// Finds out what became of it.
@@ -56,7 +58,7 @@ pub(super) async fn settle(
         Kind::Start(start) => {
             let detail = inspect(runtime, before, &start.container).await?;
             Ok(match detail {
-                Some(now) if started_since(&now, before.intent) => done_on(&now),
+                Some(now) if started_since(&now, before) => done_on(&now),
                 _ => Settled::NotDone,
             })
         }
@@ -68,7 +70,7 @@ pub(super) async fn settle(
         Kind::Restart(restart) => {
             let wait = grace(restart.grace_s, None) + AFTER_GRACE;
             wait_for(runtime, before, &restart.container, wait, |now| {
-                started_since(now, before.intent)
+                started_since(now, before)
             })
             .await
         }
@@ -104,8 +106,10 @@ fn done_on(detail: &ContainerDetail) -> Settled {
     Settled::Done(Outcome::done().on(detail.container.id.clone()))
 }
 
-fn started_since(now: &ContainerDetail, intent: &Intent) -> bool {
-    now.started_us > intent.started_us
+/// Whether it was started after the intent. The start time in the intent may be a little old (it comes
+/// from the newest picture), so a start between that picture and the intent must not count.
+fn started_since(now: &ContainerDetail, before: &Before<'_>) -> bool {
+    now.started_us != before.intent.started_us && now.started_us >= before.not_before_us
 }
 
 /// The container that the command was about, by the id it had then; `None` when it is gone.

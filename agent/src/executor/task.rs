@@ -122,6 +122,7 @@ impl Executor {
             time: Arc::clone(&parts.time),
             clock: parts.clock.clone(),
             appender: parts.journal.appender(),
+            picture: parts.picture.clone(),
             spool: parts.spool.clone(),
             renew: parts.renew.clone(),
             news: news_sender,

@@ -85,11 +85,17 @@ pub(super) fn read(path: &Path) -> Result<Reading, JournalError> {
         records.push(record);
         rest = after;
     }
-    if records.is_empty() && bytes.len() >= FRAME_HEADER_BYTES * 4 {
-        // A file that was torn in its very first record is short; this one is something else.
+    if records.is_empty() && !is_torn_beginning(&bytes) {
         return Err(JournalError::Foreign { path: path.display().to_string() });
     }
     Ok(Reading { records, torn: !rest.is_empty() })
+}
+
+/// Whether this could be a file whose very first record was cut off: then nothing was ever in it.
+fn is_torn_beginning(bytes: &[u8]) -> bool {
+    let Some((length, _)) = bytes.split_first_chunk::<4>() else { return true };
+    let length = u32::from_le_bytes(*length) as usize;
+    length <= RECORD_BYTES_MAX && bytes.len() < FRAME_HEADER_BYTES + length
 }
 
 fn next_record(bytes: &[u8]) -> Option<(JournalRecord, &[u8])> {

@@ -37,10 +37,9 @@ impl ControllerBackend {
         let token: ApiSecret = bearer
             .parse()
             .map_err(|error| unauthenticated(&format!("{error}")))?;
-        let (id, hash) = (token.id.clone(), secret_hash(&token.secret));
+        let hash = secret_hash(&token.secret);
         let row = self
-            .read(move |tx| tx.api_token_by_secret(&id, &hash))
-            .await?
+            .look(|tx| tx.api_token_by_secret(&token.id, &hash))?
             .ok_or_else(|| unauthenticated("the API token is not known here"))?;
         let now_us = self.now_us();
         if row.revoked_us != 0 {

@@ -154,15 +154,13 @@ impl ControllerBackend {
         id: CommandId,
         request_hash: &[u8; 32],
     ) -> Result<Option<(CommandRow, HostRow)>, ApiError> {
-        let found = self
-            .read(move |tx| {
-                let Some(row) = tx.command(id)? else {
-                    return Ok(None);
-                };
-                let host = tx.host(row.host)?;
-                Ok(Some((row, host)))
-            })
-            .await?;
+        let found = self.look(|tx| {
+            let Some(row) = tx.command(id)? else {
+                return Ok(None);
+            };
+            let host = tx.host(row.host)?;
+            Ok(Some((row, host)))
+        })?;
         let Some((row, host)) = found else {
             return Ok(None);
         };
@@ -194,7 +192,7 @@ impl ControllerBackend {
                 () = tokio::time::sleep_until(until) => break,
                 () = caller.ended.cancelled() => break,
             }
-            row = self.read(move |tx| tx.command(id)).await?.unwrap_or(row);
+            row = self.look(|tx| tx.command(id))?.unwrap_or(row);
         }
         Ok(row)
     }
@@ -345,7 +343,7 @@ impl ControllerBackend {
             .detail(format!("command {}", row.id));
         self.audited(caller, note).await?;
         let id = row.id;
-        let row = self.read(move |tx| tx.command(id)).await?.unwrap_or(row);
+        let row = self.look(|tx| tx.command(id))?.unwrap_or(row);
         Ok(self.shown(&row, Some(&host)))
     }
 

@@ -182,6 +182,17 @@ async fn admit_host(
         .map_err(|_| (codes::TOKEN_MALFORMED, in_words(codes::TOKEN_UNKNOWN)))?;
     let now_us = centre.clock.now_us();
     let region = region.to_owned();
+    // What is plainly wrong costs no write: anybody may knock.
+    let first = centre
+        .store
+        .look(|tx| tx.check_join_token(&check.token_id, &hash, "host", Some(&region), now_us))
+        .map_err(|error| unavailable(&error))?;
+    let hopeless = [codes::TOKEN_UNKNOWN, codes::TOKEN_REVOKED, codes::TOKEN_FOREIGN];
+    if let Err(code) = first
+        && hopeless.contains(&code)
+    {
+        return Err((code, in_words(code)));
+    }
     let judged = centre
         .store
         .write(move |tx| {

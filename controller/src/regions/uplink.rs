@@ -14,13 +14,17 @@ use fairlead_protocol::{
     Unsupported, UplinkDown, UplinkUp, Welcome, codes, limits, numbered, uplink_down, uplink_up,
     version,
 };
-use fairlead_store::{DEFAULT_TENANT, StoreError};
+use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{Centre, Wire, enrolment};
+use crate::dispatch::Dispatch;
 
 /// Orders read from the outbox at a time.
 const ORDERS_AT_ONCE: u32 = 64;
+/// Reports written together at most.
+const REPORTS_AT_ONCE: usize = 64;
 
 type Server = Socket<UplinkDown, UplinkUp>;
 
@@ -105,19 +109,19 @@ impl Uplink {
     ) -> Result<(), UplinkEnd> {
         let centre = Arc::clone(&self.centre);
         let region = self.region.clone();
-        let (taken, software, now_us) =
-            (hello.taken, hello.software.clone(), centre.clock.now_us());
-        let marks = centre
+        let (taken, kept_from, software) = (hello.taken, hello.kept_from, hello.software.clone());
+        let now_us = centre.clock.now_us();
+        let (missing, marks) = centre
             .store
             .write(move |tx| {
-                // What the region has needs no keeping; and if our numbers went back (a restored
-                // backup), we go on above what it has of us.
-                tx.acknowledged_by(&region, taken)?;
-                tx.number_from(&region, taken)?;
+                let missing = tx.meet(&region, taken, kept_from)?;
                 tx.region_seen(&region, now_us, &software)?;
-                tx.watermarks(&region)
+                Ok((missing, tx.watermarks(&region)?))
             })
             .await?;
+        if missing > 0 {
+            tracing::error!(region = self.region, missing, "the region has lost reports");
+        }
         let welcome = Welcome {
             version,
             software: concat!("fairlead-controller ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -125,6 +129,7 @@ impl Uplink {
             server_time_us: now_us,
             command_keys: Some(CommandKeys { chains: vec![centre.authority.signer.chain()] }),
             taken: marks.taken,
+            kept_from: marks.kept_from,
             ..Welcome::default()
         };
         socket.send(&UplinkDown { kind: Some(uplink_down::Kind::Welcome(welcome)) }).await?;
@@ -181,12 +186,9 @@ impl Uplink {
     /// Everything in the outbox that this connection has not carried yet, in order.
     async fn send_orders(&mut self, socket: &mut Server) -> Result<(), UplinkEnd> {
         loop {
-            let (region, from) = (self.region.clone(), self.sent_up_to + 1);
-            let orders = self
-                .centre
-                .store
-                .read(move |tx| tx.waiting_for(&region, from, ORDERS_AT_ONCE))
-                .await?;
+            let (region, from) = (&self.region, self.sent_up_to + 1);
+            let orders =
+                self.centre.store.look(|tx| tx.waiting_for(region, from, ORDERS_AT_ONCE))?;
             let more = orders.len() == ORDERS_AT_ONCE as usize;
             for order in orders {
                 self.sent_up_to = order.seq;
@@ -207,10 +209,28 @@ impl Uplink {
         let centre = Arc::clone(&self.centre);
         match message.kind {
             Some(K::Report(report)) => {
-                let seq = report.seq;
-                self.on_report(report).await?;
+                // What has arrived together is written together: one sync, one acknowledgement.
+                let mut reports = vec![report];
+                let mut other = None;
+                while reports.len() < REPORTS_AT_ONCE && other.is_none() {
+                    match socket.hear().now_or_never() {
+                        Some(Ok(Heard::Message(UplinkUp { kind: Some(K::Report(next)) }))) => {
+                            reports.push(next);
+                        }
+                        Some(Ok(Heard::Message(message))) => other = Some(message),
+                        Some(Ok(Heard::Life)) => {}
+                        Some(Err(error)) => return Err(error.into()),
+                        None => break,
+                    }
+                }
+                let seq = reports.last().map_or(0, |last| last.seq);
+                self.on_reports(reports).await?;
                 let ack = uplink_down::Kind::Ack(Ack { seq });
                 socket.send(&UplinkDown { kind: Some(ack) }).await?;
+                if let Some(other) = other {
+                    // Not a report, so this goes no deeper than once.
+                    return Box::pin(self.on_message(socket, other)).await;
+                }
             }
             Some(K::Ack(ack)) => {
                 let region = self.region.clone();
@@ -276,62 +296,83 @@ impl Uplink {
 
     // === reports
 
-    async fn on_report(&self, report: Numbered) -> Result<(), UplinkEnd> {
+    /// Records what reports say, in one transaction with the taking of their numbers.
+    async fn on_reports(&self, reports: Vec<Numbered>) -> Result<(), UplinkEnd> {
         let centre = Arc::clone(&self.centre);
         let (dispatch, region) = (Arc::clone(&centre.dispatch), self.region.clone());
-        let about = match &report.kind {
-            Some(numbered::Kind::Event(event)) => Some(event.host.clone()),
-            Some(numbered::Kind::Certified(certified)) => Some(certified.host.clone()),
-            _ => None,
-        };
-        let home = about.is_none_or(|host| centre.is_home(&self.region, &host));
+        let judged: Vec<(Numbered, bool)> = reports
+            .into_iter()
+            .map(|report| {
+                let home = match &report.kind {
+                    Some(numbered::Kind::Event(said)) => centre.is_home(&region, &said.host),
+                    Some(numbered::Kind::Certified(said)) => centre.is_home(&region, &said.host),
+                    _ => true,
+                };
+                (report, home)
+            })
+            .collect();
         let taken = centre
             .store
             .write(move |tx| {
-                if !tx.take_from(&region, report.seq)? || !home {
-                    return Ok(Taken::Nothing);
+                let mut taken = Vec::new();
+                for (report, home) in &judged {
+                    if tx.take_from(&region, report.seq)? && *home {
+                        taken.push(record(tx, &dispatch, &region, report)?);
+                    }
                 }
-                match &report.kind {
-                    Some(numbered::Kind::Result(said)) => {
-                        let Some(result) = &said.result else { return Ok(Taken::Nothing) };
-                        let state = State::try_from(result.state).unwrap_or(State::Unknown);
-                        let id = dispatch.record_result(tx, &region, result)?;
-                        Ok(id.map_or(Taken::Nothing, |id| Taken::Finished(id, state)))
-                    }
-                    Some(numbered::Kind::Event(said)) => {
-                        let Some(event) = &said.event else { return Ok(Taken::Nothing) };
-                        let host = HostId::from_wire(&said.host).ok();
-                        let seq = tx.insert_event(DEFAULT_TENANT, host, &region, event)?;
-                        if event.action == "host.held"
-                            && let Some(host) = host
-                        {
-                            tx.hold_host(host, &event.detail)?;
-                        }
-                        Ok(seq.map_or(Taken::Nothing, Taken::Event))
-                    }
-                    Some(numbered::Kind::Certified(said)) => {
-                        if let Ok(host) = HostId::from_wire(&said.host) {
-                            // The certificate itself stays in the region; here its serial is what
-                            // counts, for revoking it.
-                            let serial = said.serial.as_bytes();
-                            tx.host_certified(host, said.counter, &[], serial, said.not_after_us)?;
-                        }
-                        Ok(Taken::Nothing)
-                    }
-                    // What flows the other way, or a kind of a later version: taken, so that it does
-                    // not come again.
-                    _ => Ok(Taken::Nothing),
-                }
+                Ok(taken)
             })
             .await?;
-        match taken {
-            Taken::Nothing => {}
-            Taken::Event(seq) => centre.feed.announce(seq),
-            Taken::Finished(id, state) => {
-                centre.metrics.command_finished(state);
-                centre.dispatch.on_recorded(id);
+        for outcome in taken {
+            match outcome {
+                Taken::Nothing => {}
+                Taken::Event(seq) => centre.feed.announce(seq),
+                Taken::Finished(id, state) => {
+                    centre.metrics.command_finished(state);
+                    centre.dispatch.on_recorded(id);
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// Records what one report says.
+fn record(
+    tx: &Tx<'_>,
+    dispatch: &Dispatch,
+    region: &str,
+    report: &Numbered,
+) -> Result<Taken, StoreError> {
+    match &report.kind {
+        Some(numbered::Kind::Result(said)) => {
+            let Some(result) = &said.result else { return Ok(Taken::Nothing) };
+            let state = State::try_from(result.state).unwrap_or(State::Unknown);
+            let id = dispatch.record_result(tx, region, result)?;
+            Ok(id.map_or(Taken::Nothing, |id| Taken::Finished(id, state)))
+        }
+        Some(numbered::Kind::Event(said)) => {
+            let Some(event) = &said.event else { return Ok(Taken::Nothing) };
+            let host = HostId::from_wire(&said.host).ok();
+            let seq = tx.insert_event(DEFAULT_TENANT, host, region, event)?;
+            if event.action == "host.held"
+                && let Some(host) = host
+            {
+                tx.hold_host(host, &event.detail)?;
+            }
+            Ok(seq.map_or(Taken::Nothing, Taken::Event))
+        }
+        Some(numbered::Kind::Certified(said)) => {
+            if let Ok(host) = HostId::from_wire(&said.host) {
+                // The certificate itself stays in the region; here its serial is what counts, for
+                // revoking it.
+                let serial = said.serial.as_bytes();
+                tx.host_certified(host, said.counter, &[], serial, said.not_after_us)?;
+            }
+            Ok(Taken::Nothing)
+        }
+        // What flows the other way, or a kind of a later version: taken, so that it does not come
+        // again.
+        _ => Ok(Taken::Nothing),
     }
 }

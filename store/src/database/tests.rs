@@ -94,7 +94,22 @@ async fn numbers_are_given_once_and_taken_once() {
         store.read(|tx| tx.watermarks("r")).await.unwrap(),
         crate::exchange::Watermarks { sent: 3, taken: 0, kept_from: 3 }
     );
-    assert!(store.write(|tx| tx.take_from("r", 5)).await.unwrap());
-    assert!(!store.write(|tx| tx.take_from("r", 5)).await.unwrap());
-    assert!(!store.write(|tx| tx.take_from("r", 4)).await.unwrap());
+    assert!(store.write(|tx| tx.take_from("r", 1)).await.unwrap());
+    assert!(!store.write(|tx| tx.take_from("r", 1)).await.unwrap(), "taken once");
+    let gap = store.write(|tx| tx.take_from("r", 3)).await.unwrap_err();
+    assert!(matches!(gap, StoreError::Gap { seq: 3, expected: 2 }), "{gap}");
+}
+
+#[tokio::test]
+async fn sides_whose_numbers_went_back_meet_above_the_other() {
+    let (_dir, store) = open();
+    let message = || numbered::Kind::Cancel(fairlead_protocol::Cancel::default());
+    store.write(move |tx| tx.send_later("r", message())).await.unwrap();
+    // The peer has 10 of ours (we were restored from a backup) and can send from 4 on.
+    let missing = store.write(|tx| tx.meet("r", 10, 4)).await.unwrap();
+    assert_eq!(missing, 3, "what the peer cannot send any more is counted");
+    let next = store.write(move |tx| tx.send_later("r", message())).await.unwrap();
+    assert_eq!(next.seq, 11);
+    assert!(store.write(|tx| tx.take_from("r", 4)).await.unwrap());
+    assert_eq!(store.write(|tx| tx.meet("r", 11, 5)).await.unwrap(), 0);
 }

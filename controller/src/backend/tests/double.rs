@@ -11,6 +11,7 @@ use fairlead_daemon::clock::Clock;
 use fairlead_protocol::{CommandId, CommandResult, Progress, Stage, Stamp, State, codes};
 use fairlead_store::Store;
 use fairlead_store::commands::CommandRow;
+use fairlead_store::hosts::HostRow;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::backend::dispatch::{Dispatching, NewCommand};
@@ -178,6 +179,10 @@ impl Dispatching for Double {
             from_agent,
             cut: self.live.of(token_id, 0),
         })
+    }
+
+    async fn push_approval(&self, _host: &HostRow) -> Result<(), ApiError> {
+        Ok(())
     }
 
     async fn push_revocations(&self) -> Result<(), ApiError> {
