@@ -152,6 +152,12 @@ pub(crate) enum HostVerb {
         /// Name, id or beginning of the id
         host: String,
     },
+    /// Let hosts go on that are held because they look like an older copy of themselves
+    Approve {
+        /// Names, ids or beginnings of ids
+        #[arg(required = true)]
+        hosts: Vec<String>,
+    },
     /// Revoke hosts' identities; their containers go on
     Rm {
         /// Names, ids or beginnings of ids

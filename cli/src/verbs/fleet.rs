@@ -62,6 +62,18 @@ pub(crate) async fn host(context: &Context, verb: HostVerb) -> Result<Exit, Fail
                 .data(&host, |host| host_text(host, Timestamp::now()))?;
             Ok(Exit::Ok)
         }
+        HostVerb::Approve { hosts } => {
+            super::each(hosts, async |host| {
+                let body = serde_json::json!({});
+                let _: Host = client.post(&["hosts", host, "approve"], &body).await?;
+                say(&format!(
+                    "{}: approved; it is let in when it dials again, within a minute or so",
+                    clean(host)
+                ));
+                Ok(())
+            })
+            .await
+        }
         HostVerb::Rm { hosts } => {
             super::each(hosts, async |host| {
                 client.delete(&["hosts", host]).await?;

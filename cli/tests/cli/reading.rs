@@ -182,6 +182,15 @@ fn errors_have_a_code_a_hint_and_an_exit_code() {
 }
 
 #[test]
+fn a_held_host_is_approved() {
+    let server = Double::new(|_, _| (200, double::host("online")));
+    let ran = server.run(&["host", "approve", "box"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("box: approved"), "{ran:?}");
+    assert_eq!(server.asked()[0].what, "POST /api/v1/hosts/box/approve");
+}
+
+#[test]
 fn a_server_that_is_not_there_is_unreachable() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
