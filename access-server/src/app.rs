@@ -61,10 +61,12 @@ pub struct App {
 }
 
 async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|error| AppError::Listen {
-        address: address.to_string(),
-        reason: error.to_string(),
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| AppError::Listen {
+            address: address.to_string(),
+            reason: error.to_string(),
+        })
 }
 
 impl App {
@@ -77,11 +79,19 @@ impl App {
         let web = listen(config.listen).await?;
         let joined = join(&config).await?;
         let ledger = Store::open(&config.data_dir.join("ledger.db"))?;
-        let own = joined.root.identify(&joined.server.chain, Usage::Server, UnixTime::now())?;
-        let acceptor_tls =
-            tls::server(joined.root.clone(), joined.server.clone(), limits::RENEW_GRACE)?;
-        let acceptor =
-            Acceptor::new(Arc::new(acceptor_tls), joined.root.clone(), limits::RENEW_GRACE);
+        let own = joined
+            .root
+            .identify(&joined.server.chain, Usage::Server, UnixTime::now())?;
+        let acceptor_tls = tls::server(
+            joined.root.clone(),
+            joined.server.clone(),
+            limits::RENEW_GRACE,
+        )?;
+        let acceptor = Acceptor::new(
+            Arc::new(acceptor_tls),
+            joined.root.clone(),
+            limits::RENEW_GRACE,
+        );
         let dialler_tls = tls::client(
             Trust::Root(joined.root.clone()),
             Expected::Controller,
@@ -118,7 +128,12 @@ impl App {
         let region = self.region;
         let router = probes(Arc::clone(&region));
         let (.., served) = tokio::join!(
-            listener::run(self.agents, self.acceptor, Arc::clone(&region), shutdown.clone()),
+            listener::run(
+                self.agents,
+                self.acceptor,
+                Arc::clone(&region),
+                shutdown.clone()
+            ),
             uplink::run(
                 Arc::clone(&region),
                 self.dialler,
@@ -155,7 +170,10 @@ fn probes(region: Arc<Region>) -> Router {
                     if attached {
                         (StatusCode::OK, "ok\n")
                     } else {
-                        (StatusCode::SERVICE_UNAVAILABLE, "no uplink to the controller\n")
+                        (
+                            StatusCode::SERVICE_UNAVAILABLE,
+                            "no uplink to the controller\n",
+                        )
                     }
                 }
             }),

@@ -9,7 +9,11 @@ use clap::Args;
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Directory for ledger, keys and certificates; only its owner can enter it.
-    #[arg(long, env = "FAIRLEAD_DATA_DIR", default_value = "/var/lib/fairlead-access-server")]
+    #[arg(
+        long,
+        env = "FAIRLEAD_DATA_DIR",
+        default_value = "/var/lib/fairlead-access-server"
+    )]
     pub data_dir: PathBuf,
     /// The controller's port for access servers, `host:port`.
     #[arg(long, env = "FAIRLEAD_CONTROLLER")]

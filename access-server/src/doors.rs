@@ -27,16 +27,26 @@ pub fn closed(expired: bool) -> Refusal {
 
 /// Says no and closes.
 pub async fn refuse(socket: &mut Agent, (code, message): Refusal, retry_after_ms: u32) {
-    let refused = Refused { code: code.to_owned(), message, retry_after_ms };
+    let refused = Refused {
+        code: code.to_owned(),
+        message,
+        retry_after_ms,
+    };
     // The peer is sent away; whether it hears why is its own affair.
-    let _ = socket.send(&LinkDown { kind: Some(link_down::Kind::Refused(refused)) }).await;
+    let _ = socket
+        .send(&LinkDown {
+            kind: Some(link_down::Kind::Refused(refused)),
+        })
+        .await;
     socket.close().await;
 }
 
 /// A machine without a certificate asks to become a host.
 pub async fn enrol(mut socket: Agent, region: &Region) {
     let request = match socket.hear_message(limits::HELLO_TIMEOUT).await {
-        Ok(LinkUp { kind: Some(link_up::Kind::Enrol(request)) }) => request,
+        Ok(LinkUp {
+            kind: Some(link_up::Kind::Enrol(request)),
+        }) => request,
         Ok(_) => {
             let message = "at this door only enrolment is heard".to_owned();
             return refuse(&mut socket, (codes::PROTOCOL_VIOLATION, message), 0).await;
@@ -48,13 +58,25 @@ pub async fn enrol(mut socket: Agent, region: &Region) {
     };
     match admit(request, region).await {
         Ok(reply) => {
-            let _ = socket.send(&LinkDown { kind: Some(link_down::Kind::Enrolled(reply)) }).await;
+            let _ = socket
+                .send(&LinkDown {
+                    kind: Some(link_down::Kind::Enrolled(reply)),
+                })
+                .await;
             socket.close().await;
         }
         Err(refusal) => {
             tracing::info!(remote = ?socket.remote, code = refusal.0, "enrolment refused");
-            let passing = [codes::REGION_OFFLINE, codes::STORAGE_UNAVAILABLE, codes::BUSY];
-            let after = if passing.contains(&refusal.0) { 2000 } else { 0 };
+            let passing = [
+                codes::REGION_OFFLINE,
+                codes::STORAGE_UNAVAILABLE,
+                codes::BUSY,
+            ];
+            let after = if passing.contains(&refusal.0) {
+                2000
+            } else {
+                0
+            };
             refuse(&mut socket, refusal, after).await;
         }
     }
@@ -64,7 +86,10 @@ async fn admit(request: EnrolRequest, region: &Region) -> Result<EnrolReply, Ref
     let key = RequestedKey::from_request(&request.csr_der)
         .map_err(|error| (codes::CERTIFICATE_REJECTED, error.to_string()))?;
     if request.token_id.len() > limits::NAME_CHARS_MAX {
-        return Err((codes::TOKEN_MALFORMED, "the token's id is too long".to_owned()));
+        return Err((
+            codes::TOKEN_MALFORMED,
+            "the token's id is too long".to_owned(),
+        ));
     }
     let check = EnrolCheck {
         request: 0,
@@ -75,8 +100,8 @@ async fn admit(request: EnrolRequest, region: &Region) -> Result<EnrolReply, Ref
         sealing_key: request.sealing_key,
     };
     let record = granted(region.ask_verdict(check).await?)?;
-    let host = HostId::from_wire(&record.host)
-        .map_err(|error| (codes::INTERNAL, error.to_string()))?;
+    let host =
+        HostId::from_wire(&record.host).map_err(|error| (codes::INTERNAL, error.to_string()))?;
     let row = host_row(&record, &region.name, region.clock.now_us());
     region
         .ledger
@@ -84,7 +109,9 @@ async fn admit(request: EnrolRequest, region: &Region) -> Result<EnrolReply, Ref
         .await
         .map_err(|error| unavailable(&error))?;
     let certified = region.certify(host, &key, 1).await?;
-    region.record(host, "host.enrolled", format!("as {}", record.name)).await;
+    region
+        .record(host, "host.enrolled", format!("as {}", record.name))
+        .await;
     tracing::info!(%host, name = record.name, "host enrolled");
     Ok(EnrolReply {
         host: record.host,
@@ -103,7 +130,10 @@ fn granted(verdict: EnrolVerdict) -> Result<HostRecord, Refusal> {
         Some(record) => Ok(record),
         None => {
             let known = codes::ALL.iter().find(|code| **code == verdict.code);
-            Err((known.copied().unwrap_or(codes::TOKEN_UNKNOWN), verdict.message))
+            Err((
+                known.copied().unwrap_or(codes::TOKEN_UNKNOWN),
+                verdict.message,
+            ))
         }
     }
 }
@@ -115,7 +145,11 @@ pub fn host_row(record: &HostRecord, region: &str, enrolled_us: i64) -> HostRow 
         name: record.name.clone(),
         tenant: record.tenant.clone(),
         region: region.to_owned(),
-        labels: record.labels.iter().map(|l| (l.key.clone(), l.value.clone())).collect(),
+        labels: record
+            .labels
+            .iter()
+            .map(|l| (l.key.clone(), l.value.clone()))
+            .collect(),
         key_hash: record.key_hash.to_vec(),
         enrolled_us,
         ..HostRow::default()
@@ -125,7 +159,9 @@ pub fn host_row(record: &HostRecord, region: &str, enrolled_us: i64) -> HostRow 
 /// A host whose certificate has expired asks for the next.
 pub async fn renew(mut socket: Agent, host: HostId, region: &Region) {
     let request = match socket.hear_message(limits::HELLO_TIMEOUT).await {
-        Ok(LinkUp { kind: Some(link_up::Kind::Renew(request)) }) => request,
+        Ok(LinkUp {
+            kind: Some(link_up::Kind::Renew(request)),
+        }) => request,
         Ok(_) => {
             let message = "at this door only renewal is heard".to_owned();
             return refuse(&mut socket, (codes::PROTOCOL_VIOLATION, message), 0).await;
@@ -134,7 +170,11 @@ pub async fn renew(mut socket: Agent, host: HostId, region: &Region) {
     };
     match renewed(region, host, &request).await {
         Ok(reply) => {
-            let _ = socket.send(&LinkDown { kind: Some(link_down::Kind::Renewed(reply)) }).await;
+            let _ = socket
+                .send(&LinkDown {
+                    kind: Some(link_down::Kind::Renewed(reply)),
+                })
+                .await;
             socket.close().await;
         }
         Err(refusal) => refuse(&mut socket, refusal, 0).await,
@@ -189,7 +229,11 @@ fn held_message(reason: &str) -> String {
 pub async fn hold(region: &Region, host: HostId, reason: String) -> Refusal {
     tracing::error!(%host, reason, "host is held");
     let kept = reason.clone();
-    if let Err(error) = region.ledger.write(move |tx| tx.hold_host(host, &kept)).await {
+    if let Err(error) = region
+        .ledger
+        .write(move |tx| tx.hold_host(host, &kept))
+        .await
+    {
         return unavailable(&error);
     }
     region.record(host, "host.held", reason.clone()).await;

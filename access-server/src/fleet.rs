@@ -57,7 +57,9 @@ impl Fleet {
             known.containers.remove(id);
         }
         for container in &part.upserts {
-            known.containers.insert(container.id.clone(), container.clone());
+            known
+                .containers
+                .insert(container.id.clone(), container.clone());
         }
         known.generation = part.generation;
         known.as_of_us = part.as_of_us;
@@ -86,10 +88,16 @@ impl Fleet {
             if known.presence.state.is_empty() {
                 continue;
             }
-            push(&mut messages, uplink_up::Kind::Presence(known.presence.clone()));
+            push(
+                &mut messages,
+                uplink_up::Kind::Presence(known.presence.clone()),
+            );
             if known.engine.is_some() || !known.containers.is_empty() {
                 for part in parts(known) {
-                    let inventory = HostInventory { host: host.to_wire(), part: Some(part) };
+                    let inventory = HostInventory {
+                        host: host.to_wire(),
+                        part: Some(part),
+                    };
                     push(&mut messages, uplink_up::Kind::Inventory(inventory));
                 }
             }
@@ -115,8 +123,11 @@ fn push(messages: &mut Vec<UplinkUp>, kind: uplink_up::Kind) {
 
 fn parts(known: &Known) -> Vec<InventoryPart> {
     let all: Vec<Container> = known.containers.values().cloned().collect();
-    let chunks: Vec<&[Container]> =
-        if all.is_empty() { vec![&[]] } else { all.chunks(CONTAINERS_PER_PART).collect() };
+    let chunks: Vec<&[Container]> = if all.is_empty() {
+        vec![&[]]
+    } else {
+        all.chunks(CONTAINERS_PER_PART).collect()
+    };
     let last = chunks.len() - 1;
     chunks
         .iter()

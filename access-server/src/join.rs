@@ -91,8 +91,9 @@ pub async fn join(config: &Config) -> Result<Joined, JoinError> {
     let path = config.data_dir.join("certificates");
     let kept = files::read_if_there(&path).map_err(|error| file_error(&path, &error))?;
     let reply = match kept {
-        Some(bytes) => RegionEnrolReply::decode(&bytes[..])
-            .map_err(|error| file_error(&path, &error))?,
+        Some(bytes) => {
+            RegionEnrolReply::decode(&bytes[..]).map_err(|error| file_error(&path, &error))?
+        }
         None => {
             let reply = ask(config, &keys).await?;
             files::replace(&path, &reply.encode_to_vec())
@@ -105,7 +106,10 @@ pub async fn join(config: &Config) -> Result<Joined, JoinError> {
 }
 
 fn file_error(path: &Path, error: &dyn std::fmt::Display) -> JoinError {
-    JoinError::File { path: path.display().to_string(), reason: error.to_string() }
+    JoinError::File {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    }
 }
 
 fn keys(dir: &Path) -> Result<Keys, JoinError> {
@@ -136,10 +140,16 @@ async fn ask(config: &Config, keys: &Keys) -> Result<RegionEnrolReply, JoinError
     let tls = tls::client(Trust::RootHash(token.ca_hash), Expected::Controller, None)
         .map_err(|error| JoinError::Keys(error.to_string()))?;
     let (mut socket, _): (Socket<UplinkUp, UplinkDown>, _) = Dialler::new(tls, None)
-        .messages(&config.controller, version::paths::ENROL, limits::LINK_MESSAGE_BYTES_MAX)
+        .messages(
+            &config.controller,
+            version::paths::ENROL,
+            limits::LINK_MESSAGE_BYTES_MAX,
+        )
         .await?;
     let request = |key: &PrivateKey| {
-        key.request().map(bytes::Bytes::from).map_err(|error| JoinError::Keys(error.to_string()))
+        key.request()
+            .map(bytes::Bytes::from)
+            .map_err(|error| JoinError::Keys(error.to_string()))
     };
     let enrol = RegionEnrolRequest {
         token_id: token.id,
@@ -151,24 +161,37 @@ async fn ask(config: &Config, keys: &Keys) -> Result<RegionEnrolReply, JoinError
         agent_address: config.agent_address.clone(),
         public_url: config.public_url.clone(),
     };
-    socket.send(&UplinkUp { kind: Some(uplink_up::Kind::Enrol(enrol)) }).await?;
+    socket
+        .send(&UplinkUp {
+            kind: Some(uplink_up::Kind::Enrol(enrol)),
+        })
+        .await?;
     let answer = socket.hear_message(ANSWER_TIMEOUT).await?;
     socket.close().await;
     match answer.kind {
         Some(uplink_down::Kind::Enrolled(reply)) => Ok(reply),
-        Some(uplink_down::Kind::Refused(refused)) => {
-            Err(JoinError::Refused { code: refused.code, message: refused.message })
-        }
-        _ => Err(JoinError::Keys("the controller answered with something else".to_owned())),
+        Some(uplink_down::Kind::Refused(refused)) => Err(JoinError::Refused {
+            code: refused.code,
+            message: refused.message,
+        }),
+        _ => Err(JoinError::Keys(
+            "the controller answered with something else".to_owned(),
+        )),
     }
 }
 
 fn joined(reply: RegionEnrolReply, keys: &Keys) -> Result<Joined, JoinError> {
     let chain = |certificates: &[bytes::Bytes]| -> Vec<CertificateDer<'static>> {
-        certificates.iter().map(|c| CertificateDer::from(c.to_vec())).collect()
+        certificates
+            .iter()
+            .map(|c| CertificateDer::from(c.to_vec()))
+            .collect()
     };
     let server = chain(&reply.server_certificates);
-    let root = server.last().cloned().ok_or_else(|| JoinError::Keys("no root".to_owned()))?;
+    let root = server
+        .last()
+        .cloned()
+        .ok_or_else(|| JoinError::Keys("no root".to_owned()))?;
     let root = Root::from_der(root).map_err(|error| JoinError::Keys(error.to_string()))?;
     let agents_ca = Authority::from_parts(
         &keys.agents_ca.to_der(),
@@ -178,9 +201,15 @@ fn joined(reply: RegionEnrolReply, keys: &Keys) -> Result<Joined, JoinError> {
     .map_err(|error| JoinError::Keys(error.to_string()))?;
     Ok(Joined {
         region: reply.region,
-        server: Credentials { chain: server, key: keys.server.for_tls() },
+        server: Credentials {
+            chain: server,
+            key: keys.server.for_tls(),
+        },
         agents_ca,
-        web: Credentials { chain: chain(&reply.web_certificates), key: keys.web.for_tls() },
+        web: Credentials {
+            chain: chain(&reply.web_certificates),
+            key: keys.web.for_tls(),
+        },
         root,
     })
 }

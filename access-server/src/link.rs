@@ -15,22 +15,22 @@ use fairlead_daemon::shutdown::Shutdown;
 use fairlead_link::backoff::random_share;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
-    CancelRefused, Challenge, CommandId, CommandProgress, CommandResult, Deliver, EventAck, Hello,
-    HostId, HostInventory, HostMetrics, HostPresence, InstanceId, LinkDown, LinkUp, Message,
-    Progress, Reconnect, RegionResult, ResultAck, ResultPart, RunId, SignedCommand, Stage, Stamp,
-    State, StreamRefused, Unsupported, Welcome, codes, limits, link_down, link_up, numbered,
-    uplink_up, version,
+    CancelRefused, Challenge, CommandId, CommandProgress, CommandResult, Deliver, EventAck, HostId,
+    HostInventory, HostMetrics, HostPresence, LinkDown, LinkUp, Message, Progress, Reconnect,
+    RegionResult, ResultAck, ResultPart, SignedCommand, Stage, Stamp, State, StreamRefused,
+    Unsupported, codes, limits, link_down, link_up, numbered, uplink_up,
 };
 use fairlead_store::exchange::CENTRE;
-use fairlead_store::hosts::HostRow;
 use fairlead_store::{Enqueued, StoreError, Tx};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::doors;
-use crate::region::{Refusal, Region, unavailable};
-use crate::registry::{Admission, Entry};
-use crate::router::{TO_HOST_MAX, ToHost};
+use crate::region::{Region, unavailable};
+use crate::registry::Entry;
+use crate::router::ToHost;
+
+mod admission;
 
 type Agent = Socket<LinkDown, LinkUp>;
 
@@ -40,8 +40,6 @@ const BODIES_BYTES_MAX: usize = 2 * limits::RESULT_BODY_BYTES_MAX;
 const EVENTS_PER_WINDOW_MAX: u32 = 1000;
 /// See [`EVENTS_PER_WINDOW_MAX`].
 const EVENTS_WINDOW: Duration = Duration::from_secs(10);
-/// When an agent that was refused as a clone may try again.
-const CLONE_RETRY_MS: u32 = 60_000;
 /// On shutdown, agents come back after this, spread over the second figure.
 const DRAIN_AFTER_MS: u32 = 200;
 /// See [`DRAIN_AFTER_MS`].
@@ -56,7 +54,9 @@ pub async fn run(
     shutdown: Shutdown,
 ) {
     let hello = match socket.hear_message(limits::HELLO_TIMEOUT).await {
-        Ok(LinkUp { kind: Some(link_up::Kind::Hello(hello)) }) => hello,
+        Ok(LinkUp {
+            kind: Some(link_up::Kind::Hello(hello)),
+        }) => hello,
         Ok(_) => {
             let message = "the first message must be hello".to_owned();
             return doors::refuse(&mut socket, (codes::PROTOCOL_VIOLATION, message), 0).await;
@@ -89,210 +89,6 @@ struct Link {
 }
 
 impl Link {
-    // === admission
-
-    async fn admit(
-        socket: &mut Agent,
-        host: HostId,
-        serial: String,
-        hello: Hello,
-        region: Arc<Region>,
-    ) -> Result<(Self, mpsc::Receiver<ToHost>), (Refusal, u32)> {
-        let no = |code, message: String| ((code, message), 0);
-        let version =
-            version::negotiate(hello.version_min, hello.version_max).ok_or_else(|| {
-                let message = format!(
-                    "the agent speaks {} to {}, this server {} to {}: upgrade the older one",
-                    hello.version_min, hello.version_max, version::OLDEST, version::NEWEST
-                );
-                no(codes::VERSION_MISMATCH, message)
-            })?;
-        let odd = || no(codes::PROTOCOL_VIOLATION, "hello names no instance".to_owned());
-        let instance = InstanceId::from_wire(&hello.instance).map_err(|_| odd())?;
-        let run = RunId::from_wire(&hello.run).map_err(|_| odd())?;
-        let known = Self::known(&region, host).await.map_err(|refusal| (refusal, 2000))?;
-        Self::check_continuity(&region, host, &known, &hello)
-            .await
-            .map_err(|refusal| (refusal, CLONE_RETRY_MS))?;
-        let connection = region.new_connection();
-        let (to_host, queue) = mpsc::channel(TO_HOST_MAX);
-        let entry = Entry {
-            connection,
-            instance,
-            run,
-            epoch: hello.epoch,
-            serial,
-            to_host,
-            lagging: Arc::default(),
-        };
-        Self::take_place(&region, host, entry.clone()).await?;
-        let now_us = region.clock.now_us();
-        let presence = HostPresence {
-            host: host.to_wire(),
-            state: "online".to_owned(),
-            since_us: now_us,
-            reason: String::new(),
-            epoch: hello.epoch,
-            instance: instance.to_wire(),
-            facts: hello.facts.clone(),
-            address: socket.remote.map(|remote| remote.ip().to_string()).unwrap_or_default(),
-            clock_offset_us: 0,
-        };
-        let interval = Duration::from_millis(u64::from(region.ping_interval_ms));
-        let now = Instant::now();
-        let link = Self {
-            host,
-            connection,
-            presence,
-            interval,
-            heard: now,
-            sent: now,
-            bodies: HashMap::new(),
-            challenge: None,
-            entry,
-            events: 0,
-            events_since: now,
-            region,
-        };
-        let epoch = known.epoch;
-        link.welcome(socket, version, epoch).await.map_err(|error| {
-            link.region.registry.remove(host, connection);
-            no(codes::PROTOCOL_VIOLATION, error.to_string())
-        })?;
-        let facts = hello.facts.unwrap_or_default().encode_to_vec();
-        let epoch = hello.epoch;
-        // What is merely good to know is not worth a wait: the next hello says it again.
-        let region = Arc::clone(&link.region);
-        tokio::spawn(async move {
-            let seen =
-                region.ledger.write(move |tx| tx.host_seen(host, now_us, epoch, &facts)).await;
-            if let Err(error) = seen {
-                tracing::warn!(%host, %error, "hello could not be noted");
-            }
-        });
-        Ok((link, queue))
-    }
-
-    async fn known(region: &Region, host: HostId) -> Result<HostRow, Refusal> {
-        let found = region.ledger.read(move |tx| tx.host(host)).await;
-        match found.map_err(|error| unavailable(&error))? {
-            Some(row) => Ok(row),
-            None => {
-                // The ledger was lost or restored from before this host joined. Its certificate is
-                // the region's own, so it is taken in again, and the centre is told.
-                let record = fairlead_protocol::HostRecord {
-                    host: host.to_wire(),
-                    name: host.short(),
-                    tenant: fairlead_store::DEFAULT_TENANT.to_owned(),
-                    ..fairlead_protocol::HostRecord::default()
-                };
-                let row = doors::host_row(&record, &region.name, region.clock.now_us());
-                let kept = row.clone();
-                region
-                    .ledger
-                    .write(move |tx| tx.insert_host(host, &kept))
-                    .await
-                    .map_err(|error| unavailable(&error))?;
-                region.record(host, "host.adopted", "unknown to the ledger".to_owned()).await;
-                Ok(row)
-            }
-        }
-    }
-
-    /// Counters and epochs only grow; where one went back, somebody uses an older copy of the host.
-    async fn check_continuity(
-        region: &Region,
-        host: HostId,
-        known: &HostRow,
-        hello: &Hello,
-    ) -> Result<(), Refusal> {
-        if !known.held.is_empty() {
-            let message =
-                format!("held: {}; an admin decides with `fairlead host approve`", known.held);
-            return Err((codes::HELD, message));
-        }
-        if hello.epoch < known.epoch && !Self::approved(region, host).await? {
-            let reason = format!(
-                "its epoch went back from {} to {}: an older copy of the machine is in use",
-                known.epoch, hello.epoch
-            );
-            return Err(doors::hold(region, host, reason).await);
-        }
-        if hello.certificate_counter + 1 < known.certificate_counter {
-            let reason = format!(
-                "its certificate counter went back from {} to {}",
-                known.certificate_counter, hello.certificate_counter
-            );
-            return Err(doors::hold(region, host, reason).await);
-        }
-        Ok(())
-    }
-
-    async fn approved(region: &Region, host: HostId) -> Result<bool, Refusal> {
-        let used = region.ledger.write(move |tx| tx.use_approval(host)).await;
-        used.map_err(|error| unavailable(&error))
-    }
-
-    /// Enters the registry, challenging an older link of another supervisor first: silence means that
-    /// it is a ghost, an answer that the newcomer is a clone.
-    async fn take_place(
-        region: &Region,
-        host: HostId,
-        entry: Entry,
-    ) -> Result<(), (Refusal, u32)> {
-        let mut displaces = None;
-        loop {
-            match region.registry.admit(host, entry.clone(), displaces) {
-                Admission::Admitted(older) => {
-                    if let Some(older) = older {
-                        let message = "a newer connection of this host took over".to_owned();
-                        let end = ToHost::End { code: codes::BUSY, message };
-                        let _ = older.to_host.try_send(end);
-                    }
-                    return Ok(());
-                }
-                Admission::Outdated => {
-                    let message = "a younger instance of this agent is connected".to_owned();
-                    return Err(((codes::BUSY, message), 1000));
-                }
-                Admission::Challenge(older) => {
-                    if lives(&older).await {
-                        let detail = "two machines use one identity; the newcomer was refused: give \
-                                      it an identity of its own (remove its state directory and \
-                                      enrol it with a new join token)";
-                        region.record(host, "host.clone", detail.to_owned()).await;
-                        return Err(((codes::CLONE, detail.to_owned()), CLONE_RETRY_MS));
-                    }
-                    displaces = Some(older.connection);
-                }
-            }
-        }
-    }
-
-    async fn welcome(
-        &self,
-        socket: &mut Agent,
-        version: u32,
-        epoch: u64,
-    ) -> Result<(), SocketError> {
-        let welcome = Welcome {
-            version,
-            software: concat!("fairlead-access-server ", env!("CARGO_PKG_VERSION")).to_owned(),
-            features: Vec::new(),
-            server: self.region.server.to_string(),
-            connection: self.connection,
-            server_time_us: self.region.clock.now_us(),
-            ping_interval_ms: self.region.ping_interval_ms,
-            addresses: self.region.addresses.clone(),
-            command_keys: Some(self.region.command_keys()),
-            epoch,
-            ..Welcome::default()
-        };
-        socket.send(&LinkDown { kind: Some(link_down::Kind::Welcome(welcome)) }).await
-    }
-
-    // === service
-
     async fn serve(
         mut self,
         mut socket: Agent,
@@ -302,7 +98,13 @@ impl Link {
         tracing::info!(host = %self.host, epoch = self.presence.epoch, "link up");
         self.region.note_presence(self.host, self.presence.clone());
         let region = Arc::clone(&self.region);
-        region.record(self.host, "host.online", format!("epoch {}", self.presence.epoch)).await;
+        region
+            .record(
+                self.host,
+                "host.online",
+                format!("epoch {}", self.presence.epoch),
+            )
+            .await;
         let reason = self.until_end(&mut socket, &mut queue, &shutdown).await;
         self.ended(&reason).await;
     }
@@ -373,7 +175,12 @@ impl Link {
     /// Everything without a final state, in order: the agent knows what it has had before.
     async fn send_open_commands(&mut self, socket: &mut Agent) -> Result<(), SocketError> {
         let host = self.host;
-        let open = match self.region.ledger.read(move |tx| tx.open_commands(Some(host))).await {
+        let open = match self
+            .region
+            .ledger
+            .read(move |tx| tx.open_commands(Some(host)))
+            .await
+        {
             Ok(open) => open,
             Err(error) => {
                 unavailable(&error);
@@ -381,8 +188,11 @@ impl Link {
             }
         };
         // From here on only the agent knows what becomes of them: that has to be on disk first.
-        let unsent: Vec<CommandId> =
-            open.iter().filter(|row| row.state == State::Queued).map(|row| row.id).collect();
+        let unsent: Vec<CommandId> = open
+            .iter()
+            .filter(|row| row.state == State::Queued)
+            .map(|row| row.id)
+            .collect();
         if !unsent.is_empty() {
             let marked = self
                 .region
@@ -391,20 +201,35 @@ impl Link {
                 .await;
             if let Err(error) = marked {
                 unavailable(&error);
-                return Err(SocketError::Broken("the ledger cannot be written".to_owned()));
+                return Err(SocketError::Broken(
+                    "the ledger cannot be written".to_owned(),
+                ));
             }
         }
         for row in open {
-            let Ok(command) = SignedCommand::decode(&row.signed[..]) else { continue };
-            let deliver =
-                Deliver { command: Some(command), epoch: self.entry.epoch, region_received_us: 0 };
-            socket.send(&LinkDown { kind: Some(link_down::Kind::Deliver(deliver)) }).await?;
+            let Ok(command) = SignedCommand::decode(&row.signed[..]) else {
+                continue;
+            };
+            let deliver = Deliver {
+                command: Some(command),
+                epoch: self.entry.epoch,
+                region_received_us: 0,
+            };
+            socket
+                .send(&LinkDown {
+                    kind: Some(link_down::Kind::Deliver(deliver)),
+                })
+                .await?;
             if !row.cancel_by.is_empty() {
                 let cancel = fairlead_protocol::Cancel {
                     command: row.id.to_wire(),
                     by: row.cancel_by.clone(),
                 };
-                socket.send(&LinkDown { kind: Some(link_down::Kind::Cancel(cancel)) }).await?;
+                socket
+                    .send(&LinkDown {
+                        kind: Some(link_down::Kind::Cancel(cancel)),
+                    })
+                    .await?;
             }
         }
         self.sent = Instant::now();
@@ -415,13 +240,18 @@ impl Link {
         match order {
             ToHost::Send(message) => {
                 self.sent = Instant::now();
-                socket.send(&message).await.map_err(|error| error.to_string())
+                socket
+                    .send(&message)
+                    .await
+                    .map_err(|error| error.to_string())
             }
             ToHost::Challenge { nonce, answered } => {
                 self.challenge = Some((nonce, answered));
                 let challenge = link_down::Kind::Challenge(Challenge { nonce });
                 socket
-                    .send(&LinkDown { kind: Some(challenge) })
+                    .send(&LinkDown {
+                        kind: Some(challenge),
+                    })
                     .await
                     .map_err(|error| error.to_string())
             }
@@ -437,7 +267,8 @@ impl Link {
         if silent > self.interval * limits::PINGS_MISSED_OFFLINE {
             return Err(format!("silent for {} s", silent.as_secs()));
         }
-        if silent > self.interval * limits::PINGS_MISSED_SUSPECT && self.presence.state == "online" {
+        if silent > self.interval * limits::PINGS_MISSED_SUSPECT && self.presence.state == "online"
+        {
             self.presence.state = "suspect".to_owned();
             self.presence.reason = "heartbeats are missing".to_owned();
             self.region.note_presence(self.host, self.presence.clone());
@@ -459,7 +290,9 @@ impl Link {
             ..self.presence
         };
         self.region.note_presence(self.host, presence);
-        self.region.record(self.host, "host.offline", reason.to_owned()).await;
+        self.region
+            .record(self.host, "host.offline", reason.to_owned())
+            .await;
     }
 
     // === what agents say
@@ -475,12 +308,18 @@ impl Link {
                 if !self.region.fleet.inventory(self.host, &part) {
                     return Err("more containers than a host may have".to_owned());
                 }
-                let inventory = HostInventory { host, part: Some(part) };
+                let inventory = HostInventory {
+                    host,
+                    part: Some(part),
+                };
                 self.region.tell(uplink_up::Kind::Inventory(inventory));
             }
             Some(K::Metrics(part)) => {
                 self.region.fleet.metrics(self.host, &part);
-                self.region.tell(uplink_up::Kind::Metrics(HostMetrics { host, part: Some(part) }));
+                self.region.tell(uplink_up::Kind::Metrics(HostMetrics {
+                    host,
+                    part: Some(part),
+                }));
             }
             Some(K::Event(event)) => {
                 if !self.may_record_event() {
@@ -534,7 +373,10 @@ impl Link {
     }
 
     async fn progress(&self, progress: Progress) {
-        let said = CommandProgress { host: self.host.to_wire(), progress: Some(progress) };
+        let said = CommandProgress {
+            host: self.host.to_wire(),
+            progress: Some(progress),
+        };
         self.region.tell(uplink_up::Kind::Progress(said));
     }
 
@@ -591,7 +433,10 @@ impl Link {
         let (connection, to_host) = (self.connection, self.entry.to_host.clone());
         self.acknowledge(recording, move |known| match known {
             Known::Recorded => {
-                let ack = ResultAck { command: id.to_wire(), connection };
+                let ack = ResultAck {
+                    command: id.to_wire(),
+                    connection,
+                };
                 Some(link_down::Kind::ResultAck(ack))
             }
             // Its order is still on its way into the ledger, or the ledger was restored from before
@@ -599,7 +444,10 @@ impl Link {
             Known::Never => None,
             Known::Another => {
                 let message = "a result of another host's command".to_owned();
-                let end = ToHost::End { code: codes::PROTOCOL_VIOLATION, message };
+                let end = ToHost::End {
+                    code: codes::PROTOCOL_VIOLATION,
+                    message,
+                };
                 let _ = to_host.try_send(end);
                 None
             }
@@ -641,7 +489,9 @@ fn record(
     stored_us: Option<i64>,
     now_us: i64,
 ) -> Result<Known, StoreError> {
-    let Some(row) = tx.command(id)? else { return Ok(Known::Never) };
+    let Some(row) = tx.command(id)? else {
+        return Ok(Known::Never);
+    };
     if row.host != host {
         return Ok(Known::Another);
     }
@@ -650,7 +500,10 @@ fn record(
     result.stamps = before.chain(result.stamps).collect();
     result.stamps.push(stamp(Stage::RegionResultStored, now_us));
     if tx.finish_command(id, &result, now_us)? {
-        let report = RegionResult { host: host.to_wire(), result: Some(result) };
+        let report = RegionResult {
+            host: host.to_wire(),
+            result: Some(result),
+        };
         tx.send_later(CENTRE, numbered::Kind::Result(report))?;
     }
     Ok(Known::Recorded)
@@ -663,20 +516,16 @@ enum Known {
 }
 
 fn stamp(stage: Stage, at_us: i64) -> Stamp {
-    Stamp { stage: stage.into(), at_us, note: String::new() }
+    Stamp {
+        stage: stage.into(),
+        at_us,
+        note: String::new(),
+    }
 }
 
 async fn answer(socket: &mut Agent, kind: link_down::Kind) -> Result<(), String> {
-    socket.send(&LinkDown { kind: Some(kind) }).await.map_err(|error| error.to_string())
-}
-
-/// Whether a link answers a challenge in time.
-async fn lives(older: &Entry) -> bool {
-    let (answered, answer) = oneshot::channel();
-    let nonce = u64::from_le_bytes(fairlead_identity::random::bytes());
-    let asked = async {
-        older.to_host.send(ToHost::Challenge { nonce, answered }).await.ok()?;
-        answer.await.ok()
-    };
-    matches!(tokio::time::timeout(limits::CHALLENGE_TIMEOUT, asked).await, Ok(Some(())))
+    socket
+        .send(&LinkDown { kind: Some(kind) })
+        .await
+        .map_err(|error| error.to_string())
 }

@@ -19,11 +19,18 @@ const HANDSHAKES_MAX: usize = 64;
 const STRANGERS_MAX: usize = 256;
 
 /// Accepts until shutdown. Connections end by themselves when the process does.
-pub async fn run(listener: TcpListener, acceptor: Acceptor, region: Arc<Region>, shutdown: Shutdown) {
+pub async fn run(
+    listener: TcpListener,
+    acceptor: Acceptor,
+    region: Arc<Region>,
+    shutdown: Shutdown,
+) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
+            return;
+        };
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
             accepted = listener.accept() => accepted,
@@ -66,11 +73,19 @@ async fn through_door(
         }
         _ => None,
     });
-    let revoked = agent.as_ref().and_then(|(host, serial)| region.revoked(*host, serial));
+    let revoked = agent
+        .as_ref()
+        .and_then(|(host, serial)| region.revoked(*host, serial));
     match (accepted.door, agent) {
         (Door::Link, Some((host, serial))) if !accepted.expired && revoked.is_none() => {
             // A small task of its own: the handshake's future is large and must not stay.
-            tokio::spawn(link::run(accepted.messages(), host, serial, region, shutdown));
+            tokio::spawn(link::run(
+                accepted.messages(),
+                host,
+                serial,
+                region,
+                shutdown,
+            ));
         }
         (Door::Stream(id), Some((host, _))) if !accepted.expired && revoked.is_none() => {
             if !region.streams.arrived(id, host, accepted.stream()) {
@@ -78,11 +93,15 @@ async fn through_door(
             }
         }
         (Door::Enrol, _) if accepted.peer.is_none() => {
-            let Ok(_permit) = strangers.try_acquire_owned() else { return };
+            let Ok(_permit) = strangers.try_acquire_owned() else {
+                return;
+            };
             doors::enrol(accepted.messages(), &region).await;
         }
         (Door::Renew, Some((host, _))) if revoked.is_none() => {
-            let Ok(_permit) = strangers.try_acquire_owned() else { return };
+            let Ok(_permit) = strangers.try_acquire_owned() else {
+                return;
+            };
             doors::renew(accepted.messages(), host, &region).await;
         }
         (door, _) => {

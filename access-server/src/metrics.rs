@@ -39,10 +39,26 @@ pub fn render(region: &Region) -> String {
     let counters = &region.counters;
     let rows: [(&str, &str, u64); 5] = [
         ("fairlead_links", "gauge", region.registry.len() as u64),
-        ("fairlead_uplink_up", "gauge", u64::from(region.is_attached())),
-        ("fairlead_handshakes_failed_total", "counter", counters.handshakes_failed.get()),
-        ("fairlead_commands_taken_total", "counter", counters.commands_taken.get()),
-        ("fairlead_streams_joined_total", "counter", counters.streams_joined.get()),
+        (
+            "fairlead_uplink_up",
+            "gauge",
+            u64::from(region.is_attached()),
+        ),
+        (
+            "fairlead_handshakes_failed_total",
+            "counter",
+            counters.handshakes_failed.get(),
+        ),
+        (
+            "fairlead_commands_taken_total",
+            "counter",
+            counters.commands_taken.get(),
+        ),
+        (
+            "fairlead_streams_joined_total",
+            "counter",
+            counters.streams_joined.get(),
+        ),
     ];
     for (name, kind, value) in rows {
         // Writing to a String cannot fail.

@@ -155,13 +155,21 @@ impl Region {
     pub fn set_attached(&self, attached: bool) {
         self.attached.store(attached, Ordering::SeqCst);
         if !attached {
-            self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.verdicts
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clear();
         }
     }
 
     /// Tells the centre something that may be lost; if it is, the whole picture follows later.
     pub fn tell(&self, kind: uplink_up::Kind) {
-        if self.is_attached() && self.volatile.try_send(UplinkUp { kind: Some(kind) }).is_err() {
+        if self.is_attached()
+            && self
+                .volatile
+                .try_send(UplinkUp { kind: Some(kind) })
+                .is_err()
+        {
             self.resync.store(true, Ordering::SeqCst);
         }
     }
@@ -186,8 +194,14 @@ impl Region {
         self.ledger
             .enqueue(move |tx| {
                 let tenant = fairlead_store::DEFAULT_TENANT;
-                if tx.insert_event(tenant, Some(host), &region, &event)?.is_some() {
-                    let report = RegionEvent { host: host.to_wire(), event: Some(event) };
+                if tx
+                    .insert_event(tenant, Some(host), &region, &event)?
+                    .is_some()
+                {
+                    let report = RegionEvent {
+                        host: host.to_wire(),
+                        event: Some(event),
+                    };
                     tx.send_later(CENTRE, numbered::Kind::Event(report))?;
                 }
                 Ok(())
@@ -234,7 +248,10 @@ impl Region {
             .insert(request, answer);
         self.tell(uplink_up::Kind::EnrolCheck(check));
         let outcome = tokio::time::timeout(VERDICT_TIMEOUT, verdict).await;
-        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
+        self.verdicts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&request);
         outcome.ok().and_then(Result::ok).ok_or_else(offline)
     }
 
@@ -270,14 +287,20 @@ impl Region {
 
     fn set_revoked(&self, list: &Revocations) {
         let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
-        revoked.hosts = list.hosts.iter().filter_map(|h| HostId::from_wire(h).ok()).collect();
+        revoked.hosts = list
+            .hosts
+            .iter()
+            .filter_map(|h| HostId::from_wire(h).ok())
+            .collect();
         revoked.serials = list.serials.iter().cloned().collect();
     }
 
     /// Takes a new list into use and ends the links of those on it.
     pub async fn on_revocations(&self, list: Revocations) -> Result<(), StoreError> {
         let bytes = list.encode_to_vec();
-        self.ledger.write(move |tx| tx.set_meta("revocations", &bytes)).await?;
+        self.ledger
+            .write(move |tx| tx.set_meta("revocations", &bytes))
+            .await?;
         self.set_revoked(&list);
         for (host, entry) in self.registry.hosts() {
             if let Some((code, message)) = self.revoked(host, &entry.serial) {
@@ -291,14 +314,22 @@ impl Region {
 
     /// The keys that may sign commands, for hosts that say hello.
     pub fn command_keys(&self) -> CommandKeys {
-        self.command_keys.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.command_keys
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// New keys from the centre; hosts judge them by themselves.
     pub async fn on_command_keys(&self, keys: CommandKeys) -> Result<(), StoreError> {
         let bytes = keys.encode_to_vec();
-        self.ledger.write(move |tx| tx.set_meta("command_keys", &bytes)).await?;
-        *self.command_keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        self.ledger
+            .write(move |tx| tx.set_meta("command_keys", &bytes))
+            .await?;
+        *self
+            .command_keys
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = keys;
         Ok(())
     }
 
@@ -312,14 +343,21 @@ impl Region {
         key: &RequestedKey,
         counter: u64,
     ) -> Result<RenewReply, Refusal> {
-        let role = Role::Agent { region: self.name.clone(), host };
+        let role = Role::Agent {
+            region: self.name.clone(),
+            host,
+        };
         let times = (self.clock.now_s(), limits::AGENT_CERTIFICATE_LIFE);
         let leaf = self
             .agents_ca
             .certify(key, &role, LeafUse::Client, &[], times)
             .map_err(|error| (codes::CERTIFICATE_REJECTED, error.to_string()))?;
         let reply = RenewReply {
-            certificates: leaf.chain.iter().map(|c| bytes::Bytes::copy_from_slice(c)).collect(),
+            certificates: leaf
+                .chain
+                .iter()
+                .map(|c| bytes::Bytes::copy_from_slice(c))
+                .collect(),
             counter,
         };
         let (answer, hash) = (reply.encode_to_vec(), key.hash());
@@ -333,7 +371,8 @@ impl Region {
         self.ledger
             .write(move |tx| {
                 tx.host_certified(host, counter, &hash, &answer, not_after_us)?;
-                tx.send_later(CENTRE, numbered::Kind::Certified(report)).map(|_| ())
+                tx.send_later(CENTRE, numbered::Kind::Certified(report))
+                    .map(|_| ())
             })
             .await
             .map_err(|error| unavailable(&error))?;
@@ -345,26 +384,41 @@ impl Region {
 
     /// The command is on the ledger's disk since then.
     pub fn note_stored(&self, id: CommandId, at_us: i64) {
-        self.stored_at.lock().unwrap_or_else(PoisonError::into_inner).insert(id, at_us);
+        self.stored_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, at_us);
     }
 
     /// When it was; asked once, at its end.
     pub fn take_stored(&self, id: CommandId) -> Option<i64> {
-        self.stored_at.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
+        self.stored_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id)
     }
 }
 
 /// A ledger that cannot be written, for a peer.
 pub fn unavailable(error: &StoreError) -> Refusal {
     tracing::error!(%error, "the ledger cannot be used");
-    (codes::STORAGE_UNAVAILABLE, "the region's ledger cannot be written now".to_owned())
+    (
+        codes::STORAGE_UNAVAILABLE,
+        "the region's ledger cannot be written now".to_owned(),
+    )
 }
 
 fn decoded<M: Message + Default>(bytes: Option<Vec<u8>>) -> M {
-    bytes.and_then(|bytes| M::decode(&bytes[..]).ok()).unwrap_or_default()
+    bytes
+        .and_then(|bytes| M::decode(&bytes[..]).ok())
+        .unwrap_or_default()
 }
 
 /// Asks the host to dial a stream; the socket comes through `streams`.
 pub fn open_stream(region: &Region, open: fairlead_protocol::OpenStream, host: HostId) -> bool {
-    router::send(&region.registry, host, fairlead_protocol::link_down::Kind::OpenStream(open))
+    router::send(
+        &region.registry,
+        host,
+        fairlead_protocol::link_down::Kind::OpenStream(open),
+    )
 }

@@ -59,9 +59,7 @@ impl Registry {
     pub fn admit(&self, host: HostId, newcomer: Entry, displaces: Option<u64>) -> Admission {
         let mut entries = self.entries();
         match entries.get(&host) {
-            Some(older)
-                if older.run != newcomer.run && Some(older.connection) != displaces =>
-            {
+            Some(older) if older.run != newcomer.run && Some(older.connection) != displaces => {
                 Admission::Challenge(older.clone())
             }
             Some(older) if older.run == newcomer.run && older.epoch > newcomer.epoch => {
@@ -74,7 +72,9 @@ impl Registry {
     /// Removes a host, if this connection is still the one that holds it.
     pub fn remove(&self, host: HostId, connection: u64) -> bool {
         let mut entries = self.entries();
-        let holds = entries.get(&host).is_some_and(|entry| entry.connection == connection);
+        let holds = entries
+            .get(&host)
+            .is_some_and(|entry| entry.connection == connection);
         if holds {
             entries.remove(&host);
         }
@@ -88,12 +88,17 @@ impl Registry {
 
     /// Whether this connection holds the host.
     pub fn holds(&self, host: HostId, connection: u64) -> bool {
-        self.entries().get(&host).is_some_and(|entry| entry.connection == connection)
+        self.entries()
+            .get(&host)
+            .is_some_and(|entry| entry.connection == connection)
     }
 
     /// All connected hosts.
     pub fn hosts(&self) -> Vec<(HostId, Entry)> {
-        self.entries().iter().map(|(host, entry)| (*host, entry.clone())).collect()
+        self.entries()
+            .iter()
+            .map(|(host, entry)| (*host, entry.clone()))
+            .collect()
     }
 
     /// How many are connected.
@@ -131,7 +136,10 @@ mod tests {
     #[test]
     fn the_late_end_of_an_old_connection_removes_nothing() {
         let registry = Registry::default();
-        assert!(matches!(registry.admit(host(), entry(1, 1, 1), None), Admission::Admitted(None)));
+        assert!(matches!(
+            registry.admit(host(), entry(1, 1, 1), None),
+            Admission::Admitted(None)
+        ));
         let Admission::Admitted(Some(older)) = registry.admit(host(), entry(2, 1, 1), None) else {
             panic!("a reconnect of the same supervisor displaces the old link");
         };
@@ -145,9 +153,15 @@ mod tests {
     fn another_supervisor_must_wait_until_the_older_link_was_challenged() {
         let registry = Registry::default();
         registry.admit(host(), entry(1, 1, 5), None);
-        assert!(matches!(registry.admit(host(), entry(2, 2, 9), None), Admission::Challenge(_)));
+        assert!(matches!(
+            registry.admit(host(), entry(2, 2, 9), None),
+            Admission::Challenge(_)
+        ));
         assert!(registry.holds(host(), 1));
-        assert!(matches!(registry.admit(host(), entry(2, 2, 1), Some(1)), Admission::Admitted(_)));
+        assert!(matches!(
+            registry.admit(host(), entry(2, 2, 1), Some(1)),
+            Admission::Admitted(_)
+        ));
         assert!(registry.holds(host(), 2));
     }
 
@@ -155,7 +169,10 @@ mod tests {
     fn an_older_instance_does_not_displace_a_younger_one() {
         let registry = Registry::default();
         registry.admit(host(), entry(1, 1, 5), None);
-        assert!(matches!(registry.admit(host(), entry(2, 1, 4), None), Admission::Outdated));
+        assert!(matches!(
+            registry.admit(host(), entry(2, 1, 4), None),
+            Admission::Outdated
+        ));
     }
 
     proptest! {

@@ -33,8 +33,12 @@ pub enum ToHost {
 /// Hands a stored command to the host's link, if there is one. A full queue is no loss: the link is
 /// marked as lagging, and reads the ledger when it has caught up.
 pub fn deliver(registry: &Registry, host: HostId, deliver: Deliver) {
-    let Some(entry) = registry.get(host) else { return };
-    let message = LinkDown { kind: Some(link_down::Kind::Deliver(deliver)) };
+    let Some(entry) = registry.get(host) else {
+        return;
+    };
+    let message = LinkDown {
+        kind: Some(link_down::Kind::Deliver(deliver)),
+    };
     if entry.to_host.try_send(ToHost::Send(message)).is_err() {
         entry.lagging.store(true, Ordering::SeqCst);
     }
@@ -43,6 +47,9 @@ pub fn deliver(registry: &Registry, host: HostId, deliver: Deliver) {
 /// Sends something that may be lost to the host's link; whether there was room.
 pub fn send(registry: &Registry, host: HostId, kind: link_down::Kind) -> bool {
     registry.get(host).is_some_and(|entry| {
-        entry.to_host.try_send(ToHost::Send(LinkDown { kind: Some(kind) })).is_ok()
+        entry
+            .to_host
+            .try_send(ToHost::Send(LinkDown { kind: Some(kind) }))
+            .is_ok()
     })
 }

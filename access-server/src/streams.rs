@@ -46,7 +46,9 @@ impl Streams {
         if expected.get(&id).is_none_or(|(meant, _)| *meant != host) {
             return false;
         }
-        expected.remove(&id).is_some_and(|(_, arrived)| arrived.send(socket).is_ok())
+        expected
+            .remove(&id)
+            .is_some_and(|(_, arrived)| arrived.send(socket).is_ok())
     }
 
     /// Nobody waits for it any more.

@@ -59,8 +59,13 @@ async fn sweep(region: &Arc<Region>) -> Result<(), StoreError> {
     for row in open {
         let present = region.registry.get(row.host).is_some();
         let revoked = region.revoked(row.host, "").is_some();
-        let Some(result) = end_of(&row, present, revoked, now_us) else { continue };
-        let recorded = region.ledger.write(move |tx| finish(tx, &row, result, now_us)).await?;
+        let Some(result) = end_of(&row, present, revoked, now_us) else {
+            continue;
+        };
+        let recorded = region
+            .ledger
+            .write(move |tx| finish(tx, &row, result, now_us))
+            .await?;
         if recorded {
             region.outbox_grew.notify_one();
         }
@@ -72,7 +77,11 @@ async fn sweep(region: &Arc<Region>) -> Result<(), StoreError> {
 fn end_of(row: &CommandRow, present: bool, revoked: bool, now_us: i64) -> Option<CommandResult> {
     let never_sent = row.state == State::Queued;
     let (state, code, message) = if revoked && never_sent {
-        (State::Cancelled, codes::REVOKED, "its host's identity was ended; nothing was done")
+        (
+            State::Cancelled,
+            codes::REVOKED,
+            "its host's identity was ended; nothing was done",
+        )
     } else if revoked {
         (
             State::Unknown,
@@ -82,7 +91,11 @@ fn end_of(row: &CommandRow, present: bool, revoked: bool, now_us: i64) -> Option
     } else if present || !never_sent {
         return None;
     } else if !row.cancel_by.is_empty() {
-        (State::Cancelled, codes::WITHDRAWN, "withdrawn while the host was away")
+        (
+            State::Cancelled,
+            codes::WITHDRAWN,
+            "withdrawn while the host was away",
+        )
     } else if row.not_after_us < now_us {
         (
             State::Expired,
@@ -108,7 +121,9 @@ fn finish(
     now_us: i64,
 ) -> Result<bool, StoreError> {
     // It may have been sent (or have ended) since it was looked at.
-    let Some(now) = tx.command(row.id)? else { return Ok(false) };
+    let Some(now) = tx.command(row.id)? else {
+        return Ok(false);
+    };
     if now.state != row.state {
         return Ok(false);
     }
@@ -116,7 +131,10 @@ fn finish(
     if !tx.finish_command(row.id, &result, now_us)? {
         return Ok(false);
     }
-    let report = RegionResult { host: row.host.to_wire(), result: Some(result) };
+    let report = RegionResult {
+        host: row.host.to_wire(),
+        result: Some(result),
+    };
     tx.send_later(CENTRE, numbered::Kind::Result(report))?;
     Ok(true)
 }
@@ -160,22 +178,43 @@ mod tests {
 
     #[test]
     fn only_what_was_never_sent_expires_here() {
-        assert_eq!(state(end_of(&row(State::Queued, ""), false, false, 101)), Some(State::Expired));
-        assert_eq!(state(end_of(&row(State::Queued, ""), false, false, 100)), None);
-        assert_eq!(state(end_of(&row(State::Delivered, ""), false, false, 101)), None);
-        assert_eq!(state(end_of(&row(State::Queued, ""), true, false, 101)), None);
+        assert_eq!(
+            state(end_of(&row(State::Queued, ""), false, false, 101)),
+            Some(State::Expired)
+        );
+        assert_eq!(
+            state(end_of(&row(State::Queued, ""), false, false, 100)),
+            None
+        );
+        assert_eq!(
+            state(end_of(&row(State::Delivered, ""), false, false, 101)),
+            None
+        );
+        assert_eq!(
+            state(end_of(&row(State::Queued, ""), true, false, 101)),
+            None
+        );
     }
 
     #[test]
     fn a_withdrawn_command_of_an_absent_host_ends_at_once() {
         let end = end_of(&row(State::Queued, "admin"), false, false, 1);
         assert_eq!(state(end), Some(State::Cancelled));
-        assert_eq!(state(end_of(&row(State::Delivered, "admin"), false, false, 1)), None);
+        assert_eq!(
+            state(end_of(&row(State::Delivered, "admin"), false, false, 1)),
+            None
+        );
     }
 
     #[test]
     fn a_revoked_host_leaves_nothing_open() {
-        assert_eq!(state(end_of(&row(State::Queued, ""), false, true, 1)), Some(State::Cancelled));
-        assert_eq!(state(end_of(&row(State::Delivered, ""), true, true, 1)), Some(State::Unknown));
+        assert_eq!(
+            state(end_of(&row(State::Queued, ""), false, true, 1)),
+            Some(State::Cancelled)
+        );
+        assert_eq!(
+            state(end_of(&row(State::Delivered, ""), true, true, 1)),
+            Some(State::Unknown)
+        );
     }
 }

@@ -69,7 +69,9 @@ pub async fn run(
             backoff.reset();
         }
         // The controller serves few uplinks; coming back soon matters more than spreading.
-        let wait = backoff.next_wait(random_share(), None).min(std::time::Duration::from_secs(5));
+        let wait = backoff
+            .next_wait(random_share(), None)
+            .min(std::time::Duration::from_secs(5));
         tracing::warn!(address, error = %end, retry_in_ms = wait.as_millis(), "no uplink");
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -110,7 +112,11 @@ async fn open(
     address: &str,
 ) -> Result<(Controller, Welcome), UplinkEnd> {
     let (mut socket, _): (Controller, _) = dialler
-        .messages(address, version::paths::UPLINK, limits::UPLINK_MESSAGE_BYTES_MAX)
+        .messages(
+            address,
+            version::paths::UPLINK,
+            limits::UPLINK_MESSAGE_BYTES_MAX,
+        )
         .await?;
     let marks = region.ledger.read(|tx| tx.watermarks(CENTRE)).await?;
     let hello = Hello {
@@ -122,12 +128,17 @@ async fn open(
         kept_from: marks.kept_from,
         ..Hello::default()
     };
-    socket.send(&UplinkUp { kind: Some(uplink_up::Kind::Hello(hello)) }).await?;
+    socket
+        .send(&UplinkUp {
+            kind: Some(uplink_up::Kind::Hello(hello)),
+        })
+        .await?;
     match socket.hear_message(limits::HELLO_TIMEOUT).await?.kind {
         Some(uplink_down::Kind::Welcome(welcome)) => Ok((socket, welcome)),
-        Some(uplink_down::Kind::Refused(refused)) => {
-            Err(UplinkEnd::Refused { code: refused.code, message: refused.message })
-        }
+        Some(uplink_down::Kind::Refused(refused)) => Err(UplinkEnd::Refused {
+            code: refused.code,
+            message: refused.message,
+        }),
         _ => Err(UplinkEnd::Refused {
             code: codes::PROTOCOL_VIOLATION.to_owned(),
             message: "the controller answered with something else".to_owned(),
@@ -154,7 +165,10 @@ impl Uplink {
     ) -> Result<(), UplinkEnd> {
         let region = Arc::clone(&self.region);
         let (taken, kept_from) = (welcome.taken, welcome.kept_from);
-        let missing = region.ledger.write(move |tx| tx.meet(CENTRE, taken, kept_from)).await?;
+        let missing = region
+            .ledger
+            .write(move |tx| tx.meet(CENTRE, taken, kept_from))
+            .await?;
         if missing > 0 {
             tracing::error!(missing, "the controller has lost orders to this region");
         }
@@ -202,12 +216,18 @@ impl Uplink {
     async fn send_reports(&mut self, socket: &mut Controller) -> Result<(), UplinkEnd> {
         loop {
             let from = self.sent_up_to + 1;
-            let reports =
-                self.region.ledger.look(|tx| tx.waiting_for(CENTRE, from, REPORTS_AT_ONCE))?;
+            let reports = self
+                .region
+                .ledger
+                .look(|tx| tx.waiting_for(CENTRE, from, REPORTS_AT_ONCE))?;
             let more = reports.len() == REPORTS_AT_ONCE as usize;
             for report in reports {
                 self.sent_up_to = report.seq;
-                socket.send(&UplinkUp { kind: Some(uplink_up::Kind::Report(report)) }).await?;
+                socket
+                    .send(&UplinkUp {
+                        kind: Some(uplink_up::Kind::Report(report)),
+                    })
+                    .await?;
             }
             if !more {
                 return Ok(());
@@ -229,20 +249,30 @@ impl Uplink {
                 socket.send(&UplinkUp { kind: Some(ack) }).await?;
             }
             Some(K::Ack(ack)) => {
-                self.region.ledger.write(move |tx| tx.acknowledged_by(CENTRE, ack.seq)).await?;
+                self.region
+                    .ledger
+                    .write(move |tx| tx.acknowledged_by(CENTRE, ack.seq))
+                    .await?;
             }
             Some(K::EnrolVerdict(verdict)) => self.region.on_verdict(verdict),
             Some(K::OpenStream(open)) => {
                 if let Some(refused) = self.open_stream(&open) {
                     let refused = uplink_up::Kind::StreamRefused(refused);
-                    socket.send(&UplinkUp { kind: Some(refused) }).await?;
+                    socket
+                        .send(&UplinkUp {
+                            kind: Some(refused),
+                        })
+                        .await?;
                 }
             }
             Some(K::Unsupported(unsupported)) => {
                 tracing::warn!(kind = unsupported.kind, "the controller lacks a kind");
             }
             Some(K::Refused(refused)) => {
-                return Err(UplinkEnd::Refused { code: refused.code, message: refused.message });
+                return Err(UplinkEnd::Refused {
+                    code: refused.code,
+                    message: refused.message,
+                });
             }
             Some(K::Welcome(_) | K::Enrolled(_)) => {
                 return Err(SocketError::Violation("a greeting out of turn".to_owned()).into());
@@ -282,7 +312,10 @@ impl Uplink {
     }
 
     async fn take(&self, seq: u64) -> Result<(), UplinkEnd> {
-        self.region.ledger.write(move |tx| tx.take_from(CENTRE, seq)).await?;
+        self.region
+            .ledger
+            .write(move |tx| tx.take_from(CENTRE, seq))
+            .await?;
         Ok(())
     }
 
@@ -291,7 +324,9 @@ impl Uplink {
     async fn take_command(&self, seq: u64, order: Order) -> Result<(), UplinkEnd> {
         let region = &self.region;
         let received_us = region.clock.now_us();
-        let Some(signed) = order.command.clone() else { return self.take(seq).await };
+        let Some(signed) = order.command.clone() else {
+            return self.take(seq).await;
+        };
         let Some(mut row) = row_of(&order, &region.name, received_us) else {
             tracing::error!(seq, "an order that is not a command");
             return self.take(seq).await;
@@ -299,13 +334,20 @@ impl Uplink {
         let (id, host) = (row.id, row.host);
         // A connected agent may have it any moment: from then on only the agent ends it.
         let present = region.registry.get(host).is_some();
-        row.state = if present { State::Delivered } else { State::Queued };
+        row.state = if present {
+            State::Delivered
+        } else {
+            State::Queued
+        };
         let taking = region
             .ledger
             .enqueue(move |tx| Ok(tx.take_from(CENTRE, seq)? && tx.insert_command(&row)?))
             .await?;
-        let deliver =
-            Deliver { command: Some(signed), epoch: 0, region_received_us: received_us };
+        let deliver = Deliver {
+            command: Some(signed),
+            epoch: 0,
+            region_received_us: received_us,
+        };
         if present {
             router::deliver(&region.registry, host, deliver.clone());
         }
@@ -324,7 +366,9 @@ impl Uplink {
 
     async fn take_cancel(&self, seq: u64, cancel: Cancel) -> Result<(), UplinkEnd> {
         let region = &self.region;
-        let Ok(id) = CommandId::from_wire(&cancel.command) else { return self.take(seq).await };
+        let Ok(id) = CommandId::from_wire(&cancel.command) else {
+            return self.take(seq).await;
+        };
         let by = cancel.by.clone();
         let host = region
             .ledger
@@ -343,13 +387,19 @@ impl Uplink {
     }
 
     async fn take_host(&self, seq: u64, record: HostRecord) -> Result<(), UplinkEnd> {
-        let Ok(host) = HostId::from_wire(&record.host) else { return self.take(seq).await };
+        let Ok(host) = HostId::from_wire(&record.host) else {
+            return self.take(seq).await;
+        };
         let approved = record.approved;
         self.region
             .ledger
             .write(move |tx| {
                 tx.take_from(CENTRE, seq)?;
-                if approved { tx.approve_host(host) } else { Ok(()) }
+                if approved {
+                    tx.approve_host(host)
+                } else {
+                    Ok(())
+                }
             })
             .await?;
         Ok(())
@@ -373,21 +423,32 @@ impl Uplink {
         };
         let region = Arc::clone(&self.region);
         let Some(arrival) = region.streams.expect(id, host) else {
-            return refuse(codes::BUSY, "too many streams are being opened in this region");
+            return refuse(
+                codes::BUSY,
+                "too many streams are being opened in this region",
+            );
         };
         if !open_stream(&region, open.clone(), host) {
             region.streams.forget(id);
             return refuse(codes::HOST_OFFLINE, "the host is not connected");
         }
-        let (dialler, address, server) =
-            (self.dialler.clone(), self.address.clone(), self.server.clone());
+        let (dialler, address, server) = (
+            self.dialler.clone(),
+            self.address.clone(),
+            self.server.clone(),
+        );
         // Ends with the stream, or when nobody dials in time.
         tokio::spawn(async move {
-            let Some(from_host) = region.streams.wait(id, arrival).await else { return };
+            let Some(from_host) = region.streams.wait(id, arrival).await else {
+                return;
+            };
             match dialler.stream(&address, id, &server).await {
                 Ok(to_controller) => {
                     region.counters.streams_joined.increment();
-                    region.streams.join(id, host, from_host, to_controller).await;
+                    region
+                        .streams
+                        .join(id, host, from_host, to_controller)
+                        .await;
                 }
                 Err(error) => tracing::warn!(stream = %id, %error, "no stream to the controller"),
             }

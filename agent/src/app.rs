@@ -188,7 +188,10 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(),
         }
     };
     let instance = InstanceId::from_bytes(random::bytes());
-    let run: RunId = grant.run.parse().map_err(|_| AppError::Grant(grant.run.clone()))?;
+    let run: RunId = grant
+        .run
+        .parse()
+        .map_err(|_| AppError::Grant(grant.run.clone()))?;
     let host = identity.host;
     let now_us = clock.now_us();
     let journal = Journal::open(&config.journal_dir(), instance, host, grant.epoch, now_us)?;

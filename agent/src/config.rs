@@ -18,7 +18,11 @@ pub enum EngineKind {
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Directory for identity, journal and logs; only its owner can enter it.
-    #[arg(long, env = "FAIRLEAD_STATE_DIR", default_value = "/var/lib/fairlead-agent")]
+    #[arg(
+        long,
+        env = "FAIRLEAD_STATE_DIR",
+        default_value = "/var/lib/fairlead-agent"
+    )]
     pub state_dir: PathBuf,
     /// Access servers of the region, `host:port`; needed to enrol, learnt from then on.
     #[arg(long = "address", env = "FAIRLEAD_ADDRESS", value_delimiter = ',')]
@@ -38,7 +42,11 @@ pub struct Config {
     #[arg(long, env = "FAIRLEAD_ENGINE_SOCKET")]
     pub engine_socket: Option<PathBuf>,
     /// The host owner's policy.
-    #[arg(long, env = "FAIRLEAD_POLICY", default_value = "/etc/fairlead/policy.toml")]
+    #[arg(
+        long,
+        env = "FAIRLEAD_POLICY",
+        default_value = "/etc/fairlead/policy.toml"
+    )]
     pub policy: PathBuf,
     /// Seconds between two measurements.
     #[arg(long, env = "FAIRLEAD_METRICS_EVERY_S", default_value = "15",

@@ -110,7 +110,9 @@ impl Connection {
         while !shutdown.is_cancelled() {
             let addresses = self.all_addresses().await;
             let Some(address) = addresses.get(attempt % addresses.len().max(1)).cloned() else {
-                tracing::error!("no address of an access server is known: pass --address HOST:PORT");
+                tracing::error!(
+                    "no address of an access server is known: pass --address HOST:PORT"
+                );
                 return;
             };
             let started = self.clock.boot_us();
@@ -167,15 +169,20 @@ impl Connection {
         address: &str,
     ) -> Result<(Socket<LinkUp, LinkDown>, Welcome), LinkEnd> {
         let identity = self.identity.lock().await.clone();
-        let dialler =
-            identity.dialler().map_err(|error| LinkEnd::Identity(error.to_string()))?;
-        let (mut socket, _): (Socket<LinkUp, LinkDown>, _) =
-            dialler.messages(address, paths::LINK, limits::LINK_MESSAGE_BYTES_MAX).await?;
+        let dialler = identity
+            .dialler()
+            .map_err(|error| LinkEnd::Identity(error.to_string()))?;
+        let (mut socket, _): (Socket<LinkUp, LinkDown>, _) = dialler
+            .messages(address, paths::LINK, limits::LINK_MESSAGE_BYTES_MAX)
+            .await?;
         let hello = Hello {
             version_min: version::OLDEST,
             version_max: version::NEWEST,
             software: concat!("fairlead-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
-            features: version::AGENT_FEATURES.iter().map(|&f| f.to_owned()).collect(),
+            features: version::AGENT_FEATURES
+                .iter()
+                .map(|&f| f.to_owned())
+                .collect(),
             instance: self.instance.to_wire(),
             run: self.run.to_wire(),
             epoch: self.epoch,
@@ -183,7 +190,11 @@ impl Connection {
             facts: Some(self.facts.gather().await),
             ..Hello::default()
         };
-        socket.send(&LinkUp { kind: Some(link_up::Kind::Hello(hello)) }).await?;
+        socket
+            .send(&LinkUp {
+                kind: Some(link_up::Kind::Hello(hello)),
+            })
+            .await?;
         let answer = socket.hear_message(limits::HELLO_TIMEOUT).await?;
         match answer.kind {
             Some(link_down::Kind::Welcome(welcome)) => Ok((socket, welcome)),
@@ -193,17 +204,25 @@ impl Connection {
 
     /// The certificate has expired: the renew door takes it for 90 days.
     async fn renew_at_door(&self, address: &str, identity: &Identity) -> Result<(), LinkEnd> {
-        let dialler =
-            identity.dialler().map_err(|error| LinkEnd::Identity(error.to_string()))?;
-        let (mut socket, _): (Socket<LinkUp, LinkDown>, _) =
-            dialler.messages(address, paths::RENEW, limits::LINK_MESSAGE_BYTES_MAX).await?;
+        let dialler = identity
+            .dialler()
+            .map_err(|error| LinkEnd::Identity(error.to_string()))?;
+        let (mut socket, _): (Socket<LinkUp, LinkDown>, _) = dialler
+            .messages(address, paths::RENEW, limits::LINK_MESSAGE_BYTES_MAX)
+            .await?;
         let request = self.renew_request().await?;
-        socket.send(&LinkUp { kind: Some(link_up::Kind::Renew(request)) }).await?;
+        socket
+            .send(&LinkUp {
+                kind: Some(link_up::Kind::Renew(request)),
+            })
+            .await?;
         let answer = socket.hear_message(limits::HELLO_TIMEOUT).await?;
         match answer.kind {
-            Some(link_down::Kind::Renewed(reply)) => {
-                self.take_renewal(reply).await.map(|_| ()).map_err(LinkEnd::Identity)
-            }
+            Some(link_down::Kind::Renewed(reply)) => self
+                .take_renewal(reply)
+                .await
+                .map(|_| ())
+                .map_err(LinkEnd::Identity),
             other => Err(refused_or_odd(other)),
         }
     }
@@ -213,10 +232,18 @@ impl Connection {
     /// # Errors
     /// When the key cannot be made or kept.
     pub async fn renew_request(&self) -> Result<RenewRequest, LinkEnd> {
-        let key = self.files.next_key().map_err(|error| LinkEnd::Identity(error.to_string()))?;
-        let csr = key.request().map_err(|error| LinkEnd::Identity(error.to_string()))?;
+        let key = self
+            .files
+            .next_key()
+            .map_err(|error| LinkEnd::Identity(error.to_string()))?;
+        let csr = key
+            .request()
+            .map_err(|error| LinkEnd::Identity(error.to_string()))?;
         let counter = self.identity.lock().await.enrolment.certificate_counter;
-        Ok(RenewRequest { csr_der: csr.into(), counter })
+        Ok(RenewRequest {
+            csr_der: csr.into(),
+            counter,
+        })
     }
 
     /// Takes the new certificate into use; returns its end, seconds since 1970.
@@ -227,7 +254,9 @@ impl Connection {
         let mut identity = self.identity.lock().await;
         let key = self.files.next_key().map_err(|error| error.to_string())?;
         let renewed = identity.renewed(reply.certificates, reply.counter, &key)?;
-        self.files.save(&renewed).map_err(|error| error.to_string())?;
+        self.files
+            .save(&renewed)
+            .map_err(|error| error.to_string())?;
         *identity = renewed;
         let not_after_s = identity.not_after_s();
         tracing::info!(not_after_s, counter = reply.counter, "certificate renewed");
@@ -239,7 +268,11 @@ impl Connection {
     pub fn go_on_above(&self, seen: u64, shutdown: &Shutdown) -> LinkEnd {
         match crate::supervise::raise_epoch(&self.state_dir, seen) {
             Ok(_) => {
-                tracing::warn!(seen, epoch = self.epoch, "the epoch went back; starting again above it");
+                tracing::warn!(
+                    seen,
+                    epoch = self.epoch,
+                    "the epoch went back; starting again above it"
+                );
                 shutdown.cancel();
                 LinkEnd::Shutdown
             }

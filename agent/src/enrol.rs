@@ -74,10 +74,12 @@ impl EnrolError {
         match self {
             Self::Dial(DialError::Tls { .. } | DialError::Address(_)) => false,
             Self::Dial(_) | Self::Socket(_) => true,
-            Self::Refused { code, .. } => {
-                [codes::BUSY, codes::REGION_OFFLINE, codes::STORAGE_UNAVAILABLE]
-                    .contains(&code.as_str())
-            }
+            Self::Refused { code, .. } => [
+                codes::BUSY,
+                codes::REGION_OFFLINE,
+                codes::STORAGE_UNAVAILABLE,
+            ]
+            .contains(&code.as_str()),
             _ => false,
         }
     }
@@ -108,8 +110,12 @@ pub async fn enrol(
     if config.addresses.is_empty() {
         return Err(EnrolError::NoAddress);
     }
-    let tls = tls::client(Trust::RootHash(token.ca_hash), Expected::AnyAccessServer, None)
-        .map_err(|error| EnrolError::Answer(error.to_string()))?;
+    let tls = tls::client(
+        Trust::RootHash(token.ca_hash),
+        Expected::AnyAccessServer,
+        None,
+    )
+    .map_err(|error| EnrolError::Answer(error.to_string()))?;
     let dialler = Dialler::new(tls, None);
     let mut backoff = Backoff::default();
     let mut attempt = 0;
@@ -139,7 +145,9 @@ async fn ask(
     facts: &HostFacts,
 ) -> Result<Identity, EnrolError> {
     let key = files.next_key()?;
-    let csr = key.request().map_err(|error| EnrolError::Answer(error.to_string()))?;
+    let csr = key
+        .request()
+        .map_err(|error| EnrolError::Answer(error.to_string()))?;
     let (mut socket, shown): (Socket<LinkUp, LinkDown>, _) = dialler
         .messages(address, paths::ENROL, limits::LINK_MESSAGE_BYTES_MAX)
         .await
@@ -152,15 +160,23 @@ async fn ask(
         sealing_key: bytes::Bytes::new(),
     };
     socket
-        .send(&LinkUp { kind: Some(link_up::Kind::Enrol(request)) })
+        .send(&LinkUp {
+            kind: Some(link_up::Kind::Enrol(request)),
+        })
         .await
         .map_err(EnrolError::Socket)?;
-    let answer = socket.hear_message(ANSWER_TIMEOUT).await.map_err(EnrolError::Socket)?;
+    let answer = socket
+        .hear_message(ANSWER_TIMEOUT)
+        .await
+        .map_err(EnrolError::Socket)?;
     socket.close().await;
     let reply: EnrolReply = match answer.kind {
         Some(link_down::Kind::Enrolled(reply)) => reply,
         Some(link_down::Kind::Refused(refused)) => {
-            return Err(EnrolError::Refused { code: refused.code, message: refused.message });
+            return Err(EnrolError::Refused {
+                code: refused.code,
+                message: refused.message,
+            });
         }
         _ => return Err(EnrolError::Answer("neither yes nor no".to_owned())),
     };
@@ -169,7 +185,9 @@ async fn ask(
     if identity.root.hash() == token.ca_hash && !shown.is_empty() {
         Ok(identity)
     } else {
-        Err(EnrolError::Answer("it names another CA than the token".to_owned()))
+        Err(EnrolError::Answer(
+            "it names another CA than the token".to_owned(),
+        ))
     }
 }
 

@@ -84,7 +84,11 @@ impl std::fmt::Debug for StreamDialler {
 }
 
 fn stamp(stage: Stage, at_us: i64) -> Stamp {
-    Stamp { stage: stage.into(), at_us, note: String::new() }
+    Stamp {
+        stage: stage.into(),
+        at_us,
+        note: String::new(),
+    }
 }
 
 /// The last frame of a stream.

@@ -58,7 +58,9 @@ impl IdentityFiles {
     /// The files in a state directory.
     #[must_use]
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self {
+            dir: dir.to_owned(),
+        }
     }
 
     fn identity_path(&self) -> PathBuf {
@@ -70,7 +72,10 @@ impl IdentityFiles {
     }
 
     fn failed(path: &Path, error: &io::Error) -> IdentityError {
-        IdentityError::File { path: path.display().to_string(), reason: error.to_string() }
+        IdentityError::File {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        }
     }
 
     /// The identity, if the host has one.
@@ -85,9 +90,14 @@ impl IdentityFiles {
             path: path.display().to_string(),
             reason,
         };
-        let stored = HostIdentity::decode(&bytes[..]).map_err(|error| damaged(error.to_string()))?;
-        let enrolment = stored.enrolment.ok_or_else(|| damaged("no enrolment".to_owned()))?;
-        Identity::new(enrolment, stored.key_der.to_vec()).map(Some).map_err(damaged)
+        let stored =
+            HostIdentity::decode(&bytes[..]).map_err(|error| damaged(error.to_string()))?;
+        let enrolment = stored
+            .enrolment
+            .ok_or_else(|| damaged("no enrolment".to_owned()))?;
+        Identity::new(enrolment, stored.key_der.to_vec())
+            .map(Some)
+            .map_err(damaged)
     }
 
     /// Keeps an identity; the next key becomes the present one.
@@ -138,7 +148,12 @@ impl Identity {
         let root = Root::from_der(CertificateDer::from(last.to_vec()))
             .map_err(|error| error.to_string())?;
         PrivateKey::from_der(&key_der).map_err(|error| error.to_string())?;
-        Ok(Self { enrolment, host, root, key_der })
+        Ok(Self {
+            enrolment,
+            host,
+            root,
+            key_der,
+        })
     }
 
     /// The same host with a new certificate for a new key.
@@ -166,11 +181,18 @@ impl Identity {
     }
 
     fn role(&self) -> fairlead_identity::Role {
-        fairlead_identity::Role::Agent { region: self.enrolment.region.clone(), host: self.host }
+        fairlead_identity::Role::Agent {
+            region: self.enrolment.region.clone(),
+            host: self.host,
+        }
     }
 
     fn chain(&self) -> Vec<CertificateDer<'static>> {
-        self.enrolment.certificates.iter().map(|c| CertificateDer::from(c.to_vec())).collect()
+        self.enrolment
+            .certificates
+            .iter()
+            .map(|c| CertificateDer::from(c.to_vec()))
+            .collect()
     }
 
     fn certified(&self) -> Result<Certified, fairlead_identity::chain::ChainError> {
@@ -188,7 +210,8 @@ impl Identity {
     /// End of the certificate, seconds since 1970; 0 when it cannot be read.
     #[must_use]
     pub fn not_after_s(&self) -> i64 {
-        self.certified().map_or(0, |certified| certified.not_after_s)
+        self.certified()
+            .map_or(0, |certified| certified.not_after_s)
     }
 
     /// Dials access servers of this host's region, as this host.
@@ -198,7 +221,10 @@ impl Identity {
     pub fn dialler(&self) -> Result<Dialler, rustls::Error> {
         let key = PrivateKey::from_der(&self.key_der)
             .map_err(|error| rustls::Error::General(error.to_string()))?;
-        let credentials = Credentials { chain: self.chain(), key: key.for_tls() };
+        let credentials = Credentials {
+            chain: self.chain(),
+            key: key.for_tls(),
+        };
         let expected = Expected::AccessServer(self.enrolment.region.clone());
         let config = tls::client(Trust::Root(self.root.clone()), expected, Some(credentials))?;
         Ok(Dialler::new(config, Some(self.root.clone())))

@@ -15,15 +15,15 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use fairlead_protocol::{Acked, ExecCreated, SignedCommand, State, journal_record::Kind};
 use fairlead_protocol::{
     CommandId, CommandResult, HostId, InstanceId, Intent, JournalHeader, JournalRecord, limits,
 };
-use fairlead_protocol::{Acked, ExecCreated, SignedCommand, State, journal_record::Kind};
 
 mod file;
 
-use file::{Reading, read};
 pub use file::{FORMAT, JournalError};
+use file::{Reading, read};
 
 /// What is known of a command with an effect.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,7 +100,9 @@ impl Journal {
             at_us: now_us,
             host: host.to_wire(),
         };
-        let mut records = vec![JournalRecord { kind: Some(Kind::Header(header.clone())) }];
+        let mut records = vec![JournalRecord {
+            kind: Some(Kind::Header(header.clone())),
+        }];
         records.extend(snapshot(&entries));
         let writer = file::Writer::create(&dir.join(instance.to_string()), header, &records)?;
         // Only now, with everything in our own synced file, are the dead ones' files superfluous.
@@ -109,7 +111,11 @@ impl Journal {
                 tracing::warn!(path = %path.display(), %error, "dead journal could not be removed");
             }
         }
-        Ok(Self { writer, entries, blocked })
+        Ok(Self {
+            writer,
+            entries,
+            blocked,
+        })
     }
 
     /// Why nothing with an effect may be begun, if so.
@@ -146,7 +152,10 @@ impl Journal {
             .entries
             .values()
             .filter_map(|entry| match &entry.phase {
-                Phase::Done { result, acked: false } => Some((**result).clone()),
+                Phase::Done {
+                    result,
+                    acked: false,
+                } => Some((**result).clone()),
                 _ => None,
             })
             .collect();
@@ -158,36 +167,67 @@ impl Journal {
     /// `note_*` after the append has succeeded.
     #[must_use]
     pub fn appender(&self) -> Appender {
-        Appender { handle: self.writer.handle() }
+        Appender {
+            handle: self.writer.handle(),
+        }
     }
 
     /// The intent is on disk.
     pub fn note_intent(&mut self, id: CommandId, intent: Intent, not_after_us: i64) {
-        let phase = Phase::Begun { intent: Box::new(intent), exec: None };
-        self.entries.insert(id, Entry { phase, forget_us: forget_us(not_after_us) });
+        let phase = Phase::Begun {
+            intent: Box::new(intent),
+            exec: None,
+        };
+        self.entries.insert(
+            id,
+            Entry {
+                phase,
+                forget_us: forget_us(not_after_us),
+            },
+        );
     }
 
     /// The exec's id is on disk.
     pub fn note_exec(&mut self, id: CommandId, exec_id: &str) {
-        if let Some(Entry { phase: Phase::Begun { exec, .. }, .. }) = self.entries.get_mut(&id) {
+        if let Some(Entry {
+            phase: Phase::Begun { exec, .. },
+            ..
+        }) = self.entries.get_mut(&id)
+        {
             *exec = Some(exec_id.to_owned());
         }
     }
 
     /// The result is on disk (or, for a command without effect, in memory only).
     pub fn note_result(&mut self, id: CommandId, result: CommandResult, not_after_us: i64) {
-        let phase = Phase::Done { result: Box::new(result), acked: false };
-        self.entries.insert(id, Entry { phase, forget_us: forget_us(not_after_us) });
+        let phase = Phase::Done {
+            result: Box::new(result),
+            acked: false,
+        };
+        self.entries.insert(
+            id,
+            Entry {
+                phase,
+                forget_us: forget_us(not_after_us),
+            },
+        );
     }
 
     /// The region has the result on its disk: the body is not needed any more.
     pub fn acked(&mut self, id: CommandId) {
-        if let Some(Entry { phase: Phase::Done { result, acked }, .. }) = self.entries.get_mut(&id)
+        if let Some(Entry {
+            phase: Phase::Done { result, acked },
+            ..
+        }) = self.entries.get_mut(&id)
             && !*acked
         {
             *acked = true;
             result.body = bytes::Bytes::new();
-            let record = JournalRecord { kind: Some(Kind::Acked(Acked { command: id.to_wire() })) };
+            let record = JournalRecord {
+                kind: Some(Kind::Acked(Acked {
+                    command: id.to_wire(),
+                })),
+            };
             // Losing this record only means that a result is sent once more.
             self.writer.handle().append_lazily(record);
         }
@@ -214,7 +254,11 @@ impl Appender {
     /// # Errors
     /// When it could not be written; the journal is as before then.
     pub async fn intent(&self, intent: Intent) -> Result<(), JournalError> {
-        self.handle.append(vec![JournalRecord { kind: Some(Kind::Intent(intent)) }]).await
+        self.handle
+            .append(vec![JournalRecord {
+                kind: Some(Kind::Intent(intent)),
+            }])
+            .await
     }
 
     /// Writes an exec's id.
@@ -222,8 +266,15 @@ impl Appender {
     /// # Errors
     /// When it could not be written.
     pub async fn exec_created(&self, id: CommandId, exec_id: &str) -> Result<(), JournalError> {
-        let record = ExecCreated { command: id.to_wire(), exec_id: exec_id.to_owned() };
-        self.handle.append(vec![JournalRecord { kind: Some(Kind::ExecCreated(record)) }]).await
+        let record = ExecCreated {
+            command: id.to_wire(),
+            exec_id: exec_id.to_owned(),
+        };
+        self.handle
+            .append(vec![JournalRecord {
+                kind: Some(Kind::ExecCreated(record)),
+            }])
+            .await
     }
 
     /// Writes a result, and the deadline with which its id is remembered.
@@ -237,8 +288,12 @@ impl Appender {
         not_after_us: i64,
     ) -> Result<(), JournalError> {
         // A command may end without ever having begun; then no intent tells its deadline.
-        let deadline = JournalRecord { kind: Some(Kind::Intent(remembered(id, not_after_us))) };
-        let result = JournalRecord { kind: Some(Kind::Result(result)) };
+        let deadline = JournalRecord {
+            kind: Some(Kind::Intent(remembered(id, not_after_us))),
+        };
+        let result = JournalRecord {
+            kind: Some(Kind::Result(result)),
+        };
         self.handle.append(vec![deadline, result]).await
     }
 }
@@ -268,9 +323,14 @@ fn replay(reading: &Reading, entries: &mut HashMap<CommandId, Entry>) {
     for record in &reading.records {
         match record.kind.as_ref() {
             Some(Kind::Intent(intent)) => {
-                let Some(id) = command_id(intent.command.as_ref()) else { continue };
+                let Some(id) = command_id(intent.command.as_ref()) else {
+                    continue;
+                };
                 let forget_us = forget_us(not_after_us(intent.command.as_ref()));
-                let phase = Phase::Begun { intent: Box::new(intent.clone()), exec: None };
+                let phase = Phase::Begun {
+                    intent: Box::new(intent.clone()),
+                    exec: None,
+                };
                 match entries.get_mut(&id) {
                     None => drop(entries.insert(id, Entry { phase, forget_us })),
                     // Written again because the engine showed something newer; a record that only
@@ -283,22 +343,31 @@ fn replay(reading: &Reading, entries: &mut HashMap<CommandId, Entry>) {
             }
             Some(Kind::ExecCreated(made)) => {
                 if let Ok(id) = CommandId::from_wire(&made.command)
-                    && let Some(Entry { phase: Phase::Begun { exec, .. }, .. }) =
-                        entries.get_mut(&id)
+                    && let Some(Entry {
+                        phase: Phase::Begun { exec, .. },
+                        ..
+                    }) = entries.get_mut(&id)
                 {
                     *exec = Some(made.exec_id.clone());
                 }
             }
             Some(Kind::Result(result)) => {
-                let Ok(id) = CommandId::from_wire(&result.command) else { continue };
+                let Ok(id) = CommandId::from_wire(&result.command) else {
+                    continue;
+                };
                 let forget_us = entries.get(&id).map_or(i64::MAX, |entry| entry.forget_us);
-                let phase = Phase::Done { result: Box::new(result.clone()), acked: false };
+                let phase = Phase::Done {
+                    result: Box::new(result.clone()),
+                    acked: false,
+                };
                 entries.insert(id, Entry { phase, forget_us });
             }
             Some(Kind::Acked(acked)) => {
                 if let Ok(id) = CommandId::from_wire(&acked.command)
-                    && let Some(Entry { phase: Phase::Done { acked, .. }, .. }) =
-                        entries.get_mut(&id)
+                    && let Some(Entry {
+                        phase: Phase::Done { acked, .. },
+                        ..
+                    }) = entries.get_mut(&id)
                 {
                     *acked = true;
                 }
@@ -324,10 +393,17 @@ fn snapshot(entries: &HashMap<CommandId, Entry>) -> Vec<JournalRecord> {
     for (id, entry) in entries {
         match &entry.phase {
             Phase::Begun { intent, exec } => {
-                records.push(JournalRecord { kind: Some(Kind::Intent((**intent).clone())) });
+                records.push(JournalRecord {
+                    kind: Some(Kind::Intent((**intent).clone())),
+                });
                 if let Some(exec_id) = exec {
-                    let made = ExecCreated { command: id.to_wire(), exec_id: exec_id.clone() };
-                    records.push(JournalRecord { kind: Some(Kind::ExecCreated(made)) });
+                    let made = ExecCreated {
+                        command: id.to_wire(),
+                        exec_id: exec_id.clone(),
+                    };
+                    records.push(JournalRecord {
+                        kind: Some(Kind::ExecCreated(made)),
+                    });
                 }
             }
             Phase::Done { result, acked } => {
@@ -339,11 +415,19 @@ fn snapshot(entries: &HashMap<CommandId, Entry>) -> Vec<JournalRecord> {
                 if *acked {
                     result.body = bytes::Bytes::new();
                 }
-                records.push(JournalRecord { kind: Some(deadline) });
-                records.push(JournalRecord { kind: Some(Kind::Result(result)) });
+                records.push(JournalRecord {
+                    kind: Some(deadline),
+                });
+                records.push(JournalRecord {
+                    kind: Some(Kind::Result(result)),
+                });
                 if *acked {
-                    let acked = Acked { command: id.to_wire() };
-                    records.push(JournalRecord { kind: Some(Kind::Acked(acked)) });
+                    let acked = Acked {
+                        command: id.to_wire(),
+                    };
+                    records.push(JournalRecord {
+                        kind: Some(Kind::Acked(acked)),
+                    });
                 }
             }
         }
@@ -354,10 +438,19 @@ fn snapshot(entries: &HashMap<CommandId, Entry>) -> Vec<JournalRecord> {
 /// An intent that carries only id and deadline of a command that is done.
 fn remembered(id: CommandId, not_after_us: i64) -> Intent {
     use fairlead_protocol::{Command, Message};
-    let command = Command { id: id.to_wire(), not_after_us, ..Command::default() };
-    let signed =
-        SignedCommand { command: command.encode_to_vec().into(), ..SignedCommand::default() };
-    Intent { command: Some(signed), ..Intent::default() }
+    let command = Command {
+        id: id.to_wire(),
+        not_after_us,
+        ..Command::default()
+    };
+    let signed = SignedCommand {
+        command: command.encode_to_vec().into(),
+        ..SignedCommand::default()
+    };
+    Intent {
+        command: Some(signed),
+        ..Intent::default()
+    }
 }
 
 impl Entry {

@@ -87,9 +87,8 @@ fn run_verb(config: Config, grant: Grant) -> ExitCode {
     telemetry::start();
     // An agent whose supervisor has died must not act beside the one that the next supervisor
     // starts.
-    let parent_gone = rustix::process::set_parent_process_death_signal(Some(
-        rustix::process::Signal::TERM,
-    ));
+    let parent_gone =
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     if let Err(error) = parent_gone {
         tracing::warn!(%error, "the supervisor's death will not be noticed");
     }
@@ -151,17 +150,28 @@ fn status_verb(config: &Config) -> ExitCode {
     let enrolled = match &identity {
         Ok(Some(identity)) => format!(
             "enrolled as {} in region {}, certificate {}",
-            identity.enrolment.name, identity.enrolment.region, identity.enrolment.certificate_counter
+            identity.enrolment.name,
+            identity.enrolment.region,
+            identity.enrolment.certificate_counter
         ),
         Ok(None) => "not enrolled".to_owned(),
         Err(error) => error.to_string(),
     };
     println!("identity  {enrolled}");
     let running = std::fs::read_to_string(config.state_dir.join("status.json"));
-    println!("processes {}", running.unwrap_or_else(|_| "the supervisor has not run here".to_owned()));
-    println!("policy    {}", policy::PolicyFile::new(&config.policy).summary());
-    let engine = tokio::runtime::Builder::new_current_thread().enable_all().build().ok().map(
-        |runtime| {
+    println!(
+        "processes {}",
+        running.unwrap_or_else(|_| "the supervisor has not run here".to_owned())
+    );
+    println!(
+        "policy    {}",
+        policy::PolicyFile::new(&config.policy).summary()
+    );
+    let engine = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()
+        .map(|runtime| {
             runtime.block_on(async {
                 match app::runtime(config) {
                     Ok(engine) => engine.facts().await,
@@ -171,14 +181,20 @@ fn status_verb(config: &Config) -> ExitCode {
                     },
                 }
             })
-        },
-    );
+        });
     match engine {
         Some(facts) if facts.error.is_empty() => {
-            println!("engine    {} {} (API {})", facts.kind, facts.version, facts.api_version);
+            println!(
+                "engine    {} {} (API {})",
+                facts.kind, facts.version, facts.api_version
+            );
         }
         Some(facts) => println!("engine    {}", facts.error),
         None => println!("engine    could not be asked"),
     }
-    if identity.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if identity.is_ok() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }

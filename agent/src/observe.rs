@@ -92,12 +92,17 @@ impl Picture {
     /// The name of the container that is meant: a name means itself, else an id or its prefix.
     #[must_use]
     pub fn name_of(&self, text: &str) -> String {
-        let containers = self.containers.read().unwrap_or_else(PoisonError::into_inner);
+        let containers = self
+            .containers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         if containers.iter().any(|container| container.name == text) {
             return text.to_owned();
         }
         let is_id = text.len() >= 4 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let mut found = containers.iter().filter(|c| is_id && c.id.starts_with(text));
+        let mut found = containers
+            .iter()
+            .filter(|c| is_id && c.id.starts_with(text));
         match (found.next(), found.next()) {
             (Some(only), None) => only.name.clone(),
             _ => text.to_owned(),
@@ -107,7 +112,10 @@ impl Picture {
     /// Id and start time of the container of that name, as last seen.
     #[must_use]
     pub fn seen(&self, name: &str) -> Option<(String, i64)> {
-        let containers = self.containers.read().unwrap_or_else(PoisonError::into_inner);
+        let containers = self
+            .containers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         let found = containers.iter().find(|container| container.name == name)?;
         Some((found.id.clone(), found.started_us))
     }
@@ -124,7 +132,12 @@ impl Picture {
         if of_container.len() >= ACTS_MAX {
             of_container.pop_front();
         }
-        of_container.push_back(Act { command, causes, begun_us: now_us, ended_us: i64::MAX });
+        of_container.push_back(Act {
+            command,
+            causes,
+            begun_us: now_us,
+            ended_us: i64::MAX,
+        });
     }
 
     /// It has ended.
@@ -150,11 +163,17 @@ impl Picture {
 
     fn set(&self, containers: Vec<Container>) {
         // Acts of containers that are gone are not asked for again.
-        self.acts.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, acts| {
-            acts.iter().any(|act| act.ended_us == i64::MAX)
-                || containers.iter().any(|container| container.name == *name)
-        });
-        *self.containers.write().unwrap_or_else(PoisonError::into_inner) = containers;
+        self.acts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|name, acts| {
+                acts.iter().any(|act| act.ended_us == i64::MAX)
+                    || containers.iter().any(|container| container.name == *name)
+            });
+        *self
+            .containers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = containers;
     }
 }
 
@@ -255,21 +274,35 @@ impl Observer {
         }
         tokio::time::sleep(ENGINE_AGAIN_AFTER).await;
         // From the microsecond after the last one: what happened meanwhile is not missed.
-        let since = if self.last_event_us == 0 { 0 } else { self.last_event_us + 1 };
+        let since = if self.last_event_us == 0 {
+            0
+        } else {
+            self.last_event_us + 1
+        };
         self.runtime.events(since).await
     }
 
     fn on_watch(&mut self, request: Watch) {
         match request {
-            Watch::LinkUp { outbound, connection } => {
-                self.link = Some(Link { outbound, connection });
+            Watch::LinkUp {
+                outbound,
+                connection,
+            } => {
+                self.link = Some(Link {
+                    outbound,
+                    connection,
+                });
                 self.inventory.start_over();
                 self.events_told = 0;
                 self.tell_picture();
                 self.tell_events();
             }
             Watch::LinkDown { connection } => {
-                if self.link.as_ref().is_some_and(|link| link.connection == connection) {
+                if self
+                    .link
+                    .as_ref()
+                    .is_some_and(|link| link.connection == connection)
+                {
                     self.link = None;
                 }
             }
@@ -286,7 +319,11 @@ impl Observer {
 
     fn on_event(&mut self, event: &EngineEvent) {
         self.last_event_us = self.last_event_us.max(event.at_us);
-        let causes = if event.action.starts_with("exec_") { Causes::Exec } else { Causes::Life };
+        let causes = if event.action.starts_with("exec_") {
+            Causes::Exec
+        } else {
+            Causes::Life
+        };
         let ours = self.picture.acting(&event.name, causes, event.at_us);
         if let Some(mut report) = self.log.report(event, ours) {
             report.at_us -= self.time.own_clock_ahead_us();
@@ -359,9 +396,16 @@ impl Observer {
         if self.link.is_none() || self.engine.kind.is_empty() {
             return;
         }
-        let containers =
-            self.picture.containers.read().unwrap_or_else(PoisonError::into_inner).clone();
-        for part in self.inventory.parts(&containers, &self.engine, self.time.now_us()) {
+        let containers = self
+            .picture
+            .containers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for part in self
+            .inventory
+            .parts(&containers, &self.engine, self.time.now_us())
+        {
             if !self.send(link_up::Kind::Inventory(part)) {
                 // The other side has lost a part: it gets the whole picture with the next look.
                 self.inventory.start_over();
@@ -374,7 +418,9 @@ impl Observer {
         if self.link.is_none() {
             return;
         }
-        let Some(mut sampler) = self.sampler.take() else { return };
+        let Some(mut sampler) = self.sampler.take() else {
+            return;
+        };
         let load = self.runtime.load().await;
         let at_us = self.time.now_us();
         let round = tokio::task::spawn_blocking(move || {
@@ -426,7 +472,10 @@ mod tests {
             id: id.to_owned(),
             ..Container::default()
         };
-        picture.set(vec![container("web", "abcd1234"), container("abcd", "ffff0000")]);
+        picture.set(vec![
+            container("web", "abcd1234"),
+            container("abcd", "ffff0000"),
+        ]);
         assert_eq!(picture.name_of("abcd12"), "web");
         assert_eq!(picture.name_of("abcd"), "abcd", "names beat prefixes");
         assert_eq!(picture.name_of("new"), "new");

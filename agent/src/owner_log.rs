@@ -41,12 +41,20 @@ impl OwnerLog {
     /// The log in that file.
     #[must_use]
     pub fn new(path: PathBuf, clock: Clock) -> Self {
-        Self { path: Arc::new(path), clock, lock: Arc::new(Mutex::new(())) }
+        Self {
+            path: Arc::new(path),
+            clock,
+            lock: Arc::new(Mutex::new(())),
+        }
     }
 
     /// A command with an effect begins.
     pub fn begun(&self, id: CommandId, command: &Command) {
-        self.write(&command.issuer, format!("began: {}", in_words(command)), &id.to_string());
+        self.write(
+            &command.issuer,
+            format!("began: {}", in_words(command)),
+            &id.to_string(),
+        );
     }
 
     /// It has ended.
@@ -89,7 +97,11 @@ fn append(path: &Path, line: &Line) -> std::io::Result<()> {
     if std::fs::metadata(path).is_ok_and(|meta| meta.len() > FILE_BYTES_MAX) {
         std::fs::rename(path, path.with_extension("log.1"))?;
     }
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
     let mut text = serde_json::to_string(line)?;
     text.push('\n');
     file.write_all(text.as_bytes())
@@ -121,14 +133,20 @@ pub fn in_one_line(line: &Line) -> String {
     let at = jiff::Timestamp::from_microsecond(line.at_us)
         .map(|at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
         .unwrap_or_default();
-    let command = line.command.get(..6).map(|id| format!("  [{id}]")).unwrap_or_default();
+    let command = line
+        .command
+        .get(..6)
+        .map(|id| format!("  [{id}]"))
+        .unwrap_or_default();
     format!("{at}  {}  {}{command}", line.who, line.what)
 }
 
 /// What a command does, as its machine's owner would say it.
 fn in_words(command: &Command) -> String {
     use fairlead_protocol::command::Kind;
-    let Some(kind) = command.kind.as_ref() else { return "something unknown".to_owned() };
+    let Some(kind) = command.kind.as_ref() else {
+        return "something unknown".to_owned();
+    };
     let target = kind.target();
     match kind {
         Kind::Run(k) => {
@@ -160,7 +178,9 @@ fn in_words(command: &Command) -> String {
 
 /// Without control characters, which could make a terminal show something else.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 #[cfg(test)]

@@ -39,8 +39,15 @@ pub async fn run(
     if welcome.epoch > connection.epoch {
         return connection.go_on_above(welcome.epoch, shutdown);
     }
-    tracing::info!(address, server = welcome.server, epoch = connection.epoch, "link up");
-    connection.owner_log.agent(&format!("connected to {} at {address}", welcome.server));
+    tracing::info!(
+        address,
+        server = welcome.server,
+        epoch = connection.epoch,
+        "link up"
+    );
+    connection
+        .owner_log
+        .agent(&format!("connected to {} at {address}", welcome.server));
     let (outbound, mut queue) = mpsc::channel(OUTBOUND_MAX);
     if let Err(end) = announce(connection, address, &welcome, outbound).await {
         return end;
@@ -49,7 +56,12 @@ pub async fn run(
         0 => limits::LINK_PING_INTERVAL,
         told => Duration::from_millis(u64::from(told)),
     };
-    let mut live = Live { heard: Instant::now(), sent: Instant::now(), interval, renewing: None };
+    let mut live = Live {
+        heard: Instant::now(),
+        sent: Instant::now(),
+        interval,
+        renewing: None,
+    };
     let end = loop {
         let wake = live.wake_at();
         tokio::select! {
@@ -91,9 +103,17 @@ pub async fn run(
             }
         }
     };
-    let _ = connection.executor.send(Request::LinkDown { connection: number }).await;
-    let _ = connection.observer.send(Watch::LinkDown { connection: number }).await;
-    connection.owner_log.agent(&format!("the connection ended: {end}"));
+    let _ = connection
+        .executor
+        .send(Request::LinkDown { connection: number })
+        .await;
+    let _ = connection
+        .observer
+        .send(Watch::LinkDown { connection: number })
+        .await;
+    connection
+        .owner_log
+        .agent(&format!("the connection ended: {end}"));
     end
 }
 
@@ -108,7 +128,9 @@ struct Live {
 impl Live {
     fn wake_at(&self) -> Instant {
         // Jitter of up to a fifth keeps tens of thousands of agents from pinging in step.
-        let jitter = self.interval.mul_f64(fairlead_link::backoff::random_share() * 0.2);
+        let jitter = self
+            .interval
+            .mul_f64(fairlead_link::backoff::random_share() * 0.2);
         (self.sent + self.interval - jitter).max(Instant::now() + Duration::from_millis(10))
     }
 }
@@ -120,7 +142,9 @@ async fn announce(
     outbound: mpsc::Sender<LinkUp>,
 ) -> Result<(), LinkEnd> {
     let identity = connection.identity.lock().await.clone();
-    let dialler = identity.dialler().map_err(|error| LinkEnd::Identity(error.to_string()))?;
+    let dialler = identity
+        .dialler()
+        .map_err(|error| LinkEnd::Identity(error.to_string()))?;
     let streams = StreamDialler {
         dialler,
         address: address.to_owned(),
@@ -130,17 +154,28 @@ async fn announce(
         send_on(connection, Request::LearnKeys(keys)).await?;
     }
     let number = welcome.connection;
-    let up = Request::LinkUp { outbound: outbound.clone(), connection: number, streams };
+    let up = Request::LinkUp {
+        outbound: outbound.clone(),
+        connection: number,
+        streams,
+    };
     send_on(connection, up).await?;
     connection
         .observer
-        .send(Watch::LinkUp { outbound, connection: number })
+        .send(Watch::LinkUp {
+            outbound,
+            connection: number,
+        })
         .await
         .map_err(|_| LinkEnd::Shutdown)
 }
 
 async fn send_on(connection: &Connection, request: Request) -> Result<(), LinkEnd> {
-    connection.executor.send(request).await.map_err(|_| LinkEnd::Shutdown)
+    connection
+        .executor
+        .send(request)
+        .await
+        .map_err(|_| LinkEnd::Shutdown)
 }
 
 /// Handles one message; an answer goes straight back.
@@ -157,7 +192,8 @@ async fn on_message(
             None => return Err(odd("a delivery without a command")),
         },
         Some(K::ResultAck(ack)) => {
-            let id = CommandId::from_wire(&ack.command).map_err(|_| odd("an id of wrong length"))?;
+            let id =
+                CommandId::from_wire(&ack.command).map_err(|_| odd("an id of wrong length"))?;
             send_on(connection, Request::Acked { id }).await?;
         }
         Some(K::Cancel(cancel)) => {
@@ -167,7 +203,10 @@ async fn on_message(
         }
         Some(K::OpenStream(open)) => send_on(connection, Request::OpenStream(open)).await?,
         Some(K::EventAck(ack)) => {
-            let _ = connection.observer.send(Watch::Acked { seq: ack.seq }).await;
+            let _ = connection
+                .observer
+                .send(Watch::Acked { seq: ack.seq })
+                .await;
         }
         Some(K::Challenge(challenge)) => {
             return answer(link_up::Kind::ChallengeAnswer(ChallengeAnswer {
@@ -199,7 +238,10 @@ async fn on_message(
             });
         }
         Some(K::Unsupported(unsupported)) => {
-            tracing::warn!(kind = unsupported.kind, "the server does not know what we sent");
+            tracing::warn!(
+                kind = unsupported.kind,
+                "the server does not know what we sent"
+            );
         }
         Some(K::Welcome(_) | K::Enrolled(_)) => return Err(odd("a greeting out of turn")),
         // A kind of a later version: said so, never ignored.
@@ -240,6 +282,10 @@ async fn ask_renewal(
 ) -> Result<(), LinkEnd> {
     let request = connection.renew_request().await?;
     live.renewing = Some(asked.map(|asked| asked.done));
-    socket.send(&LinkUp { kind: Some(link_up::Kind::Renew(request)) }).await?;
+    socket
+        .send(&LinkUp {
+            kind: Some(link_up::Kind::Renew(request)),
+        })
+        .await?;
     Ok(())
 }

@@ -58,8 +58,7 @@ pub enum SuperviseError {
 pub fn supervise(state_dir: &Path, arguments: &[String]) -> Result<(), SuperviseError> {
     files::private_dir(state_dir).map_err(|source| state_error(state_dir, source))?;
     let _lock = lock(state_dir)?;
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(SuperviseError::Signals)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(SuperviseError::Signals)?;
     let run = RunId::from_bytes(fairlead_identity::random::bytes());
     let program = std::env::current_exe().map_err(SuperviseError::Start)?;
     let mut wait = WAIT_FIRST;
@@ -82,7 +81,10 @@ pub fn supervise(state_dir: &Path, arguments: &[String]) -> Result<(), Supervise
 }
 
 fn state_error(path: &Path, source: io::Error) -> SuperviseError {
-    SuperviseError::State { path: path.display().to_string(), source }
+    SuperviseError::State {
+        path: path.display().to_string(),
+        source,
+    }
 }
 
 fn lock(state_dir: &Path) -> Result<File, SuperviseError> {
@@ -161,7 +163,10 @@ fn watch(child: &mut Child, signals: &mut Signals) -> Option<ExitStatus> {
         if let Ok(Some(status)) = child.try_wait() {
             return Some(status);
         }
-        if signals.wait().any(|signal| signal == SIGTERM || signal == SIGINT) {
+        if signals
+            .wait()
+            .any(|signal| signal == SIGTERM || signal == SIGINT)
+        {
             return None;
         }
     }
@@ -182,7 +187,10 @@ fn next_wait(last: Duration, lived: Duration, status: ExitStatus) -> Duration {
 fn interrupted_while_waiting(wait: Duration, signals: &mut Signals) -> bool {
     let until = Instant::now() + wait;
     while Instant::now() < until {
-        if signals.pending().any(|signal| signal == SIGTERM || signal == SIGINT) {
+        if signals
+            .pending()
+            .any(|signal| signal == SIGTERM || signal == SIGINT)
+        {
             return true;
         }
         std::thread::sleep(Duration::from_millis(20).min(wait));
@@ -212,9 +220,10 @@ fn write_status(state_dir: &Path, child: &Child, epoch: u64) {
     let status = serde_json::json!({
         "supervisor": std::process::id(), "agent": child.id(), "epoch": epoch,
     });
-    if let Err(error) =
-        files::replace(&state_dir.join("status.json"), status.to_string().as_bytes())
-    {
+    if let Err(error) = files::replace(
+        &state_dir.join("status.json"),
+        status.to_string().as_bytes(),
+    ) {
         tracing::warn!(%error, "status could not be written");
     }
 }
@@ -232,7 +241,10 @@ mod tests {
         assert!(!raise_epoch(dir.path(), 7).unwrap(), "never backwards");
         assert_eq!(next_epoch(dir.path()).unwrap(), 41);
         std::fs::write(epoch_path(dir.path()), "rubbish").unwrap();
-        assert!(next_epoch(dir.path()).is_err(), "a damaged record is not guessed");
+        assert!(
+            next_epoch(dir.path()).is_err(),
+            "a damaged record is not guessed"
+        );
     }
 
     #[test]

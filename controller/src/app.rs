@@ -71,10 +71,12 @@ pub struct App {
 }
 
 async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|error| AppError::Listen {
-        address: address.to_string(),
-        reason: error.to_string(),
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| AppError::Listen {
+            address: address.to_string(),
+            reason: error.to_string(),
+        })
 }
 
 impl App {
@@ -98,8 +100,10 @@ impl App {
         let store = Store::open(&config.data_dir.join("controller.db"))?;
         let fleet = Arc::new(Fleet::new());
         let hosts = store.read(|tx| tx.hosts(None)).await?;
-        let homes: std::collections::HashMap<_, _> =
-            hosts.into_iter().filter_map(|host| Some((host.id?, host.region))).collect();
+        let homes: std::collections::HashMap<_, _> = hosts
+            .into_iter()
+            .filter_map(|host| Some((host.id?, host.region)))
+            .collect();
         let pictures = store.read(|tx| tx.pictures()).await?;
         fleet.load_pictures(
             pictures
@@ -121,11 +125,21 @@ impl App {
         let setup = Setup::new(store.clone(), clock.clone(), &config.data_dir);
         if let Some(opening) = setup.open(&config.public_url).await? {
             // To the terminal of whoever started it, not to the log, which others may read.
-            eprintln!("first admin (one use, 15 min): fairlead login {}", opening.link);
+            eprintln!(
+                "first admin (one use, 15 min): fairlead login {}",
+                opening.link
+            );
         }
-        let acceptor_tls = tls::server(authority.root.clone(), authority.own.clone(), Duration::ZERO)?;
-        let acceptor =
-            Acceptor::new(Arc::new(acceptor_tls), authority.root.clone(), Duration::ZERO);
+        let acceptor_tls = tls::server(
+            authority.root.clone(),
+            authority.own.clone(),
+            Duration::ZERO,
+        )?;
+        let acceptor = Acceptor::new(
+            Arc::new(acceptor_tls),
+            authority.root.clone(),
+            Duration::ZERO,
+        );
         let web_tls = Arc::new(tls::https(authority.web.clone())?);
         let backend = ControllerBackend::new(Parts {
             store: store.clone(),
@@ -152,7 +166,14 @@ impl App {
             clock,
             homes: RwLock::new(homes),
         });
-        Ok(Self { centre, backend, web, web_tls, uplinks, acceptor })
+        Ok(Self {
+            centre,
+            backend,
+            web,
+            web_tls,
+            uplinks,
+            acceptor,
+        })
     }
 
     /// Serves until shutdown.
@@ -166,7 +187,13 @@ impl App {
         };
         let router = router(Arc::<ControllerBackend>::clone(&self.backend), options);
         let (served, ..) = tokio::join!(
-            serve(self.web, self.web_tls, router, shutdown.clone(), Limits::default()),
+            serve(
+                self.web,
+                self.web_tls,
+                router,
+                shutdown.clone(),
+                Limits::default()
+            ),
             regions::run(self.uplinks, self.acceptor, self.centre, shutdown.clone()),
             housekeep(self.backend, shutdown),
         );

@@ -102,7 +102,9 @@ impl CertificateAuthority {
             &[],
             (now_s, SERVER_LIFE),
         )?;
-        let web_role = Role::Web { name: "controller".to_owned() };
+        let web_role = Role::Web {
+            name: "controller".to_owned(),
+        };
         let web = web_ca.certify_own(
             &web_key,
             &web_role,
@@ -117,13 +119,23 @@ impl CertificateAuthority {
             &[],
             (now_s, COMMAND_KEY_LIFE),
         )?;
-        let root = issuer.chain().last().cloned().ok_or(ChainError::Incomplete)?;
+        let root = issuer
+            .chain()
+            .last()
+            .cloned()
+            .ok_or(ChainError::Incomplete)?;
         write_pem(&dir.join("ca.pem"), &root)?;
         Ok(Self {
             root: Root::from_der(root)?,
             signer: Signer::new(&command_key.to_der(), &signing.chain)?,
-            own: Credentials { chain: own.chain, key: own_key.for_tls() },
-            web: Credentials { chain: web.chain, key: web_key.for_tls() },
+            own: Credentials {
+                chain: own.chain,
+                key: own_key.for_tls(),
+            },
+            web: Credentials {
+                chain: web.chain,
+                key: web_key.for_tls(),
+            },
             issuer,
             servers,
             web_ca,
@@ -145,7 +157,10 @@ impl CertificateAuthority {
         let [server_csr, agents_ca_csr, web_csr] = requests;
         let now_s = self.clock.now_s();
         let region = region.to_owned();
-        let role = Role::AccessServer { region: region.clone(), name: server.to_owned() };
+        let role = Role::AccessServer {
+            region: region.clone(),
+            name: server.to_owned(),
+        };
         let server_leaf = self.servers.certify(
             &RequestedKey::from_request(server_csr)?,
             &role,
@@ -155,7 +170,9 @@ impl CertificateAuthority {
         )?;
         let agents_ca = self.issuer.certify_intermediate(
             &RequestedKey::from_request(agents_ca_csr)?,
-            &Role::AgentsCa { region: region.clone() },
+            &Role::AgentsCa {
+                region: region.clone(),
+            },
             now_s,
         )?;
         let web = self.web_ca.certify(
@@ -165,12 +182,19 @@ impl CertificateAuthority {
             web_names,
             (now_s, WEB_LIFE),
         )?;
-        Ok(RegionCertificates { server: server_leaf.chain, agents_ca, web: web.chain })
+        Ok(RegionCertificates {
+            server: server_leaf.chain,
+            agents_ca,
+            web: web.chain,
+        })
     }
 }
 
 fn file_error(path: &Path, error: &dyn std::fmt::Display) -> CaError {
-    CaError::File { path: path.display().to_string(), reason: error.to_string() }
+    CaError::File {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    }
 }
 
 fn first(chain: &[CertificateDer<'static>]) -> Result<CertificateDer<'static>, CaError> {
@@ -206,7 +230,11 @@ fn chain_path(dir: &Path, name: &str) -> PathBuf {
 fn pack(chain: &[CertificateDer<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for certificate in chain {
-        bytes.extend(u32::try_from(certificate.len()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend(
+            u32::try_from(certificate.len())
+                .unwrap_or(u32::MAX)
+                .to_be_bytes(),
+        );
         bytes.extend_from_slice(certificate);
     }
     bytes

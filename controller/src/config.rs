@@ -9,7 +9,11 @@ use clap::Args;
 #[derive(Debug, Clone, Args)]
 pub struct Config {
     /// Directory for store, CA and keys; only its owner can enter it. Back it up.
-    #[arg(long, env = "FAIRLEAD_DATA_DIR", default_value = "/var/lib/fairlead-controller")]
+    #[arg(
+        long,
+        env = "FAIRLEAD_DATA_DIR",
+        default_value = "/var/lib/fairlead-controller"
+    )]
     pub data_dir: PathBuf,
     /// Where API and console are served (https).
     #[arg(long, env = "FAIRLEAD_LISTEN", default_value = "0.0.0.0:7400")]

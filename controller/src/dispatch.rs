@@ -14,8 +14,8 @@ use fairlead_api::ApiError;
 use fairlead_daemon::clock::Clock;
 use fairlead_identity::random;
 use fairlead_protocol::{
-    Cancel, Command, CommandId, CommandResult, HostId, HostRecord, Message, OpenStream, Order, Progress,
-    Revocations, Stage, Stamp, State, StreamId, codes, limits, numbered, uplink_down,
+    Cancel, Command, CommandId, CommandResult, HostId, HostRecord, Message, OpenStream, Order,
+    Progress, Revocations, Stage, Stamp, State, StreamId, codes, limits, numbered, uplink_down,
 };
 use fairlead_store::commands::CommandRow;
 use fairlead_store::hosts::HostRow;
@@ -134,7 +134,9 @@ impl Dispatch {
 
     /// A command is somewhere on its way.
     pub fn on_progress(&self, progress: Progress) {
-        let Ok(id) = CommandId::from_wire(&progress.command) else { return };
+        let Ok(id) = CommandId::from_wire(&progress.command) else {
+            return;
+        };
         lock(&self.progress).insert(id, progress);
         // Nobody may be waiting.
         let _ = self.changes.send(id);
@@ -151,17 +153,28 @@ impl Dispatch {
         region: &str,
         result: &CommandResult,
     ) -> Result<Option<CommandId>, StoreError> {
-        let Ok(id) = CommandId::from_wire(&result.command) else { return Ok(None) };
-        let Some(row) = tx.command(id)? else { return Ok(None) };
+        let Ok(id) = CommandId::from_wire(&result.command) else {
+            return Ok(None);
+        };
+        let Some(row) = tx.command(id)? else {
+            return Ok(None);
+        };
         if row.region != region {
             tracing::error!(region, command = %id, "a region reports another region's command");
             return Ok(None);
         }
         let now_us = self.clock.now_us();
-        let stored = lock(&self.stored_at).get(&id).map(|at_us| stamp(Stage::Stored, *at_us));
+        let stored = lock(&self.stored_at)
+            .get(&id)
+            .map(|at_us| stamp(Stage::Stored, *at_us));
         let mut result = result.clone();
         let reported = std::mem::take(&mut result.stamps);
-        result.stamps = row.stamps.into_iter().chain(stored).chain(reported).collect();
+        result.stamps = row
+            .stamps
+            .into_iter()
+            .chain(stored)
+            .chain(reported)
+            .collect();
         result.stamps.push(stamp(Stage::Recorded, now_us));
         Ok(tx.finish_command(id, &result, now_us)?.then_some(id))
     }
@@ -175,7 +188,11 @@ impl Dispatch {
 }
 
 fn stamp(stage: Stage, at_us: i64) -> Stamp {
-    Stamp { stage: stage.into(), at_us, note: String::new() }
+    Stamp {
+        stage: stage.into(),
+        at_us,
+        note: String::new(),
+    }
 }
 
 fn micros(duration: Duration) -> i64 {
@@ -185,8 +202,13 @@ fn micros(duration: Duration) -> i64 {
 #[async_trait]
 impl Dispatching for Dispatch {
     async fn submit(&self, new: NewCommand) -> Result<(CommandRow, bool), ApiError> {
-        let id = new.id.unwrap_or_else(|| CommandId::from_bytes(random::bytes()));
-        let host = new.host.id.ok_or_else(|| ApiError::new(codes::INTERNAL, "a host without id"))?;
+        let id = new
+            .id
+            .unwrap_or_else(|| CommandId::from_bytes(random::bytes()));
+        let host = new
+            .host
+            .id
+            .ok_or_else(|| ApiError::new(codes::INTERNAL, "a host without id"))?;
         let command = self.command(&new, id, host);
         let encoded = command.encoded_len();
         if encoded > limits::COMMAND_BYTES_MAX {
@@ -253,7 +275,10 @@ impl Dispatching for Dispatch {
 
     async fn cancel(&self, row: &CommandRow, by: &str) -> Result<(), ApiError> {
         let (id, region) = (row.id, row.region.clone());
-        let cancel = Cancel { command: id.to_wire(), by: by.to_owned() };
+        let cancel = Cancel {
+            command: id.to_wire(),
+            by: by.to_owned(),
+        };
         let (by, peer) = (by.to_owned(), region.clone());
         self.store
             .write(move |tx| {
@@ -274,16 +299,22 @@ impl Dispatching for Dispatch {
         _token_id: &str,
     ) -> Result<ClientStream, ApiError> {
         let id = StreamId::from_bytes(random::bytes());
-        let client = self.streams.expect(id, &row.region, row.host).ok_or_else(|| {
-            ApiError::new(codes::BUSY, "too many streams are open at this controller")
-                .retry_after(5)
-        })?;
+        let client = self
+            .streams
+            .expect(id, &row.region, row.host)
+            .ok_or_else(|| {
+                ApiError::new(codes::BUSY, "too many streams are open at this controller")
+                    .retry_after(5)
+            })?;
         let open = OpenStream {
             id: id.to_wire(),
             host: row.host.to_wire(),
             command: row.id.to_wire(),
         };
-        if self.regions.send(&row.region, uplink_down::Kind::OpenStream(open)) {
+        if self
+            .regions
+            .send(&row.region, uplink_down::Kind::OpenStream(open))
+        {
             Ok(client)
         } else {
             self.streams.refused(id, &row.region);
@@ -335,7 +366,10 @@ impl Dispatching for Dispatch {
         };
         let region = host.region.clone();
         self.store
-            .write(move |tx| tx.send_later(&region, numbered::Kind::Host(record)).map(|_| ()))
+            .write(move |tx| {
+                tx.send_later(&region, numbered::Kind::Host(record))
+                    .map(|_| ())
+            })
             .await
             .map_err(|error| store_error(&error))?;
         self.regions.outbox_grew(&host.region);

@@ -25,7 +25,10 @@ fn main() -> ExitCode {
     let Verb::Run(config) = Cli::parse().verb;
     telemetry::start();
     shutdown::die_with_parent_if_asked();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };

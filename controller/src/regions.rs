@@ -71,7 +71,10 @@ impl Regions {
     /// Sends something that may be lost; whether the region is connected and has room.
     pub fn send(&self, region: &str, kind: uplink_down::Kind) -> bool {
         self.entries().get(region).is_some_and(|entry| {
-            entry.volatile.try_send(UplinkDown { kind: Some(kind) }).is_ok()
+            entry
+                .volatile
+                .try_send(UplinkDown { kind: Some(kind) })
+                .is_ok()
         })
     }
 
@@ -90,13 +93,20 @@ impl Regions {
         if let Some(older) = self.entries().insert(region.to_owned(), entry) {
             older.end.cancel();
         }
-        Wire { connection, volatile: queue, outbox_grew, end }
+        Wire {
+            connection,
+            volatile: queue,
+            outbox_grew,
+            end,
+        }
     }
 
     /// An uplink has ended; whether it still was the region's.
     fn detach(&self, region: &str, connection: u64) -> bool {
         let mut entries = self.entries();
-        let current = entries.get(region).is_some_and(|entry| entry.connection == connection);
+        let current = entries
+            .get(region)
+            .is_some_and(|entry| entry.connection == connection);
         if current {
             entries.remove(region);
         }
@@ -154,7 +164,9 @@ pub async fn run(
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
+            return;
+        };
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
             accepted = listener.accept() => accepted,
@@ -194,7 +206,13 @@ async fn through_door(
     match (accepted.door, server) {
         (Door::Uplink, Some((region, name))) => {
             // A small task of its own: the handshake's future is large and must not stay.
-            tokio::spawn(uplink::run(accepted.messages(), region, name, centre, shutdown));
+            tokio::spawn(uplink::run(
+                accepted.messages(),
+                region,
+                name,
+                centre,
+                shutdown,
+            ));
         }
         (Door::Stream(id), Some((region, _))) => {
             if !centre.streams.arrived(id, &region, accepted.stream()) {
@@ -202,7 +220,9 @@ async fn through_door(
             }
         }
         (Door::Enrol, _) if accepted.peer.is_none() => {
-            let Ok(_permit) = strangers.try_acquire() else { return };
+            let Ok(_permit) = strangers.try_acquire() else {
+                return;
+            };
             enrolment::region(accepted.messages(), &centre).await;
         }
         (door, _) => {

@@ -40,14 +40,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Streams {
     /// Expects a region to dial a stream for a host; gives the client's end at once. `None` when there
     /// are too many.
-    pub fn expect(self: &Arc<Self>, id: StreamId, region: &str, host: HostId) -> Option<ClientStream> {
+    pub fn expect(
+        self: &Arc<Self>,
+        id: StreamId,
+        region: &str,
+        host: HostId,
+    ) -> Option<ClientStream> {
         if lock(&self.open).len() >= STREAMS_MAX {
             return None;
         }
         let (arrived, socket) = oneshot::channel();
         let cut = CancellationToken::new();
-        lock(&self.expected).insert(id, Expected { region: region.to_owned(), arrived });
-        lock(&self.open).insert(id, Open { host, cut: cut.clone() });
+        lock(&self.expected).insert(
+            id,
+            Expected {
+                region: region.to_owned(),
+                arrived,
+            },
+        );
+        lock(&self.open).insert(
+            id,
+            Open {
+                host,
+                cut: cut.clone(),
+            },
+        );
         let (to_agent, from_client) = mpsc::channel(FRAMES_MAX);
         let (to_client, from_agent) = mpsc::channel(FRAMES_MAX);
         let streams = Arc::clone(self);
@@ -65,29 +82,44 @@ impl Streams {
             lock(&streams.expected).remove(&id);
             lock(&streams.open).remove(&id);
         });
-        Some(ClientStream { to_agent, from_agent, cut })
+        Some(ClientStream {
+            to_agent,
+            from_agent,
+            cut,
+        })
     }
 
     /// An access server has dialled; whether its region was asked for that stream.
     pub fn arrived(&self, id: StreamId, region: &str, socket: StreamSocket) -> bool {
         let mut expected = lock(&self.expected);
-        if expected.get(&id).is_none_or(|expected| expected.region != region) {
+        if expected
+            .get(&id)
+            .is_none_or(|expected| expected.region != region)
+        {
             return false;
         }
-        expected.remove(&id).is_some_and(|expected| expected.arrived.send(socket).is_ok())
+        expected
+            .remove(&id)
+            .is_some_and(|expected| expected.arrived.send(socket).is_ok())
     }
 
     /// The region or the host said no.
     pub fn refused(&self, id: StreamId, region: &str) {
         let mut expected = lock(&self.expected);
-        if expected.get(&id).is_some_and(|expected| expected.region == region) {
+        if expected
+            .get(&id)
+            .is_some_and(|expected| expected.region == region)
+        {
             expected.remove(&id);
         }
     }
 
     /// Ends the streams of hosts that are not believed any more.
     pub fn cut(&self, ended: &[HostId]) {
-        for open in lock(&self.open).values().filter(|open| ended.contains(&open.host)) {
+        for open in lock(&self.open)
+            .values()
+            .filter(|open| ended.contains(&open.host))
+        {
             open.cut.cancel();
         }
     }

@@ -14,9 +14,8 @@ pub(super) const COMMAND_LABEL: &str = "fairlead.command";
 /// How long a kind may take when its issuer did not say.
 pub(super) fn default_timeout(kind: &Kind) -> Duration {
     let minutes = |n: u64| Duration::from_secs(n * 60);
-    let with_grace = |grace: Option<u32>| {
-        minutes(2) + Duration::from_secs(u64::from(grace.unwrap_or(60)))
-    };
+    let with_grace =
+        |grace: Option<u32>| minutes(2) + Duration::from_secs(u64::from(grace.unwrap_or(60)));
     match kind {
         Kind::Stop(stop) => with_grace(stop.grace_s),
         Kind::Restart(restart) => with_grace(restart.grace_s),
@@ -49,7 +48,10 @@ pub(super) async fn act(
     match kind {
         Kind::Run(run) => make(runtime, id, run.spec.as_ref(), true).await,
         Kind::Create(create) => make(runtime, id, create.spec.as_ref(), false).await,
-        Kind::Start(start) => runtime.start(&start.container).await.map(|()| Outcome::done()),
+        Kind::Start(start) => runtime
+            .start(&start.container)
+            .await
+            .map(|()| Outcome::done()),
         Kind::Stop(stop) => runtime
             .stop(&stop.container, stop.grace_s, &stop.signal)
             .await
@@ -58,15 +60,21 @@ pub(super) async fn act(
             .restart(&restart.container, restart.grace_s, &restart.signal)
             .await
             .map(|()| Outcome::done()),
-        Kind::Kill(kill) => {
-            runtime.kill(&kill.container, &kill.signal).await.map(|()| Outcome::done())
-        }
+        Kind::Kill(kill) => runtime
+            .kill(&kill.container, &kill.signal)
+            .await
+            .map(|()| Outcome::done()),
         Kind::Remove(remove) => runtime
             .remove(&remove.container, remove.force, remove.volumes)
             .await
             .map(|()| Outcome::done()),
         Kind::Pull(pull) => {
-            let image = runtime.pull(&pull.image, &pull.platform).await?;
+            let image = match runtime.pull(&pull.image, &pull.platform).await {
+                Err(RuntimeError::Engine(reason)) if is_missing(runtime, &pull.image).await => {
+                    return Err(cannot_be_pulled(&pull.image, &reason));
+                }
+                other => other?,
+            };
             let body = serde_json::json!({ "image": pull.image, "image_id": image });
             Ok(Outcome::done().with_body(body.to_string()))
         }
@@ -75,7 +83,9 @@ pub(super) async fn act(
         }
         Kind::Inspect(inspect) => {
             let detail = runtime.inspect(&inspect.object).await?;
-            Ok(Outcome::done().with_body(detail.raw).on(detail.container.id))
+            Ok(Outcome::done()
+                .with_body(detail.raw)
+                .on(detail.container.id))
         }
         Kind::List(list) => Ok(list_containers(runtime, list.all).await?),
         Kind::PruneImages(prune) => {
@@ -89,9 +99,10 @@ pub(super) async fn act(
         | Kind::Logs(_)
         | Kind::CopyIn(_)
         | Kind::CopyOut(_)
-        | Kind::RenewCertificate(_) => {
-            Err(RuntimeError::Engine(format!("{} is not an engine call", kind.name())))
-        }
+        | Kind::RenewCertificate(_) => Err(RuntimeError::Engine(format!(
+            "{} is not an engine call",
+            kind.name()
+        ))),
     }
 }
 
@@ -146,11 +157,20 @@ async fn pull_missing(
 ) -> Result<(), RuntimeError> {
     match runtime.pull(&spec.image, &spec.platform).await {
         Ok(_) => Ok(()),
-        Err(RuntimeError::Engine(reason)) => {
-            Err(RuntimeError::NoSuchImage(format!("{image}, and it cannot be pulled: {reason}")))
-        }
+        Err(RuntimeError::Engine(reason)) => Err(cannot_be_pulled(image, &reason)),
         Err(other) => Err(other),
     }
+}
+
+async fn is_missing(runtime: &dyn ContainerRuntime, image: &str) -> bool {
+    matches!(
+        runtime.inspect_image(image).await,
+        Err(RuntimeError::NoSuchImage(_))
+    )
+}
+
+fn cannot_be_pulled(image: &str, reason: &str) -> RuntimeError {
+    RuntimeError::NoSuchImage(format!("{image}, and it cannot be pulled: {reason}"))
 }
 
 /// As `docker run` does, a container that could not start stays, so that it can be looked at.
@@ -168,7 +188,9 @@ async fn start_failed(
             let kept = runtime.inspect(container).await.is_ok();
             let mut outcome = Outcome::from(refused).on(container);
             if kept {
-                outcome.message.push_str("; the container was made but did not start, and is kept");
+                outcome
+                    .message
+                    .push_str("; the container was made but did not start, and is kept");
             }
             Ok(outcome)
         }

@@ -18,9 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::outcome::Outcome;
 use super::settle::exited;
-use crate::runtime::{
-    ContainerRuntime, ExecSpec, ExecState, LogOptions, Output, RuntimeError,
-};
+use crate::runtime::{ContainerRuntime, ExecSpec, ExecState, LogOptions, Output, RuntimeError};
 
 /// Largest archive that is copied in: it is kept on the host's disk until its digest is checked.
 const COPY_IN_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
@@ -208,7 +206,9 @@ pub(super) async fn run_copy_out(
     copy: &CopyOut,
     stream: Option<StreamSocket>,
 ) -> Result<Outcome, RuntimeError> {
-    let Some(mut stream) = stream else { return Ok(needs_stream()) };
+    let Some(mut stream) = stream else {
+        return Ok(needs_stream());
+    };
     let mut archive = runtime.copy_out(&copy.container, &copy.path).await?;
     let _ = stream.send(frame(Channel::Begun, &[])).await;
     while let Some(piece) = archive.next().await {
@@ -236,7 +236,9 @@ pub(super) async fn run_copy_in(
     stream: Option<StreamSocket>,
     spool: &Path,
 ) -> Result<Outcome, RuntimeError> {
-    let Some(mut stream) = stream else { return Ok(needs_stream()) };
+    let Some(mut stream) = stream else {
+        return Ok(needs_stream());
+    };
     if copy.size > COPY_IN_BYTES_MAX {
         return Ok(Outcome::failed(
             codes::INVALID_REQUEST,
@@ -271,7 +273,10 @@ async fn receive(stream: &mut StreamSocket, copy: &CopyIn, path: &Path) -> Resul
     let mut digest = Sha256::default();
     let mut received = 0u64;
     loop {
-        let heard = stream.hear().await.map_err(|error| lost(error.to_string()))?;
+        let heard = stream
+            .hear()
+            .await
+            .map_err(|error| lost(error.to_string()))?;
         match heard.and_then(parse) {
             Some((Channel::Input, data)) => {
                 received += data.len() as u64;
@@ -315,12 +320,17 @@ async fn unpack(
             Err(error) => Some((Err(error), file)),
         }
     });
-    runtime.copy_in(&copy.container, &copy.path, archive.boxed()).await?;
+    runtime
+        .copy_in(&copy.container, &copy.path, archive.boxed())
+        .await?;
     Ok(Outcome::done())
 }
 
 fn needs_stream() -> Outcome {
-    Outcome::failed(codes::STREAM_NOT_ATTACHED, "a copy needs a stream, and none was attached")
+    Outcome::failed(
+        codes::STREAM_NOT_ATTACHED,
+        "a copy needs a stream, and none was attached",
+    )
 }
 
 /// The last part of what flowed by.
@@ -361,7 +371,12 @@ async fn read_tail(
     mut output: BoxStream<'static, Result<Output, RuntimeError>>,
     max: usize,
 ) -> Result<Tail, RuntimeError> {
-    let mut tail = Tail { pieces: VecDeque::new(), length: 0, cut: false, max };
+    let mut tail = Tail {
+        pieces: VecDeque::new(),
+        length: 0,
+        cut: false,
+        max,
+    };
     while let Some(piece) = output.next().await {
         match piece? {
             Output::Stdout(data) | Output::Stderr(data) => tail.push(data),

@@ -34,13 +34,20 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) enum News {
     /// The intent is on disk.
-    Begun { id: CommandId, intent: Intent, stamps: Vec<Stamp> },
+    Begun {
+        id: CommandId,
+        intent: Intent,
+        stamps: Vec<Stamp>,
+    },
     /// The exec's id is on disk.
     ExecMade { id: CommandId, exec: String },
     /// It waits for something outside.
     Waits { id: CommandId, why: String },
     /// It has ended; its result is on disk, where its kind has an effect.
-    Ended { id: CommandId, result: CommandResult },
+    Ended {
+        id: CommandId,
+        result: CommandResult,
+    },
 }
 
 /// What every job needs.
@@ -100,18 +107,30 @@ pub(super) async fn carry_out(mut job: Job, around: Arc<Surroundings>) {
     if journalled {
         // A result is sent only when it is on disk. A full disk is waited for: what happened,
         // happened.
-        while let Err(error) = around.appender.result(id, result.clone(), not_after_us).await {
+        while let Err(error) = around
+            .appender
+            .result(id, result.clone(), not_after_us)
+            .await
+        {
             waits(&around, id, &error.to_string()).await;
             tokio::time::sleep(TRY_AGAIN_AFTER).await;
         }
-        result.stamps.push(stamp(Stage::ResultStored, around.time.now_us()));
+        result
+            .stamps
+            .push(stamp(Stage::ResultStored, around.time.now_us()));
     }
     // The actor outlives its jobs; when it is gone, the process is going.
     let _ = around.news.send(News::Ended { id, result }).await;
 }
 
 async fn waits(around: &Surroundings, id: CommandId, why: &str) {
-    let _ = around.news.send(News::Waits { id, why: why.to_owned() }).await;
+    let _ = around
+        .news
+        .send(News::Waits {
+            id,
+            why: why.to_owned(),
+        })
+        .await;
 }
 
 /// From the first check to the outcome.
@@ -144,7 +163,9 @@ async fn prepare(job: &mut Job, kind: &Kind, around: &Surroundings) -> Result<In
         command: Some(job.signed.clone()),
         at_us: around.clock.now_us(),
         stamps: job.stamps.clone(),
-        container_id: pictured.as_ref().map_or_else(String::new, |(id, _)| id.clone()),
+        container_id: pictured
+            .as_ref()
+            .map_or_else(String::new, |(id, _)| id.clone()),
         started_us: pictured.as_ref().map_or(0, |(_, started_us)| *started_us),
         lane: job.lane.clone(),
         boot_us: around.clock.boot_us(),
@@ -177,8 +198,13 @@ async fn prepare(job: &mut Job, kind: &Kind, around: &Surroundings) -> Result<In
         see(&mut intent, &detail);
         write_intent(job, &intent, around).await?;
     }
-    job.stamps.push(stamp(Stage::IntentStored, around.time.now_us()));
-    let news = News::Begun { id: job.id, intent: intent.clone(), stamps: job.stamps.clone() };
+    job.stamps
+        .push(stamp(Stage::IntentStored, around.time.now_us()));
+    let news = News::Begun {
+        id: job.id,
+        intent: intent.clone(),
+        stamps: job.stamps.clone(),
+    };
     let _ = around.news.send(news).await;
     Ok(intent)
 }
@@ -204,8 +230,11 @@ fn may_not_begin(job: &Job, kind: &Kind, around: &Surroundings) -> Option<Outcom
         return Some(outcome);
     }
     let known = fairlead_protocol::version::AGENT_FEATURES;
-    if let Some(missing) =
-        job.command.required_features.iter().find(|feature| !known.contains(&feature.as_str()))
+    if let Some(missing) = job
+        .command
+        .required_features
+        .iter()
+        .find(|feature| !known.contains(&feature.as_str()))
     {
         return Some(Outcome::failed(
             codes::UNSUPPORTED,
@@ -220,7 +249,9 @@ fn may_not_begin(job: &Job, kind: &Kind, around: &Surroundings) -> Option<Outcom
         return None;
     }
     let checked = around.policy.check_named(&job.command, kind.target());
-    checked.err().map(|refusal| Outcome::failed(refusal.code, refusal.message))
+    checked
+        .err()
+        .map(|refusal| Outcome::failed(refusal.code, refusal.message))
 }
 
 /// The container that must be there for this kind.
@@ -247,7 +278,9 @@ async fn look_before(
     kind: &Kind,
     around: &Surroundings,
 ) -> Result<Option<ContainerDetail>, Outcome> {
-    let Some(container) = existing_container(kind) else { return Ok(None) };
+    let Some(container) = existing_container(kind) else {
+        return Ok(None);
+    };
     let detail = loop {
         match around.runtime.inspect(container).await {
             Ok(detail) => break detail,
@@ -287,20 +320,23 @@ async fn wait_for_engine(job: &Job, around: &Surroundings, why: &str) -> Result<
         return Err(Outcome::ended(
             State::Expired,
             codes::DEADLINE_PASSED,
-            format!("its deadline passed while the engine did not answer ({why}); nothing was done"),
+            format!(
+                "its deadline passed while the engine did not answer ({why}); nothing was done"
+            ),
         ));
     }
-    waits(around, job.id, &format!("the container engine does not answer: {why}")).await;
+    waits(
+        around,
+        job.id,
+        &format!("the container engine does not answer: {why}"),
+    )
+    .await;
     tokio::time::sleep(TRY_AGAIN_AFTER).await;
     Ok(())
 }
 
 /// Intent on disk, waiting for a full disk until the deadline.
-async fn write_intent(
-    job: &Job,
-    intent: &Intent,
-    around: &Surroundings,
-) -> Result<(), Outcome> {
+async fn write_intent(job: &Job, intent: &Intent, around: &Surroundings) -> Result<(), Outcome> {
     while let Err(error) = around.appender.intent(intent.clone()).await {
         if around.time.now_us() > job.command.not_after_us {
             return Err(Outcome::ended(
@@ -326,18 +362,21 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
         Err(outcome) => return outcome,
     };
     loop {
-        job.stamps.push(stamp(Stage::EngineCalled, around.time.now_us()));
+        job.stamps
+            .push(stamp(Stage::EngineCalled, around.time.now_us()));
         let mut exec = None;
         let asking = ask_engine(job.id, kind, &mut stream, &mut exec, around);
         let Ok(answer) = tokio::time::timeout(allowed, asking).await else {
-            job.stamps.push(stamp(Stage::EngineAnswered, around.time.now_us()));
+            job.stamps
+                .push(stamp(Stage::EngineAnswered, around.time.now_us()));
             let seconds = allowed.as_secs_f64();
             let message = format!("not finished after {seconds} s; the engine may still finish it");
             return Outcome::failed(codes::TIMEOUT, message).on(intent.container_id);
         };
         match answer {
             Ok(mut outcome) => {
-                job.stamps.push(stamp(Stage::EngineAnswered, around.time.now_us()));
+                job.stamps
+                    .push(stamp(Stage::EngineAnswered, around.time.now_us()));
                 if outcome.container_id.is_empty() {
                     outcome.container_id.clone_from(&intent.container_id);
                 }
@@ -358,7 +397,8 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
                 intent.boot_us = around.clock.boot_us();
             }
             Err(error) => {
-                job.stamps.push(stamp(Stage::EngineAnswered, around.time.now_us()));
+                job.stamps
+                    .push(stamp(Stage::EngineAnswered, around.time.now_us()));
                 return Outcome::from(error).on(intent.container_id);
             }
         }
@@ -376,7 +416,9 @@ async fn ask_engine(
     let runtime = &*around.runtime;
     match kind {
         Kind::Exec(wanted) => {
-            let made = runtime.exec_create(&wanted.container, &attached::exec_spec(wanted)).await?;
+            let made = runtime
+                .exec_create(&wanted.container, &attached::exec_spec(wanted))
+                .await?;
             // Before it is started its id must be on disk, else a crash would leave it unknown.
             if let Err(error) = around.appender.exec_created(id, &made).await {
                 return Ok(Outcome::failed(
@@ -384,7 +426,13 @@ async fn ask_engine(
                     format!("{error}; nothing was run"),
                 ));
             }
-            let _ = around.news.send(News::ExecMade { id, exec: made.clone() }).await;
+            let _ = around
+                .news
+                .send(News::ExecMade {
+                    id,
+                    exec: made.clone(),
+                })
+                .await;
             *exec = Some(made.clone());
             attached::run_exec(runtime, &made, wanted, stream.take()).await
         }
@@ -415,9 +463,10 @@ async fn stream_of(job: &mut Job) -> Result<Option<StreamSocket>, Outcome> {
     match tokio::time::timeout(limits::STREAM_DIAL_TIMEOUT, coming).await {
         Ok(Ok(stream)) => Ok(Some(stream)),
         Ok(Err(_)) => Err(not_attached("because it could not be opened")),
-        Err(_) => {
-            Err(not_attached(&format!("within {} s", limits::STREAM_DIAL_TIMEOUT.as_secs())))
-        }
+        Err(_) => Err(not_attached(&format!(
+            "within {} s",
+            limits::STREAM_DIAL_TIMEOUT.as_secs()
+        ))),
     }
 }
 
@@ -431,13 +480,28 @@ async fn settle_patiently(
 ) -> Settled {
     let (now_us, boot_us) = (around.clock.now_us(), around.clock.boot_us());
     // A smaller time since boot means that the machine was booted since: nothing of the act goes on.
-    let since_us = if boot_us >= intent.boot_us { boot_us - intent.boot_us } else { i64::MAX };
+    let since_us = if boot_us >= intent.boot_us {
+        boot_us - intent.boot_us
+    } else {
+        i64::MAX
+    };
     let waited = Duration::from_micros(since_us.unsigned_abs());
     // Where the wall clock was set back meanwhile, what came after the intent carries earlier times.
     let set_back_us = ((intent.at_us - intent.boot_us) - (now_us - boot_us)).max(0);
-    let set_back_us = if boot_us >= intent.boot_us { set_back_us } else { 0 };
+    let set_back_us = if boot_us >= intent.boot_us {
+        set_back_us
+    } else {
+        0
+    };
     let not_before_us = intent.at_us - set_back_us;
-    let before = Before { id: job.id, kind, intent, exec, waited, not_before_us };
+    let before = Before {
+        id: job.id,
+        kind,
+        intent,
+        exec,
+        waited,
+        not_before_us,
+    };
     loop {
         match settle(&*around.runtime, &before).await {
             Ok(settled) => {
@@ -445,8 +509,12 @@ async fn settle_patiently(
                 return settled;
             }
             Err(error) => {
-                waits(around, job.id, &format!("what became of it is being found out: {error}"))
-                    .await;
+                waits(
+                    around,
+                    job.id,
+                    &format!("what became of it is being found out: {error}"),
+                )
+                .await;
                 tokio::time::sleep(TRY_AGAIN_AFTER).await;
             }
         }
@@ -457,7 +525,10 @@ async fn settle_patiently(
 async fn renew(around: &Surroundings) -> Outcome {
     let (done, renewed) = oneshot::channel();
     let unavailable = || {
-        Outcome::failed(codes::CERTIFICATE_REJECTED, "the link was lost before it was renewed")
+        Outcome::failed(
+            codes::CERTIFICATE_REJECTED,
+            "the link was lost before it was renewed",
+        )
     };
     if around.renew.send(RenewNow { done }).await.is_err() {
         return unavailable();

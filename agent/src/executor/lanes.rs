@@ -63,7 +63,14 @@ impl Lanes {
         self.next_place += 1;
         self.at.insert(id, (lane.clone(), place));
         let places = self.lanes.entry(lane).or_default();
-        places.insert(place, Place { id, manner, running: false });
+        places.insert(
+            place,
+            Place {
+                id,
+                manner,
+                running: false,
+            },
+        );
     }
 
     /// Everything that may begin now, in order of acceptance; it counts as running from here.
@@ -82,8 +89,10 @@ impl Lanes {
         ready.truncate(self.running_max.saturating_sub(self.running));
         for (place, id) in &ready {
             if let Some((lane, _)) = self.at.get(id)
-                && let Some(found) =
-                    self.lanes.get_mut(lane).and_then(|places| places.get_mut(place))
+                && let Some(found) = self
+                    .lanes
+                    .get_mut(lane)
+                    .and_then(|places| places.get_mut(place))
             {
                 found.running = true;
                 self.running += 1;
@@ -94,7 +103,9 @@ impl Lanes {
 
     /// A command has finished (or was withdrawn): its place is free.
     pub fn finish(&mut self, id: CommandId) {
-        let Some((lane, place)) = self.at.remove(&id) else { return };
+        let Some((lane, place)) = self.at.remove(&id) else {
+            return;
+        };
         if let Some(places) = self.lanes.get_mut(&lane) {
             if places.remove(&place).is_some_and(|found| found.running) {
                 self.running -= 1;
@@ -115,7 +126,10 @@ impl Lanes {
     #[must_use]
     pub fn is_running(&self, id: CommandId) -> bool {
         self.at.get(&id).is_some_and(|(lane, place)| {
-            self.lanes.get(lane).and_then(|places| places.get(place)).is_some_and(|p| p.running)
+            self.lanes
+                .get(lane)
+                .and_then(|places| places.get(place))
+                .is_some_and(|p| p.running)
         })
     }
 
@@ -124,14 +138,19 @@ impl Lanes {
     pub fn waits_for(&self, id: CommandId) -> Option<CommandId> {
         let (lane, place) = self.at.get(&id)?;
         let before = self.lanes.get(lane)?.range(..*place);
-        before.rev().find(|(_, found)| found.manner != Manner::Looks).map(|(_, found)| found.id)
+        before
+            .rev()
+            .find(|(_, found)| found.manner != Manner::Looks)
+            .map(|(_, found)| found.id)
     }
 
     /// Whether a changing command runs on this lane.
     #[must_use]
     pub fn is_held(&self, lane: &Lane) -> bool {
         self.lanes.get(lane).is_some_and(|places| {
-            places.values().any(|p| p.running && p.manner != Manner::Looks)
+            places
+                .values()
+                .any(|p| p.running && p.manner != Manner::Looks)
         })
     }
 
@@ -149,17 +168,21 @@ impl Lanes {
 }
 
 fn may_begin(places: &BTreeMap<u64, Place>, place: u64) -> bool {
-    let Some(own) = places.get(&place) else { return false };
+    let Some(own) = places.get(&place) else {
+        return false;
+    };
     if own.running {
         return false;
     }
-    let mut changing = places.range(..place).map(|(_, p)| p).filter(|p| p.manner != Manner::Looks);
+    let mut changing = places
+        .range(..place)
+        .map(|(_, p)| p)
+        .filter(|p| p.manner != Manner::Looks);
     match own.manner {
         // Running ones that merely look do not hold the lane against a changing one.
         Manner::Changes | Manner::ChangesWithGrace | Manner::Looks => changing.next().is_none(),
-        Manner::Kills => changing.all(|p| {
-            p.running && matches!(p.manner, Manner::ChangesWithGrace | Manner::Kills)
-        }),
+        Manner::Kills => changing
+            .all(|p| p.running && matches!(p.manner, Manner::ChangesWithGrace | Manner::Kills)),
     }
 }
 
@@ -183,7 +206,11 @@ mod tests {
         lanes.accept(id(2), lane(1), Manner::Changes);
         lanes.accept(id(3), lane(1), Manner::Looks);
         lanes.accept(id(4), lane(1), Manner::Changes);
-        assert_eq!(lanes.begin(), [id(1), id(2)], "a running look does not hold the lane");
+        assert_eq!(
+            lanes.begin(),
+            [id(1), id(2)],
+            "a running look does not hold the lane"
+        );
         assert_eq!(lanes.begin(), []);
         lanes.finish(id(2));
         assert_eq!(lanes.begin(), [id(3), id(4)]);

@@ -40,7 +40,12 @@ impl Outcome {
 
     /// It ended otherwise.
     pub fn ended(state: State, code: &'static str, message: impl Into<String>) -> Self {
-        Self { state, code, message: message.into(), ..Self::done() }
+        Self {
+            state,
+            code,
+            message: message.into(),
+            ..Self::done()
+        }
     }
 
     /// It failed.

@@ -51,9 +51,23 @@ pub(super) async fn settle(
     before: &Before<'_>,
 ) -> Result<Settled, RuntimeError> {
     match before.kind {
-        Kind::Run(run) => made(runtime, before, run.spec.as_ref().map_or("", |s| &s.name), true).await,
+        Kind::Run(run) => {
+            made(
+                runtime,
+                before,
+                run.spec.as_ref().map_or("", |s| &s.name),
+                true,
+            )
+            .await
+        }
         Kind::Create(create) => {
-            made(runtime, before, create.spec.as_ref().map_or("", |s| &s.name), false).await
+            made(
+                runtime,
+                before,
+                create.spec.as_ref().map_or("", |s| &s.name),
+                false,
+            )
+            .await
         }
         Kind::Start(start) => {
             let detail = inspect(runtime, before, &start.container).await?;
@@ -63,15 +77,19 @@ pub(super) async fn settle(
             })
         }
         Kind::Stop(stop) => {
-            let wait = grace(stop.grace_s, None) + AFTER_GRACE;
-            wait_for(runtime, before, &stop.container, wait, |now| now.container.state != "running")
-                .await
+            wait_for(runtime, before, &stop.container, stop.grace_s, |now| {
+                now.container.state != "running"
+            })
+            .await
         }
         Kind::Restart(restart) => {
-            let wait = grace(restart.grace_s, None) + AFTER_GRACE;
-            wait_for(runtime, before, &restart.container, wait, |now| {
-                started_since(now, before)
-            })
+            wait_for(
+                runtime,
+                before,
+                &restart.container,
+                restart.grace_s,
+                |now| started_since(now, before),
+            )
             .await
         }
         Kind::Kill(kill) => killed(runtime, before, &kill.container).await,
@@ -119,19 +137,23 @@ async fn inspect(
     name: &str,
 ) -> Result<Option<ContainerDetail>, RuntimeError> {
     let known = &before.intent.container_id;
-    match runtime.inspect(if known.is_empty() { name } else { known }).await {
+    match runtime
+        .inspect(if known.is_empty() { name } else { known })
+        .await
+    {
         Ok(detail) => Ok(Some(detail)),
         Err(RuntimeError::NoSuchContainer(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Asks until the effect shows or the time (counted from the intent) is over.
+/// Asks until the effect shows or the grace and a little more (counted from the intent) are over. A
+/// command that names no grace leaves it to the container's own.
 async fn wait_for(
     runtime: &dyn ContainerRuntime,
     before: &Before<'_>,
     name: &str,
-    wait: Duration,
+    asked_grace_s: Option<u32>,
     effect: impl Fn(&ContainerDetail) -> bool,
 ) -> Result<Settled, RuntimeError> {
     let mut waited = before.waited;
@@ -144,7 +166,9 @@ async fn wait_for(
                 )));
             }
             Some(now) if effect(&now) => return Ok(done_on(&now)),
-            Some(_) if waited >= wait => return Ok(Settled::NotDone),
+            Some(now) if waited >= grace(asked_grace_s, now.stop_timeout_s) + AFTER_GRACE => {
+                return Ok(Settled::NotDone);
+            }
             Some(_) => {
                 tokio::time::sleep(ASK_AGAIN_AFTER).await;
                 waited += ASK_AGAIN_AFTER;
@@ -167,19 +191,32 @@ async fn made(
     };
     let label = before.id.to_string();
     let ours = |detail: &ContainerDetail| {
-        detail.labels.iter().any(|(key, value)| key == COMMAND_LABEL && *value == label)
+        detail
+            .labels
+            .iter()
+            .any(|(key, value)| key == COMMAND_LABEL && *value == label)
     };
     let Some(detail) = found.filter(ours) else {
         // It may have been made, have run and have been removed again (--rm, or by hand).
         let past = past_events(runtime, before.intent.at_us).await;
-        let made = past.iter().any(|event| event.action == "create" && event.command_label == label);
-        return Ok(if made { Settled::Done(Outcome::done()) } else { Settled::NotDone });
+        let made = past
+            .iter()
+            .any(|event| event.action == "create" && event.command_label == label);
+        return Ok(if made {
+            Settled::Done(Outcome::done())
+        } else {
+            Settled::NotDone
+        });
     };
     if start && detail.started_us == 0 {
         runtime.start(&detail.container.id).await?;
     }
     let body = serde_json::json!({ "id": detail.container.id, "name": name });
-    Ok(Settled::Done(Outcome::done().with_body(body.to_string()).on(detail.container.id)))
+    Ok(Settled::Done(
+        Outcome::done()
+            .with_body(body.to_string())
+            .on(detail.container.id),
+    ))
 }
 
 /// A signal leaves no trace in the container, but one in the engine's events.
@@ -189,7 +226,9 @@ async fn killed(
     name: &str,
 ) -> Result<Settled, RuntimeError> {
     let Some(now) = inspect(runtime, before, name).await? else {
-        return Ok(Settled::Done(Outcome::done().on(before.intent.container_id.clone())));
+        return Ok(Settled::Done(
+            Outcome::done().on(before.intent.container_id.clone()),
+        ));
     };
     if now.container.state != "running" {
         return Ok(done_on(&now));
@@ -198,7 +237,11 @@ async fn killed(
         .await
         .iter()
         .any(|event| event.action == "kill" && event.id == now.container.id);
-    Ok(if signalled { done_on(&now) } else { Settled::NotDone })
+    Ok(if signalled {
+        done_on(&now)
+    } else {
+        Settled::NotDone
+    })
 }
 
 async fn past_events(runtime: &dyn ContainerRuntime, since_us: i64) -> Vec<EngineEvent> {
@@ -215,7 +258,9 @@ async fn executed(
     runtime: &dyn ContainerRuntime,
     before: &Before<'_>,
 ) -> Result<Settled, RuntimeError> {
-    let Some(exec) = before.exec else { return Ok(Settled::NotDone) };
+    let Some(exec) = before.exec else {
+        return Ok(Settled::NotDone);
+    };
     loop {
         match runtime.exec_state(exec).await? {
             ExecState::Running => tokio::time::sleep(ASK_AGAIN_AFTER).await,
@@ -245,8 +290,10 @@ pub(super) fn exited(code: i64) -> Outcome {
     if exit_code == 0 {
         Outcome::done()
     } else {
-        let mut outcome =
-            Outcome::failed(codes::EXIT_CODE, format!("the process ended with {exit_code}"));
+        let mut outcome = Outcome::failed(
+            codes::EXIT_CODE,
+            format!("the process ended with {exit_code}"),
+        );
         outcome.exit_code = exit_code;
         outcome
     }

@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::signing::{SignatureError, Verifier};
@@ -17,8 +16,7 @@ use fairlead_link::socket::StreamSocket;
 use fairlead_protocol::command::{Kind, Lane};
 use fairlead_protocol::{
     CancelRefused, Command, CommandId, CommandResult, HostId, InstanceId, LinkUp, Message,
-    OpenStream, Progress, ResultPart, SignedCommand, Stage, Stamp, State, StreamId, StreamRefused,
-    codes, limits, link_up,
+    OpenStream, SignedCommand, Stage, Stamp, State, codes, limits, link_up,
 };
 use rustls::pki_types::UnixTime;
 use tokio::sync::{mpsc, oneshot};
@@ -34,6 +32,8 @@ use crate::observe::{Causes, Picture};
 use crate::owner_log::OwnerLog;
 use crate::policy::PolicyFile;
 use crate::runtime::ContainerRuntime;
+
+mod sending;
 
 /// Commands that run at a time.
 const RUNNING_MAX: usize = 64;
@@ -165,9 +165,15 @@ impl Executor {
 
     fn take_up_unsettled(&mut self) {
         for (id, intent, exec) in self.parts.journal.unsettled() {
-            let Some(signed) = intent.command.clone() else { continue };
-            let Ok(command) = Command::decode(&signed.command[..]) else { continue };
-            let Some(kind) = command.kind.as_ref() else { continue };
+            let Some(signed) = intent.command.clone() else {
+                continue;
+            };
+            let Ok(command) = Command::decode(&signed.command[..]) else {
+                continue;
+            };
+            let Some(kind) = command.kind.as_ref() else {
+                continue;
+            };
             tracing::info!(command = %id, kind = kind.name(), "settling what an earlier instance began");
             let lane = kind.lane();
             self.lanes.accept(id, lane.clone(), manner(kind));
@@ -193,14 +199,26 @@ impl Executor {
                 self.fleeting.remove(&id);
                 self.parts.journal.acked(id);
             }
-            Request::LinkUp { outbound, connection, streams } => {
-                self.link = Some(Link { outbound, connection, streams });
+            Request::LinkUp {
+                outbound,
+                connection,
+                streams,
+            } => {
+                self.link = Some(Link {
+                    outbound,
+                    connection,
+                    streams,
+                });
                 // What the last link's peer was sent, this one's may not have.
                 self.sent.clear();
                 self.send_unacked();
             }
             Request::LinkDown { connection } => {
-                if self.link.as_ref().is_some_and(|link| link.connection == connection) {
+                if self
+                    .link
+                    .as_ref()
+                    .is_some_and(|link| link.connection == connection)
+                {
                     self.link = None;
                 }
             }
@@ -256,7 +274,10 @@ impl Executor {
             waiting_for: String::new(),
         };
         self.live.insert(id, live);
-        if let Some(at) = self.early_streams.iter().position(|(open, _)| open.command == id.to_wire())
+        if let Some(at) = self
+            .early_streams
+            .iter()
+            .position(|(open, _)| open.command == id.to_wire())
         {
             let (open, _) = self.early_streams.remove(at);
             self.open_stream(open);
@@ -273,8 +294,11 @@ impl Executor {
 
     /// Whether the id is known already; then what is known is said again.
     fn repeated(&mut self, id: CommandId) -> bool {
-        if let Some(Phase::Done { result, .. }) =
-            self.parts.journal.entry(id).map(|entry| entry.phase.clone())
+        if let Some(Phase::Done { result, .. }) = self
+            .parts
+            .journal
+            .entry(id)
+            .map(|entry| entry.phase.clone())
         {
             self.send_result(&result);
             return true;
@@ -334,8 +358,11 @@ impl Executor {
             self.send(link_up::Kind::CancelRefused(refused));
             return;
         }
-        let outcome =
-            Outcome::ended(State::Cancelled, codes::WITHDRAWN, format!("withdrawn by {by}"));
+        let outcome = Outcome::ended(
+            State::Cancelled,
+            codes::WITHDRAWN,
+            format!("withdrawn by {by}"),
+        );
         self.end_before_it_began(id, outcome);
     }
 
@@ -344,14 +371,20 @@ impl Executor {
     fn end_before_it_began(&mut self, id: CommandId, outcome: Outcome) {
         self.lanes.finish(id);
         self.stream_slots.remove(&id);
-        let Some(live) = self.live.get(&id) else { return };
+        let Some(live) = self.live.get(&id) else {
+            return;
+        };
         let mut result = self.result_of(id, outcome);
         result.stamps.clone_from(&live.stamps);
         let not_after_us = live.command.not_after_us;
         let around = Arc::clone(&self.around);
         // Its owner is the entry in `live`: it always ends with `News::Ended`.
         tokio::spawn(async move {
-            if let Err(error) = around.appender.result(id, result.clone(), not_after_us).await {
+            if let Err(error) = around
+                .appender
+                .result(id, result.clone(), not_after_us)
+                .await
+            {
                 tracing::warn!(command = %id, %error, "the end of a command that never began is not on disk");
             }
             let _ = around.news.send(News::Ended { id, result }).await;
@@ -362,12 +395,16 @@ impl Executor {
 
     fn begin_ready(&mut self) {
         for id in self.lanes.begin() {
-            let Some(live) = self.live.get_mut(&id) else { continue };
+            let Some(live) = self.live.get_mut(&id) else {
+                continue;
+            };
             live.waiting_for.clear();
             if let Lane::Container(name) = &live.lane
                 && let Some(causes) = live.command.kind.as_ref().and_then(causes)
             {
-                self.parts.picture.acts(name, id, causes, self.parts.clock.now_us());
+                self.parts
+                    .picture
+                    .acts(name, id, causes, self.parts.clock.now_us());
             }
             let job = Job {
                 id,
@@ -387,9 +424,13 @@ impl Executor {
     fn on_news(&mut self, news: News) {
         match news {
             News::Begun { id, intent, stamps } => {
-                let Some(live) = self.live.get_mut(&id) else { return };
+                let Some(live) = self.live.get_mut(&id) else {
+                    return;
+                };
                 live.stamps = stamps;
-                self.parts.journal.note_intent(id, intent, live.command.not_after_us);
+                self.parts
+                    .journal
+                    .note_intent(id, intent, live.command.not_after_us);
                 self.parts.owner_log.begun(id, &live.command);
                 self.send_progress(id, None);
             }
@@ -409,126 +450,30 @@ impl Executor {
     fn ended(&mut self, id: CommandId, mut result: CommandResult) {
         self.lanes.finish(id);
         self.stream_slots.remove(&id);
-        let Some(live) = self.live.remove(&id) else { return };
+        let Some(live) = self.live.remove(&id) else {
+            return;
+        };
         if let Lane::Container(name) = &live.lane {
-            self.parts.picture.acted(name, id, self.parts.clock.now_us());
+            self.parts
+                .picture
+                .acted(name, id, self.parts.clock.now_us());
         }
         result.instance = self.parts.instance.to_wire();
         result.epoch = self.parts.epoch;
         let effect = live.command.kind.as_ref().is_some_and(has_effect);
         let state = State::try_from(result.state).unwrap_or(State::Unknown);
         if effect {
-            self.parts.owner_log.ended(id, &live.command, in_words(state), &result.message);
-            self.parts.journal.note_result(id, result.clone(), live.command.not_after_us);
+            self.parts
+                .owner_log
+                .ended(id, &live.command, in_words(state), &result.message);
+            self.parts
+                .journal
+                .note_result(id, result.clone(), live.command.not_after_us);
             self.parts.picture.look_again();
         } else {
             self.fleeting.insert(id, result.clone());
         }
         self.send_result(&result);
-    }
-
-    // === streams
-
-    fn open_stream(&mut self, open: OpenStream) {
-        let (Ok(stream_id), Ok(id)) =
-            (StreamId::from_wire(&open.id), CommandId::from_wire(&open.command))
-        else {
-            return self.refuse_stream(open.id, codes::PROTOCOL_VIOLATION, "ids are 16 bytes");
-        };
-        if open.host[..] != self.parts.host.as_bytes()[..] {
-            return self.refuse_stream(open.id, codes::NO_STREAM, "the stream is for another host");
-        }
-        let Some(slot) = self.stream_slots.remove(&id) else {
-            let ended = self.parts.journal.entry(id).is_some()
-                || self.fleeting.contains_key(&id)
-                || self.lanes.holds(id);
-            if ended || self.early_streams.len() >= EARLY_STREAMS_MAX {
-                return self.refuse_stream(open.id, codes::NO_STREAM, "the command has no stream");
-            }
-            // The command itself is on its way: only it, once verified, gives the right to a stream.
-            self.early_streams.push((open, Instant::now()));
-            return;
-        };
-        let Some(link) = &self.link else { return };
-        let streams = link.streams.clone();
-        // The task ends by itself: dialling has a deadline, and the socket goes to the job.
-        tokio::spawn(async move {
-            let StreamDialler { dialler, address, server } = streams;
-            match dialler.stream(&address, stream_id, &server).await {
-                Ok(socket) => drop(slot.send(socket)),
-                Err(error) => tracing::warn!(command = %id, %error, "stream could not be opened"),
-            }
-        });
-    }
-
-    fn refuse_stream(&mut self, id: Bytes, code: &str, message: &str) {
-        let refused =
-            StreamRefused { id, code: code.to_owned(), message: message.to_owned() };
-        self.send(link_up::Kind::StreamRefused(refused));
-    }
-
-    // === sending
-
-    /// Sends what may be lost; `false` when there is no link or its queue is full.
-    fn send(&mut self, kind: link_up::Kind) -> bool {
-        self.link
-            .as_ref()
-            .is_some_and(|link| link.outbound.try_send(LinkUp { kind: Some(kind) }).is_ok())
-    }
-
-    fn send_progress(&mut self, id: CommandId, extra: Option<Stamp>) {
-        let Some(live) = self.live.get(&id) else { return };
-        let running = self.lanes.is_running(id);
-        let waiting_for = if live.waiting_for.is_empty() && !running {
-            self.lanes
-                .waits_for(id)
-                .map(|other| format!("{} is held by command {}", live.lane, other.short()))
-                .unwrap_or_default()
-        } else {
-            live.waiting_for.clone()
-        };
-        let progress = Progress {
-            command: id.to_wire(),
-            state: if running { State::Running } else { State::Delivered }.into(),
-            stamps: live.stamps.iter().cloned().chain(extra).collect(),
-            waiting_for,
-        };
-        self.send(link_up::Kind::Progress(progress));
-    }
-
-    /// Sends a result, its body in parts before it. What does not fit is sent again later.
-    fn send_result(&mut self, result: &CommandResult) {
-        if let Ok(id) = CommandId::from_wire(&result.command) {
-            self.sent.insert(id, Instant::now());
-        }
-        let Some(connection) = self.link.as_ref().map(|link| link.connection) else { return };
-        let mut last = result.clone();
-        last.connection = connection;
-        if result.body.len() > limits::RESULT_PART_BYTES {
-            last.body = Bytes::new();
-            for (index, data) in result.body.chunks(limits::RESULT_PART_BYTES).enumerate() {
-                let part = ResultPart {
-                    command: result.command.clone(),
-                    offset: u32::try_from(index * limits::RESULT_PART_BYTES).unwrap_or(u32::MAX),
-                    data: Bytes::copy_from_slice(data),
-                };
-                if !self.send(link_up::Kind::ResultPart(part)) {
-                    return;
-                }
-            }
-        }
-        self.send(link_up::Kind::Result(last));
-    }
-
-    fn send_unacked(&mut self) {
-        let fleeting: Vec<_> = self.fleeting.values().cloned().collect();
-        for result in self.parts.journal.unacked().iter().chain(&fleeting) {
-            let Ok(id) = CommandId::from_wire(&result.command) else { continue };
-            let lately = |sent: &Instant| sent.elapsed() < SEND_AGAIN_AFTER;
-            if !self.sent.get(&id).is_some_and(lately) {
-                self.send_result(result);
-            }
-        }
     }
 
     fn tidy(&mut self) {

@@ -86,14 +86,21 @@ pub(super) fn read(path: &Path) -> Result<Reading, JournalError> {
         rest = after;
     }
     if records.is_empty() && !is_torn_beginning(&bytes) {
-        return Err(JournalError::Foreign { path: path.display().to_string() });
+        return Err(JournalError::Foreign {
+            path: path.display().to_string(),
+        });
     }
-    Ok(Reading { records, torn: !rest.is_empty() })
+    Ok(Reading {
+        records,
+        torn: !rest.is_empty(),
+    })
 }
 
 /// Whether this could be a file whose very first record was cut off: then nothing was ever in it.
 fn is_torn_beginning(bytes: &[u8]) -> bool {
-    let Some((length, _)) = bytes.split_first_chunk::<4>() else { return true };
+    let Some((length, _)) = bytes.split_first_chunk::<4>() else {
+        return true;
+    };
     let length = u32::from_le_bytes(*length) as usize;
     length <= RECORD_BYTES_MAX && bytes.len() < FRAME_HEADER_BYTES + length
 }
@@ -116,7 +123,10 @@ fn check_header(record: &JournalRecord, path: &Path) -> Result<(), JournalError>
     let path = path.display().to_string();
     match &record.kind {
         Some(Kind::Header(header)) if header.format <= FORMAT => Ok(()),
-        Some(Kind::Header(header)) => Err(JournalError::Newer { path, format: header.format }),
+        Some(Kind::Header(header)) => Err(JournalError::Newer {
+            path,
+            format: header.format,
+        }),
         _ => Err(JournalError::Foreign { path }),
     }
 }
@@ -130,11 +140,17 @@ pub(super) fn others(dir: &Path, own: InstanceId) -> Result<Vec<PathBuf>, Journa
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         // `<instance>.new` is a file that was being written anew; its original is complete.
         if name.ends_with(".new") && is_dead(&path) {
             let _ = std::fs::remove_file(&path);
-        } else if name.parse::<InstanceId>().is_ok_and(|instance| instance != own) {
+        } else if name
+            .parse::<InstanceId>()
+            .is_ok_and(|instance| instance != own)
+        {
             paths.push(path);
         }
     }
@@ -152,14 +168,23 @@ pub(super) fn is_dead(path: &Path) -> bool {
 
 fn frame(record: &JournalRecord, into: &mut Vec<u8>) {
     let payload = record.encode_to_vec();
-    into.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+    into.extend_from_slice(
+        &u32::try_from(payload.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
     into.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
     into.extend_from_slice(&payload);
 }
 
 enum Job {
-    Append { records: Vec<JournalRecord>, done: Option<oneshot::Sender<Result<(), JournalError>>> },
-    Compact { keep: Keep },
+    Append {
+        records: Vec<JournalRecord>,
+        done: Option<oneshot::Sender<Result<(), JournalError>>>,
+    },
+    Compact {
+        keep: Keep,
+    },
 }
 
 /// From all records of a file, those that still matter.
@@ -204,7 +229,9 @@ impl Writer {
     }
 
     pub(super) fn handle(&self) -> Handle {
-        Handle { jobs: self.jobs.clone() }
+        Handle {
+            jobs: self.jobs.clone(),
+        }
     }
 
     pub(super) fn has_grown(&self) -> bool {
@@ -223,14 +250,23 @@ impl Handle {
     /// Appends and returns after the sync that covers the records.
     pub(super) async fn append(&self, records: Vec<JournalRecord>) -> Result<(), JournalError> {
         let (done, outcome) = oneshot::channel();
-        let job = Job::Append { records, done: Some(done) };
-        self.jobs.send(job).await.map_err(|_| JournalError::Closed)?;
+        let job = Job::Append {
+            records,
+            done: Some(done),
+        };
+        self.jobs
+            .send(job)
+            .await
+            .map_err(|_| JournalError::Closed)?;
         outcome.await.map_err(|_| JournalError::Closed)?
     }
 
     /// Appends with the next sync; losing it does no harm.
     pub(super) fn append_lazily(&self, record: JournalRecord) {
-        let _ = self.jobs.try_send(Job::Append { records: vec![record], done: None });
+        let _ = self.jobs.try_send(Job::Append {
+            records: vec![record],
+            done: None,
+        });
     }
 }
 
@@ -286,11 +322,17 @@ impl WriterThread {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
-        let written = self.file.write_all(bytes).and_then(|()| self.file.sync_data());
+        let written = self
+            .file
+            .write_all(bytes)
+            .and_then(|()| self.file.sync_data());
         match written {
             Ok(()) => {
                 self.length += bytes.len() as u64;
-                self.grown.store(self.length > self.length_when_new + GROWN_BYTES, Ordering::Relaxed);
+                self.grown.store(
+                    self.length > self.length_when_new + GROWN_BYTES,
+                    Ordering::Relaxed,
+                );
                 Ok(())
             }
             Err(error) => {
@@ -312,7 +354,9 @@ impl WriterThread {
                 return;
             }
         };
-        let mut all = vec![JournalRecord { kind: Some(Kind::Header(self.header.clone())) }];
+        let mut all = vec![JournalRecord {
+            kind: Some(Kind::Header(self.header.clone())),
+        }];
         all.extend(keep(reading));
         let mut beside = self.path.as_os_str().to_owned();
         beside.push(".new");
@@ -338,13 +382,20 @@ impl WriterThread {
 }
 
 fn write_error(path: &Path, error: &io::Error) -> JournalError {
-    JournalError::Write { path: path.display().to_string(), reason: error.to_string() }
+    JournalError::Write {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    }
 }
 
 /// A new file with these records: locked, written, synced, its directory entry synced.
 fn write_whole(path: &Path, records: &[JournalRecord]) -> io::Result<(File, u64)> {
-    let mut file =
-        OpenOptions::new().append(true).read(true).create(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .append(true)
+        .read(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     file.set_len(0)?;
     let mut bytes = Vec::new();

@@ -12,10 +12,20 @@ fn id(n: u8) -> CommandId {
 }
 
 fn intent(n: u8, not_after_us: i64) -> Intent {
-    let command = Command { id: id(n).to_wire(), not_after_us, ..Command::default() };
-    let signed =
-        SignedCommand { command: command.encode_to_vec().into(), ..SignedCommand::default() };
-    Intent { command: Some(signed), at_us: i64::from(n), ..Intent::default() }
+    let command = Command {
+        id: id(n).to_wire(),
+        not_after_us,
+        ..Command::default()
+    };
+    let signed = SignedCommand {
+        command: command.encode_to_vec().into(),
+        ..SignedCommand::default()
+    };
+    Intent {
+        command: Some(signed),
+        at_us: i64::from(n),
+        ..Intent::default()
+    }
 }
 
 fn result(n: u8) -> CommandResult {
@@ -47,7 +57,10 @@ async fn the_next_instance_takes_over_what_is_live_and_removes_the_dead_file() {
     assert_eq!(second.unacked(), vec![result(1)]);
     let unsettled = second.unsettled();
     assert_eq!(unsettled.len(), 1);
-    assert_eq!((unsettled[0].0, unsettled[0].2.as_deref()), (id(2), Some("e2")));
+    assert_eq!(
+        (unsettled[0].0, unsettled[0].2.as_deref()),
+        (id(2), Some("e2"))
+    );
     drop(second);
 
     // A day after the deadline the finished id is forgotten, the unsettled one never.
@@ -63,23 +76,43 @@ async fn a_living_instance_is_read_but_not_taken_over() {
     living.appender().intent(intent(1, HOUR_US)).await.unwrap();
     let other = open(dir.path(), 2, 0);
     assert!(other.entry(id(1)).is_some(), "its ids count");
-    assert!(dir.path().join(InstanceId::from_bytes([1; 16]).to_string()).exists());
+    assert!(
+        dir.path()
+            .join(InstanceId::from_bytes([1; 16]).to_string())
+            .exists()
+    );
 }
 
 #[tokio::test]
 async fn a_newer_or_foreign_file_blocks_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(InstanceId::from_bytes([7; 16]).to_string());
-    let header = JournalHeader { format: FORMAT + 1, ..JournalHeader::default() };
-    let record = JournalRecord { kind: Some(Kind::Header(header)) }.encode_to_vec();
+    let header = JournalHeader {
+        format: FORMAT + 1,
+        ..JournalHeader::default()
+    };
+    let record = JournalRecord {
+        kind: Some(Kind::Header(header)),
+    }
+    .encode_to_vec();
     let mut bytes = u32::try_from(record.len()).unwrap().to_le_bytes().to_vec();
     bytes.extend(crc32fast::hash(&record).to_le_bytes());
     bytes.extend(&record);
     std::fs::write(&path, &bytes).unwrap();
-    assert!(open(dir.path(), 1, 0).blocked().unwrap().contains("format 2"));
+    assert!(
+        open(dir.path(), 1, 0)
+            .blocked()
+            .unwrap()
+            .contains("format 2")
+    );
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
     std::fs::write(&path, vec![b'x'; 5000]).unwrap();
-    assert!(open(dir.path(), 2, 0).blocked().unwrap().contains("not a journal"));
+    assert!(
+        open(dir.path(), 2, 0)
+            .blocked()
+            .unwrap()
+            .contains("not a journal")
+    );
 }
 
 #[tokio::test]

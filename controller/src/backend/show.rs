@@ -43,10 +43,11 @@ pub(super) fn command(
         issuer: row.issuer.clone(),
         state: state.name().to_owned(),
         is_final,
-        waiting_for: if is_final || state == State::Running {
-            String::new()
-        } else {
-            waiting_for(row, progress, host, fleet)
+        waiting_for: match state {
+            _ if is_final => String::new(),
+            // It has its lane; the engine or a disk may still be waited for.
+            State::Running => progress.map(|p| p.waiting_for.clone()).unwrap_or_default(),
+            _ => waiting_for(row, progress, host, fleet),
         },
         code: row.code.clone(),
         message: row.message.clone(),

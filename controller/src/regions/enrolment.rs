@@ -37,10 +37,19 @@ fn in_words(code: &'static str) -> String {
 
 fn unavailable(error: &StoreError) -> Refusal {
     tracing::error!(%error, "the store did not answer");
-    (codes::STORAGE_UNAVAILABLE, "the controller's store cannot be written now".to_owned())
+    (
+        codes::STORAGE_UNAVAILABLE,
+        "the controller's store cannot be written now".to_owned(),
+    )
 }
 
-fn audit(tx: &Tx<'_>, at_us: i64, action: &str, object: &str, token: &str) -> Result<(), StoreError> {
+fn audit(
+    tx: &Tx<'_>,
+    at_us: i64,
+    action: &str,
+    object: &str,
+    token: &str,
+) -> Result<(), StoreError> {
     let entry = AuditEntry {
         at_us,
         tenant: DEFAULT_TENANT.to_owned(),
@@ -59,7 +68,9 @@ fn audit(tx: &Tx<'_>, at_us: i64, action: &str, object: &str, token: &str) -> Re
 /// An access server asks to serve a region.
 pub(super) async fn region(mut socket: Socket<UplinkDown, UplinkUp>, centre: &Centre) {
     let request = match socket.hear_message(limits::HELLO_TIMEOUT).await {
-        Ok(UplinkUp { kind: Some(uplink_up::Kind::Enrol(request)) }) => request,
+        Ok(UplinkUp {
+            kind: Some(uplink_up::Kind::Enrol(request)),
+        }) => request,
         _ => return socket.close().await,
     };
     let kind = match admit_region(request, centre).await {
@@ -86,7 +97,11 @@ async fn admit_region(
         let message = "an access server's name has lower-case letters, digits and dashes";
         return Err((codes::INVALID_REQUEST, message.to_owned()));
     }
-    let text = [&request.token_id, &request.agent_address, &request.public_url];
+    let text = [
+        &request.token_id,
+        &request.agent_address,
+        &request.public_url,
+    ];
     if text.iter().any(|text| text.len() > limits::NAME_CHARS_MAX) {
         return Err((codes::INVALID_REQUEST, "a field is too long".to_owned()));
     }
@@ -99,13 +114,25 @@ async fn admit_region(
         .await
         .map_err(|error| unavailable(&error))?;
     let region = judged.map_err(|code| (code, in_words(code)))?.region;
-    let requests =
-        [&request.server_csr_der[..], &request.agents_ca_csr_der[..], &request.web_csr_der[..]];
+    let requests = [
+        &request.server_csr_der[..],
+        &request.agents_ca_csr_der[..],
+        &request.web_csr_der[..],
+    ];
     let certified = centre
         .authority
-        .certify_region(&region, &request.server, requests, &web_names(&request.public_url))
+        .certify_region(
+            &region,
+            &request.server,
+            requests,
+            &web_names(&request.public_url),
+        )
         .map_err(|error| (codes::CERTIFICATE_REJECTED, error.to_string()))?;
-    let agents_ca_hash = certified.agents_ca.first().map(|c| sha256(c)).unwrap_or_default();
+    let agents_ca_hash = certified
+        .agents_ca
+        .first()
+        .map(|c| sha256(c))
+        .unwrap_or_default();
     let name = region.clone();
     let used = centre
         .store
@@ -129,7 +156,10 @@ async fn admit_region(
     used.map_err(|code| (code, in_words(code)))?;
     tracing::info!(region, "an access server joined");
     let wire = |chain: Vec<rustls::pki_types::CertificateDer<'static>>| {
-        chain.iter().map(|c| bytes::Bytes::copy_from_slice(c)).collect()
+        chain
+            .iter()
+            .map(|c| bytes::Bytes::copy_from_slice(c))
+            .collect()
     };
     Ok(RegionEnrolReply {
         region,
@@ -164,11 +194,18 @@ pub(super) async fn host(centre: &Centre, region: &str, check: EnrolCheck) -> En
     match admit_host(centre, region, check).await {
         Ok((host, record)) => {
             centre.settle_in(region, host);
-            EnrolVerdict { request, host: Some(record), ..EnrolVerdict::default() }
+            EnrolVerdict {
+                request,
+                host: Some(record),
+                ..EnrolVerdict::default()
+            }
         }
-        Err((code, message)) => {
-            EnrolVerdict { request, host: None, code: code.to_owned(), message }
-        }
+        Err((code, message)) => EnrolVerdict {
+            request,
+            host: None,
+            code: code.to_owned(),
+            message,
+        },
     }
 }
 
@@ -187,7 +224,11 @@ async fn admit_host(
         .store
         .look(|tx| tx.check_join_token(&check.token_id, &hash, "host", Some(&region), now_us))
         .map_err(|error| unavailable(&error))?;
-    let hopeless = [codes::TOKEN_UNKNOWN, codes::TOKEN_REVOKED, codes::TOKEN_FOREIGN];
+    let hopeless = [
+        codes::TOKEN_UNKNOWN,
+        codes::TOKEN_REVOKED,
+        codes::TOKEN_FOREIGN,
+    ];
     if let Err(code) = first
         && hopeless.contains(&code)
     {
@@ -197,7 +238,9 @@ async fn admit_host(
         .store
         .write(move |tx| {
             let token = &check.token_id;
-            let again = tx.host_by_key(&check.key_hash, token)?.filter(|h| h.region == region);
+            let again = tx
+                .host_by_key(&check.key_hash, token)?
+                .filter(|h| h.region == region);
             if let Some(known) = again {
                 let judged = tx.check_join_token(token, &hash, "host", Some(&region), now_us)?;
                 // Its use was counted when it first asked, so what is over does not matter now.
@@ -216,7 +259,9 @@ async fn admit_host(
         .await
         .map_err(|error| unavailable(&error))?;
     let row = judged.map_err(|code| (code, in_words(code)))?;
-    let host = row.id.ok_or((codes::INTERNAL, "a host without id".to_owned()))?;
+    let host = row
+        .id
+        .ok_or((codes::INTERNAL, "a host without id".to_owned()))?;
     Ok((host, record_of(host, &row)))
 }
 
@@ -228,7 +273,10 @@ fn new_host(
     now_us: i64,
 ) -> Result<HostRow, StoreError> {
     let host = new_host_id();
-    let hostname = check.facts.as_ref().map_or("", |facts| facts.hostname.as_str());
+    let hostname = check
+        .facts
+        .as_ref()
+        .map_or("", |facts| facts.hostname.as_str());
     let name = tx.free_host_name(&token.tenant, &host_name(hostname))?;
     let row = HostRow {
         id: Some(host),
@@ -255,7 +303,10 @@ fn record_of(host: HostId, row: &HostRow) -> HostRecord {
         labels: row
             .labels
             .iter()
-            .map(|(key, value)| Label { key: key.clone(), value: value.clone() })
+            .map(|(key, value)| Label {
+                key: key.clone(),
+                value: value.clone(),
+            })
             .collect(),
         key_hash: row.key_hash.clone().into(),
         approved: false,
@@ -267,11 +318,21 @@ fn host_name(hostname: &str) -> String {
     let fit: String = hostname
         .to_lowercase()
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '-' || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        })
         .take(63)
         .collect();
     let fit = fit.trim_matches(['-', '.']);
-    if fit.is_empty() { "host".to_owned() } else { fit.to_owned() }
+    if fit.is_empty() {
+        "host".to_owned()
+    } else {
+        fit.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -288,7 +349,10 @@ mod tests {
     #[test]
     fn the_certificate_names_what_people_dial() {
         assert_eq!(web_names("https://sz.example.com:7500"), ["sz.example.com"]);
-        assert_eq!(web_names("https://localhost:7402"), ["localhost", "127.0.0.1"]);
+        assert_eq!(
+            web_names("https://localhost:7402"),
+            ["localhost", "127.0.0.1"]
+        );
         assert_eq!(web_names("https://[::1]:7402"), ["::1"]);
     }
 }

@@ -50,7 +50,9 @@ pub(super) async fn run(
     shutdown: Shutdown,
 ) {
     let hello = match socket.hear_message(limits::HELLO_TIMEOUT).await {
-        Ok(UplinkUp { kind: Some(uplink_up::Kind::Hello(hello)) }) => hello,
+        Ok(UplinkUp {
+            kind: Some(uplink_up::Kind::Hello(hello)),
+        }) => hello,
         _ => return socket.close().await,
     };
     let Some(version) = version::negotiate(hello.version_min, hello.version_max) else {
@@ -58,11 +60,18 @@ pub(super) async fn run(
             code: codes::VERSION_MISMATCH.to_owned(),
             message: format!(
                 "the access server speaks {} to {}, the controller {} to {}: upgrade the older one",
-                hello.version_min, hello.version_max, version::OLDEST, version::NEWEST
+                hello.version_min,
+                hello.version_max,
+                version::OLDEST,
+                version::NEWEST
             ),
             retry_after_ms: 60_000,
         };
-        let _ = socket.send(&UplinkDown { kind: Some(uplink_down::Kind::Refused(refused)) }).await;
+        let _ = socket
+            .send(&UplinkDown {
+                kind: Some(uplink_down::Kind::Refused(refused)),
+            })
+            .await;
         return socket.close().await;
     };
     let wire = centre.regions.attach(&region);
@@ -127,27 +136,43 @@ impl Uplink {
             software: concat!("fairlead-controller ", env!("CARGO_PKG_VERSION")).to_owned(),
             server: fairlead_identity::Role::Controller.to_string(),
             server_time_us: now_us,
-            command_keys: Some(CommandKeys { chains: vec![centre.authority.signer.chain()] }),
+            command_keys: Some(CommandKeys {
+                chains: vec![centre.authority.signer.chain()],
+            }),
             taken: marks.taken,
             kept_from: marks.kept_from,
             ..Welcome::default()
         };
-        socket.send(&UplinkDown { kind: Some(uplink_down::Kind::Welcome(welcome)) }).await?;
+        socket
+            .send(&UplinkDown {
+                kind: Some(uplink_down::Kind::Welcome(welcome)),
+            })
+            .await?;
         tracing::info!(region = self.region, server = name, "uplink up");
-        centre.fleet.region_online(&self.region, name, &hello.software, now_us);
+        centre
+            .fleet
+            .region_online(&self.region, name, &hello.software, now_us);
         self.note("region.online", name).await;
         Ok(())
     }
 
     async fn note(&self, action: &str, detail: &str) {
-        let noted =
-            self.centre.feed.record(DEFAULT_TENANT, None, &self.region, action, detail).await;
+        let noted = self
+            .centre
+            .feed
+            .record(DEFAULT_TENANT, None, &self.region, action, detail)
+            .await;
         if let Err(error) = noted {
             tracing::error!(region = self.region, action, %error, "an event could not be recorded");
         }
     }
 
-    async fn serve(&mut self, socket: &mut Server, mut wire: Wire, shutdown: Shutdown) -> UplinkEnd {
+    async fn serve(
+        &mut self,
+        socket: &mut Server,
+        mut wire: Wire,
+        shutdown: Shutdown,
+    ) -> UplinkEnd {
         if let Err(end) = self.send_orders(socket).await {
             return end;
         }
@@ -187,12 +212,18 @@ impl Uplink {
     async fn send_orders(&mut self, socket: &mut Server) -> Result<(), UplinkEnd> {
         loop {
             let (region, from) = (&self.region, self.sent_up_to + 1);
-            let orders =
-                self.centre.store.look(|tx| tx.waiting_for(region, from, ORDERS_AT_ONCE))?;
+            let orders = self
+                .centre
+                .store
+                .look(|tx| tx.waiting_for(region, from, ORDERS_AT_ONCE))?;
             let more = orders.len() == ORDERS_AT_ONCE as usize;
             for order in orders {
                 self.sent_up_to = order.seq;
-                socket.send(&UplinkDown { kind: Some(uplink_down::Kind::Order(order)) }).await?;
+                socket
+                    .send(&UplinkDown {
+                        kind: Some(uplink_down::Kind::Order(order)),
+                    })
+                    .await?;
             }
             if !more {
                 return Ok(());
@@ -214,7 +245,9 @@ impl Uplink {
                 let mut other = None;
                 while reports.len() < REPORTS_AT_ONCE && other.is_none() {
                     match socket.hear().now_or_never() {
-                        Some(Ok(Heard::Message(UplinkUp { kind: Some(K::Report(next)) }))) => {
+                        Some(Ok(Heard::Message(UplinkUp {
+                            kind: Some(K::Report(next)),
+                        }))) => {
                             reports.push(next);
                         }
                         Some(Ok(Heard::Message(message))) => other = Some(message),
@@ -234,7 +267,10 @@ impl Uplink {
             }
             Some(K::Ack(ack)) => {
                 let region = self.region.clone();
-                centre.store.write(move |tx| tx.acknowledged_by(&region, ack.seq)).await?;
+                centre
+                    .store
+                    .write(move |tx| tx.acknowledged_by(&region, ack.seq))
+                    .await?;
             }
             Some(K::Presence(presence)) if centre.is_home(&self.region, &presence.host) => {
                 centre.fleet.apply_presence(&self.region, &presence);
@@ -259,7 +295,11 @@ impl Uplink {
             Some(K::EnrolCheck(check)) => {
                 let verdict = enrolment::host(&centre, &self.region, check).await;
                 let verdict = uplink_down::Kind::EnrolVerdict(verdict);
-                socket.send(&UplinkDown { kind: Some(verdict) }).await?;
+                socket
+                    .send(&UplinkDown {
+                        kind: Some(verdict),
+                    })
+                    .await?;
             }
             Some(K::StreamRefused(refused)) => {
                 if let Ok(id) = StreamId::from_wire(&refused.id) {
@@ -268,7 +308,11 @@ impl Uplink {
                 }
             }
             Some(K::Unsupported(unsupported)) => {
-                tracing::warn!(region = self.region, kind = unsupported.kind, "lacks a kind");
+                tracing::warn!(
+                    region = self.region,
+                    kind = unsupported.kind,
+                    "lacks a kind"
+                );
             }
             Some(K::Hello(_) | K::Enrol(_)) => {
                 return Err(SocketError::Violation("a greeting out of turn".to_owned()).into());
@@ -283,11 +327,18 @@ impl Uplink {
 
     /// Facts and last contact are worth keeping, but nobody waits for that.
     fn keep_presence(&self, presence: fairlead_protocol::HostPresence) {
-        let Ok(host) = HostId::from_wire(&presence.host) else { return };
+        let Ok(host) = HostId::from_wire(&presence.host) else {
+            return;
+        };
         let (store, now_us) = (self.centre.store.clone(), self.centre.clock.now_us());
         tokio::spawn(async move {
-            let facts = presence.facts.map(|facts| facts.encode_to_vec()).unwrap_or_default();
-            let kept = store.write(move |tx| tx.host_seen(host, now_us, presence.epoch, &facts)).await;
+            let facts = presence
+                .facts
+                .map(|facts| facts.encode_to_vec())
+                .unwrap_or_default();
+            let kept = store
+                .write(move |tx| tx.host_seen(host, now_us, presence.epoch, &facts))
+                .await;
             if let Err(error) = kept {
                 tracing::warn!(%host, %error, "a host's presence could not be kept");
             }
@@ -346,13 +397,17 @@ fn record(
 ) -> Result<Taken, StoreError> {
     match &report.kind {
         Some(numbered::Kind::Result(said)) => {
-            let Some(result) = &said.result else { return Ok(Taken::Nothing) };
+            let Some(result) = &said.result else {
+                return Ok(Taken::Nothing);
+            };
             let state = State::try_from(result.state).unwrap_or(State::Unknown);
             let id = dispatch.record_result(tx, region, result)?;
             Ok(id.map_or(Taken::Nothing, |id| Taken::Finished(id, state)))
         }
         Some(numbered::Kind::Event(said)) => {
-            let Some(event) = &said.event else { return Ok(Taken::Nothing) };
+            let Some(event) = &said.event else {
+                return Ok(Taken::Nothing);
+            };
             let host = HostId::from_wire(&said.host).ok();
             let seq = tx.insert_event(DEFAULT_TENANT, host, region, event)?;
             if event.action == "host.held"

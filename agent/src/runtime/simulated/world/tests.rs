@@ -202,10 +202,18 @@ fn a_passed_health_check_is_told_once_for_each_run() {
     };
     let shown = |world: &World, now_us| world.containers[0].container(0, now_us).health;
     world.settle(SECOND - 1);
-    assert_eq!((told(&world), shown(&world, SECOND - 1).as_str()), (0, "starting"));
+    assert_eq!(
+        (told(&world), shown(&world, SECOND - 1).as_str()),
+        (0, "starting")
+    );
     world.settle(9 * SECOND);
-    assert_eq!((told(&world), shown(&world, 9 * SECOND).as_str()), (1, "healthy"));
-    world.stop("web", self::told(None, true), 10 * SECOND).unwrap();
+    assert_eq!(
+        (told(&world), shown(&world, 9 * SECOND).as_str()),
+        (1, "healthy")
+    );
+    world
+        .stop("web", self::told(None, true), 10 * SECOND)
+        .unwrap();
     world.settle(20 * SECOND);
     assert_eq!(told(&world), 2);
 }

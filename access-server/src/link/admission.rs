@@ -1,0 +1,271 @@
+//! Admission: who may hold a host's link.
+//!
+//! Version, continuity of counter and epoch, and the challenge that tells a ghost from a clone. Nothing of
+//! a host is changed before it is admitted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairlead_link::socket::SocketError;
+use fairlead_protocol::{
+    Hello, HostId, HostPresence, InstanceId, LinkDown, Message, RunId, Welcome, codes, limits,
+    link_down, version,
+};
+use fairlead_store::hosts::HostRow;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::{Agent, Link};
+use crate::doors;
+use crate::region::{Refusal, Region, unavailable};
+use crate::registry::{Admission, Entry};
+use crate::router::{TO_HOST_MAX, ToHost};
+
+/// When an agent that was refused as a clone may try again.
+const CLONE_RETRY_MS: u32 = 60_000;
+
+impl Link {
+    /// Judges a hello; on success the link is in the registry and the agent has its welcome.
+    pub(super) async fn admit(
+        socket: &mut Agent,
+        host: HostId,
+        serial: String,
+        hello: Hello,
+        region: Arc<Region>,
+    ) -> Result<(Self, mpsc::Receiver<ToHost>), (Refusal, u32)> {
+        let no = |code, message: String| ((code, message), 0);
+        let version =
+            version::negotiate(hello.version_min, hello.version_max).ok_or_else(|| {
+                let message = format!(
+                    "the agent speaks {} to {}, this server {} to {}: upgrade the older one",
+                    hello.version_min,
+                    hello.version_max,
+                    version::OLDEST,
+                    version::NEWEST
+                );
+                no(codes::VERSION_MISMATCH, message)
+            })?;
+        let odd = || {
+            no(
+                codes::PROTOCOL_VIOLATION,
+                "hello names no instance".to_owned(),
+            )
+        };
+        let instance = InstanceId::from_wire(&hello.instance).map_err(|_| odd())?;
+        let run = RunId::from_wire(&hello.run).map_err(|_| odd())?;
+        let known = Self::known(&region, host)
+            .await
+            .map_err(|refusal| (refusal, 2000))?;
+        Self::check_continuity(&region, host, &known, &hello)
+            .await
+            .map_err(|refusal| (refusal, CLONE_RETRY_MS))?;
+        let connection = region.new_connection();
+        let (to_host, queue) = mpsc::channel(TO_HOST_MAX);
+        let entry = Entry {
+            connection,
+            instance,
+            run,
+            epoch: hello.epoch,
+            serial,
+            to_host,
+            lagging: Arc::default(),
+        };
+        Self::take_place(&region, host, entry.clone()).await?;
+        let now_us = region.clock.now_us();
+        let presence = HostPresence {
+            host: host.to_wire(),
+            state: "online".to_owned(),
+            since_us: now_us,
+            reason: String::new(),
+            epoch: hello.epoch,
+            instance: instance.to_wire(),
+            facts: hello.facts.clone(),
+            address: socket
+                .remote
+                .map(|remote| remote.ip().to_string())
+                .unwrap_or_default(),
+            clock_offset_us: 0,
+        };
+        let interval = Duration::from_millis(u64::from(region.ping_interval_ms));
+        let now = Instant::now();
+        let link = Self {
+            host,
+            connection,
+            presence,
+            interval,
+            heard: now,
+            sent: now,
+            bodies: HashMap::new(),
+            challenge: None,
+            entry,
+            events: 0,
+            events_since: now,
+            region,
+        };
+        let epoch = known.epoch;
+        link.welcome(socket, version, epoch)
+            .await
+            .map_err(|error| {
+                link.region.registry.remove(host, connection);
+                no(codes::PROTOCOL_VIOLATION, error.to_string())
+            })?;
+        let facts = hello.facts.unwrap_or_default().encode_to_vec();
+        let epoch = hello.epoch;
+        // What is merely good to know is not worth a wait: the next hello says it again.
+        let region = Arc::clone(&link.region);
+        tokio::spawn(async move {
+            let seen = region
+                .ledger
+                .write(move |tx| tx.host_seen(host, now_us, epoch, &facts))
+                .await;
+            if let Err(error) = seen {
+                tracing::warn!(%host, %error, "hello could not be noted");
+            }
+        });
+        Ok((link, queue))
+    }
+
+    async fn known(region: &Region, host: HostId) -> Result<HostRow, Refusal> {
+        let found = region.ledger.read(move |tx| tx.host(host)).await;
+        match found.map_err(|error| unavailable(&error))? {
+            Some(row) => Ok(row),
+            None => {
+                // The ledger was lost or restored from before this host joined. Its certificate is
+                // the region's own, so it is taken in again, and the centre is told.
+                let record = fairlead_protocol::HostRecord {
+                    host: host.to_wire(),
+                    name: host.short(),
+                    tenant: fairlead_store::DEFAULT_TENANT.to_owned(),
+                    ..fairlead_protocol::HostRecord::default()
+                };
+                let row = doors::host_row(&record, &region.name, region.clock.now_us());
+                let kept = row.clone();
+                region
+                    .ledger
+                    .write(move |tx| tx.insert_host(host, &kept))
+                    .await
+                    .map_err(|error| unavailable(&error))?;
+                region
+                    .record(host, "host.adopted", "unknown to the ledger".to_owned())
+                    .await;
+                Ok(row)
+            }
+        }
+    }
+
+    /// Counters and epochs only grow; where one went back, somebody uses an older copy of the host.
+    async fn check_continuity(
+        region: &Region,
+        host: HostId,
+        known: &HostRow,
+        hello: &Hello,
+    ) -> Result<(), Refusal> {
+        if !known.held.is_empty() {
+            let message = format!(
+                "held: {}; an admin decides with `fairlead host approve`",
+                known.held
+            );
+            return Err((codes::HELD, message));
+        }
+        if hello.epoch < known.epoch && !Self::approved(region, host).await? {
+            let reason = format!(
+                "its epoch went back from {} to {}: an older copy of the machine is in use",
+                known.epoch, hello.epoch
+            );
+            return Err(doors::hold(region, host, reason).await);
+        }
+        if hello.certificate_counter + 1 < known.certificate_counter {
+            let reason = format!(
+                "its certificate counter went back from {} to {}",
+                known.certificate_counter, hello.certificate_counter
+            );
+            return Err(doors::hold(region, host, reason).await);
+        }
+        Ok(())
+    }
+
+    async fn approved(region: &Region, host: HostId) -> Result<bool, Refusal> {
+        let used = region.ledger.write(move |tx| tx.use_approval(host)).await;
+        used.map_err(|error| unavailable(&error))
+    }
+
+    /// Enters the registry, challenging an older link of another supervisor first: silence means that
+    /// it is a ghost, an answer that the newcomer is a clone.
+    async fn take_place(region: &Region, host: HostId, entry: Entry) -> Result<(), (Refusal, u32)> {
+        let mut displaces = None;
+        loop {
+            match region.registry.admit(host, entry.clone(), displaces) {
+                Admission::Admitted(older) => {
+                    if let Some(older) = older {
+                        let message = "a newer connection of this host took over".to_owned();
+                        let end = ToHost::End {
+                            code: codes::BUSY,
+                            message,
+                        };
+                        let _ = older.to_host.try_send(end);
+                    }
+                    return Ok(());
+                }
+                Admission::Outdated => {
+                    let message = "a younger instance of this agent is connected".to_owned();
+                    return Err(((codes::BUSY, message), 1000));
+                }
+                Admission::Challenge(older) => {
+                    if lives(&older).await {
+                        let detail = "two machines use one identity; the newcomer was refused: give \
+                                      it an identity of its own (remove its state directory and \
+                                      enrol it with a new join token)";
+                        region.record(host, "host.clone", detail.to_owned()).await;
+                        return Err(((codes::CLONE, detail.to_owned()), CLONE_RETRY_MS));
+                    }
+                    displaces = Some(older.connection);
+                }
+            }
+        }
+    }
+
+    async fn welcome(
+        &self,
+        socket: &mut Agent,
+        version: u32,
+        epoch: u64,
+    ) -> Result<(), SocketError> {
+        let welcome = Welcome {
+            version,
+            software: concat!("fairlead-access-server ", env!("CARGO_PKG_VERSION")).to_owned(),
+            features: Vec::new(),
+            server: self.region.server.to_string(),
+            connection: self.connection,
+            server_time_us: self.region.clock.now_us(),
+            ping_interval_ms: self.region.ping_interval_ms,
+            addresses: self.region.addresses.clone(),
+            command_keys: Some(self.region.command_keys()),
+            epoch,
+            ..Welcome::default()
+        };
+        socket
+            .send(&LinkDown {
+                kind: Some(link_down::Kind::Welcome(welcome)),
+            })
+            .await
+    }
+}
+
+/// Whether a link answers a challenge in time.
+async fn lives(older: &Entry) -> bool {
+    let (answered, answer) = oneshot::channel();
+    let nonce = u64::from_le_bytes(fairlead_identity::random::bytes());
+    let asked = async {
+        older
+            .to_host
+            .send(ToHost::Challenge { nonce, answered })
+            .await
+            .ok()?;
+        answer.await.ok()
+    };
+    matches!(
+        tokio::time::timeout(limits::CHALLENGE_TIMEOUT, asked).await,
+        Ok(Some(()))
+    )
+}
