@@ -71,8 +71,11 @@ build_programs() {
     fi
     PATH="$BIN:$PATH"
     export PATH BIN
-    BUILD_TIME=$(since "$build_from")
-    [ -n "$demo_programs" ] || note "built in $BUILD_TIME"
+    BUILD_TIME=
+    [ -n "$demo_programs" ] || {
+        BUILD_TIME=$(since "$build_from")
+        note "built in $BUILD_TIME"
+    }
 }
 
 # start_fairlead DIR PORTS ENGINE: sets KEEPER, the pid of `fairlead dev`, and waits for ready.json.
@@ -201,7 +204,7 @@ demo_greeting() {
     demo_ready="$DEMO_DIR/ready.json"
     cat <<TEXT
 
-  up in $START_TIME (build $BUILD_TIME); the agent listens on no port
+  up in $START_TIME${BUILD_TIME:+ (build $BUILD_TIME)}; the agent listens on no port
   controller  $FAIRLEAD_URL   region $(json_text "$demo_ready" region)  $(json_text "$demo_ready" region_url)   host $(json_text "$demo_ready" host)
 
   in a second terminal:   eval "\$(./dev env)"
@@ -245,7 +248,7 @@ remove_demo_containers() {
         demo_removed="$(printf '%s\n' "$demo_ours" | wc -l | tr -d ' ') container(s)"
     fi
     if docker rmi "$DEMO_IMAGE" >/dev/null 2>&1; then
-        demo_removed="${demo_removed:+$demo_removed,} 1 image"
+        demo_removed="${demo_removed:+$demo_removed, }1 image"
     elif docker image inspect "$DEMO_IMAGE" >/dev/null 2>&1; then
         demo_left="$demo_left, the image $DEMO_IMAGE (a container of yours uses it)"
     fi

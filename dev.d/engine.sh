@@ -123,7 +123,7 @@ make_image() (
 #!/bin/sh
 trap 'echo "web: asked to stop"; exit 0' TERM INT
 echo "web: serving /www on port 80"
-httpd -f -vv -p 80 -h /www &
+httpd -f -p 80 -h /www &
 wait
 WEB
     chmod 755 "$tree/bin/web"
