@@ -30,7 +30,6 @@ pub fn docker(arguments: &[&str]) -> Output {
 ///
 /// # Panics
 /// When it fails.
-#[must_use]
 pub fn docker_says(arguments: &[&str]) -> String {
     let output = docker(arguments);
     assert!(
@@ -128,7 +127,7 @@ impl Names {
         arguments.extend(flags);
         arguments.push(IMAGE);
         arguments.extend(command);
-        let _ = docker_says(&arguments);
+        docker_says(&arguments);
         name
     }
 

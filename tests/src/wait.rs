@@ -64,3 +64,9 @@ pub fn stays_so(
         }
     }
 }
+
+/// Lets a moment pass, where *when* something happens is what is tried: a kill at a random time. Never
+/// to wait for something.
+pub async fn moment(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}

@@ -6,4 +6,11 @@
     reason = "these are tests, the helpers between them too"
 )]
 
+mod acts;
 mod commands;
+mod enrol;
+mod offline;
+mod survive;
+mod containers;
+mod exec;
+mod lanes;
