@@ -110,10 +110,16 @@ impl Link {
                 link.region.registry.remove(host, connection);
                 no(codes::PROTOCOL_VIOLATION, error.to_string())
             })?;
+        link.note_hello(hello, now_us);
+        Ok((link, queue))
+    }
+
+    /// What is merely good to know is not worth a wait: the next hello says it again.
+    fn note_hello(&self, hello: Hello, now_us: i64) {
         let facts = hello.facts.unwrap_or_default().encode_to_vec();
-        let epoch = hello.epoch;
-        // What is merely good to know is not worth a wait: the next hello says it again.
-        let region = Arc::clone(&link.region);
+        let (epoch, host) = (hello.epoch, self.host);
+        let region = Arc::clone(&self.region);
+        // Ends with the sync.
         tokio::spawn(async move {
             let seen = region
                 .ledger
@@ -123,7 +129,6 @@ impl Link {
                 tracing::warn!(%host, %error, "hello could not be noted");
             }
         });
-        Ok((link, queue))
     }
 
     async fn known(region: &Region, host: HostId) -> Result<HostRow, Refusal> {

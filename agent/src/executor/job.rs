@@ -7,7 +7,7 @@
 //! and a disk that is full are waited for until the deadline. Once the engine has been asked, a broken
 //! answer leads to `settle`, never to a second try in the blind.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fairlead_daemon::clock::{Clock, ServerTime};
@@ -74,6 +74,8 @@ pub(super) struct Job {
     pub(super) unsettled: Option<(Intent, Option<String>)>,
     /// Why the journal takes nothing, if so.
     pub(super) blocked: Option<String>,
+    /// Who withdrew it while it waited; looked at until its intent is on disk.
+    pub(super) withdrawn: Arc<OnceLock<String>>,
     pub(super) lane: String,
 }
 
@@ -285,6 +287,7 @@ async fn look_before(
         match around.runtime.inspect(container).await {
             Ok(detail) => break detail,
             Err(RuntimeError::Unavailable(why) | RuntimeError::Interrupted(why)) => {
+                withdrawn(job)?;
                 wait_for_engine(job, around, &why).await?;
             }
             Err(error) => return Err(error.into()),
@@ -313,6 +316,16 @@ async fn look_before(
 
 fn conflict(message: String) -> Outcome {
     Outcome::ended(State::Conflict, codes::PRECONDITION_FAILED, message)
+}
+
+/// Withdrawn while it waited, before anything of it was done.
+fn withdrawn(job: &Job) -> Result<(), Outcome> {
+    match job.withdrawn.get() {
+        None => Ok(()),
+        Some(by) => {
+            Err(Outcome::ended(State::Cancelled, codes::WITHDRAWN, format!("withdrawn by {by}")))
+        }
+    }
 }
 
 async fn wait_for_engine(job: &Job, around: &Surroundings, why: &str) -> Result<(), Outcome> {
@@ -345,6 +358,7 @@ async fn write_intent(job: &Job, intent: &Intent, around: &Surroundings) -> Resu
                 format!("its deadline passed while {error}; nothing was done"),
             ));
         }
+        withdrawn(job)?;
         waits(around, job.id, &error.to_string()).await;
         tokio::time::sleep(TRY_AGAIN_AFTER).await;
     }

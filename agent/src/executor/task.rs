@@ -6,7 +6,7 @@
 //! until the region has acknowledged them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fairlead_daemon::clock::{Clock, ServerTime};
@@ -87,6 +87,9 @@ struct Live {
     stream: Option<oneshot::Receiver<StreamSocket>>,
     unsettled: Option<(fairlead_protocol::Intent, Option<String>)>,
     waiting_for: String,
+    /// Its intent is on disk (or it needs none): it cannot be withdrawn any more.
+    begun: bool,
+    withdrawn: Arc<OnceLock<String>>,
 }
 
 struct Link {
@@ -181,6 +184,8 @@ impl Executor {
                 stamps: intent.stamps.clone(),
                 unsettled: Some((intent, exec)),
                 waiting_for: String::new(),
+                begun: true,
+                withdrawn: Arc::default(),
                 stream: None,
                 command,
                 signed,
@@ -272,6 +277,8 @@ impl Executor {
             stream,
             unsettled: None,
             waiting_for: String::new(),
+            begun: !has_effect(&kind),
+            withdrawn: Arc::default(),
         };
         self.live.insert(id, live);
         if let Some(at) = self
@@ -351,11 +358,11 @@ impl Executor {
             return;
         }
         if self.lanes.is_running(id) {
-            let refused = CancelRefused {
-                command: id.to_wire(),
-                reason: "it has begun and cannot be withdrawn any more".to_owned(),
-            };
-            self.send(link_up::Kind::CancelRefused(refused));
+            match self.live.get(&id) {
+                // It has its lane but waits for the engine or the disk: its job looks at this.
+                Some(live) if !live.begun => drop(live.withdrawn.set(by.to_owned())),
+                _ => self.refuse_cancel(id),
+            }
             return;
         }
         let outcome = Outcome::ended(
@@ -364,6 +371,14 @@ impl Executor {
             format!("withdrawn by {by}"),
         );
         self.end_before_it_began(id, outcome);
+    }
+
+    fn refuse_cancel(&mut self, id: CommandId) {
+        let refused = CancelRefused {
+            command: id.to_wire(),
+            reason: "it has begun and cannot be withdrawn any more".to_owned(),
+        };
+        self.send(link_up::Kind::CancelRefused(refused));
     }
 
     /// Ends a command that waits for its lane. Its id must be remembered with that end before anybody
@@ -415,6 +430,7 @@ impl Executor {
                 unsettled: live.unsettled.take(),
                 blocked: self.parts.journal.blocked().map(ToOwned::to_owned),
                 lane: live.lane.to_string(),
+                withdrawn: Arc::clone(&live.withdrawn),
             };
             // Its owner is the lane: the job always ends with `News::Ended`.
             tokio::spawn(carry_out(job, Arc::clone(&self.around)));
@@ -428,11 +444,16 @@ impl Executor {
                     return;
                 };
                 live.stamps = stamps;
+                live.begun = true;
+                let too_late = live.withdrawn.get().is_some();
                 self.parts
                     .journal
                     .note_intent(id, intent, live.command.not_after_us);
                 self.parts.owner_log.begun(id, &live.command);
                 self.send_progress(id, None);
+                if too_late {
+                    self.refuse_cancel(id);
+                }
             }
             News::ExecMade { id, exec } => self.parts.journal.note_exec(id, &exec),
             News::Waits { id, why } => {

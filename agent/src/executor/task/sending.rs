@@ -69,7 +69,7 @@ impl Executor {
         let Some(live) = self.live.get(&id) else {
             return;
         };
-        let running = self.lanes.is_running(id);
+        let running = self.lanes.is_running(id) && live.begun;
         let waiting_for = if live.waiting_for.is_empty() && !running {
             self.lanes
                 .waits_for(id)
