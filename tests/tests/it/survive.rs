@@ -207,7 +207,7 @@ async fn everything_killed_before_the_command_could_be_delivered() {
 async fn killed_while_a_container_is_made() {
     let mut fleet = Fleet::start(Options::docker()).await;
     let names = Names::new();
-    for round in 0..4 {
+    for round in 0u32..4 {
         let name = names.name(&format!("made{round}"));
         let spec = crate::acts::spec(&name, &["sleep", "3600"]);
         let asked = insist(&fleet, crate::acts::run(spec)).await;
