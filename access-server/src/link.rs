@@ -80,7 +80,7 @@ struct Link {
     presence: HostPresence,
     interval: Duration,
     heard: Instant,
-    sent: Instant,
+    beat_at: Instant,
     bodies: HashMap<CommandId, BytesMut>,
     challenge: Option<(u64, oneshot::Sender<()>)>,
     entry: Entry,
@@ -119,7 +119,6 @@ impl Link {
             return error.to_string();
         }
         loop {
-            let wake = self.wake_at();
             let done = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
@@ -145,7 +144,7 @@ impl Link {
                     }
                     Err(error) => Err(error.to_string()),
                 },
-                () = tokio::time::sleep_until(wake) => self.beat(socket).await,
+                () = tokio::time::sleep_until(self.beat_at) => self.beat(socket).await,
             };
             if let Err(reason) = done {
                 return reason;
@@ -167,9 +166,10 @@ impl Link {
         }
     }
 
-    fn wake_at(&self) -> Instant {
+    /// The next beat comes whatever flows meanwhile: it also finds out that nothing is heard.
+    fn beaten(&mut self) {
         let jitter = self.interval.mul_f64(random_share() * 0.2);
-        (self.sent + self.interval - jitter).max(Instant::now() + Duration::from_millis(10))
+        self.beat_at = Instant::now() + self.interval - jitter;
     }
 
     /// Everything without a final state, in order: the agent knows what it has had before.
@@ -210,16 +210,7 @@ impl Link {
             let Ok(command) = SignedCommand::decode(&row.signed[..]) else {
                 continue;
             };
-            let deliver = Deliver {
-                command: Some(command),
-                epoch: self.entry.epoch,
-                region_received_us: 0,
-            };
-            socket
-                .send(&LinkDown {
-                    kind: Some(link_down::Kind::Deliver(deliver)),
-                })
-                .await?;
+            // The withdrawal first: an agent that has not had the command must not begin it.
             if !row.cancel_by.is_empty() {
                 let cancel = fairlead_protocol::Cancel {
                     command: row.id.to_wire(),
@@ -231,20 +222,26 @@ impl Link {
                     })
                     .await?;
             }
+            let deliver = Deliver {
+                command: Some(command),
+                epoch: self.entry.epoch,
+                region_received_us: 0,
+            };
+            socket
+                .send(&LinkDown {
+                    kind: Some(link_down::Kind::Deliver(deliver)),
+                })
+                .await?;
         }
-        self.sent = Instant::now();
         Ok(())
     }
 
     async fn on_order(&mut self, socket: &mut Agent, order: ToHost) -> Result<(), String> {
         match order {
-            ToHost::Send(message) => {
-                self.sent = Instant::now();
-                socket
-                    .send(&message)
-                    .await
-                    .map_err(|error| error.to_string())
-            }
+            ToHost::Send(message) => socket
+                .send(&message)
+                .await
+                .map_err(|error| error.to_string()),
             ToHost::Challenge { nonce, answered } => {
                 self.challenge = Some((nonce, answered));
                 let challenge = link_down::Kind::Challenge(Challenge { nonce });
@@ -273,7 +270,7 @@ impl Link {
             self.presence.reason = "heartbeats are missing".to_owned();
             self.region.note_presence(self.host, self.presence.clone());
         }
-        self.sent = Instant::now();
+        self.beaten();
         socket.ping().await.map_err(|error| error.to_string())
     }
 

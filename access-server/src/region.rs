@@ -390,6 +390,14 @@ impl Region {
             .insert(id, at_us);
     }
 
+    /// Forgets times that nobody has asked for: commands of hosts that stay away.
+    pub fn tidy_stored(&self, before_us: i64) {
+        self.stored_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, at_us| *at_us >= before_us);
+    }
+
     /// When it was; asked once, at its end.
     pub fn take_stored(&self, id: CommandId) -> Option<i64> {
         self.stored_at

@@ -39,6 +39,7 @@ pub async fn run(region: Arc<Region>, shutdown: Shutdown) {
         rounds = rounds.wrapping_add(1);
         if rounds.is_multiple_of(120) {
             let before = region.clock.now_us() - KEPT_US;
+            region.tidy_stored(before);
             let forgotten = region
                 .ledger
                 .write(move |tx| {

@@ -56,23 +56,16 @@ pub async fn run(
         0 => limits::LINK_PING_INTERVAL,
         told => Duration::from_millis(u64::from(told)),
     };
-    let mut live = Live {
-        heard: Instant::now(),
-        sent: Instant::now(),
-        interval,
-        renewing: None,
-    };
+    let mut live = Live::new(interval);
     let end = loop {
-        let wake = live.wake_at();
         tokio::select! {
             biased;
             () = shutdown.cancelled() => {
                 socket.close().await;
                 break LinkEnd::Shutdown;
             }
-            Some(message) = queue.recv() => match socket.send(&message).await {
-                Ok(()) => live.sent = Instant::now(),
-                Err(error) => break error.into(),
+            Some(message) = queue.recv() => if let Err(error) = socket.send(&message).await {
+                break error.into();
             },
             heard = socket.hear() => {
                 live.heard = Instant::now();
@@ -96,7 +89,7 @@ pub async fn run(
                     break end;
                 }
             }
-            () = tokio::time::sleep_until(wake) => {
+            () = tokio::time::sleep_until(live.beat_at) => {
                 if let Err(end) = beat(connection, &mut socket, &mut live).await {
                     break end;
                 }
@@ -119,19 +112,30 @@ pub async fn run(
 
 struct Live {
     heard: Instant,
-    sent: Instant,
+    beat_at: Instant,
     interval: Duration,
     /// Set while a renewal is under way, with whoever waits for it.
     renewing: Option<Option<oneshot::Sender<Result<i64, String>>>>,
 }
 
 impl Live {
-    fn wake_at(&self) -> Instant {
+    fn new(interval: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            heard: now,
+            interval,
+            beat_at: now + interval,
+            renewing: None,
+        }
+    }
+
+    /// The next beat comes whatever flows meanwhile: it also finds out that nothing is heard.
+    fn beaten(&mut self) {
         // Jitter of up to a fifth keeps tens of thousands of agents from pinging in step.
         let jitter = self
             .interval
             .mul_f64(fairlead_link::backoff::random_share() * 0.2);
-        (self.sent + self.interval - jitter).max(Instant::now() + Duration::from_millis(10))
+        self.beat_at = Instant::now() + self.interval - jitter;
     }
 }
 
@@ -256,7 +260,8 @@ fn odd(what: &str) -> LinkEnd {
     SocketError::Violation(what.to_owned()).into()
 }
 
-/// Nothing was sent for a while: ping; nothing was heard for too long: the link is dead.
+/// Pings; when nothing was heard for too long, the link is dead; when the certificate has lived a third
+/// of its life, it is renewed.
 async fn beat(
     connection: &Connection,
     socket: &mut Socket<LinkUp, LinkDown>,
@@ -266,7 +271,7 @@ async fn beat(
         return Err(SocketError::Silent.into());
     }
     socket.ping().await?;
-    live.sent = Instant::now();
+    live.beaten();
     let left_s = connection.identity.lock().await.not_after_s() - connection.clock.now_s();
     if left_s < RENEW_LEFT_S && live.renewing.is_none() {
         return ask_renewal(connection, socket, live, None).await;

@@ -133,10 +133,15 @@ impl Dispatch {
     // === what regions say
 
     /// A command is somewhere on its way.
-    pub fn on_progress(&self, progress: Progress) {
+    pub fn on_progress(&self, region: &str, progress: Progress) {
         let Ok(id) = CommandId::from_wire(&progress.command) else {
             return;
         };
+        // Of a command that has ended, or is another region's, nothing is believed or kept.
+        let open = self.store.look(|tx| tx.command(id)).ok().flatten();
+        if open.is_none_or(|row| row.finished_us != 0 || row.region != region) {
+            return;
+        }
         lock(&self.progress).insert(id, progress);
         // Nobody may be waiting.
         let _ = self.changes.send(id);

@@ -95,7 +95,7 @@ impl Link {
             presence,
             interval,
             heard: now,
-            sent: now,
+            beat_at: now + interval,
             bodies: HashMap::new(),
             challenge: None,
             entry,

@@ -322,9 +322,11 @@ fn conflict(message: String) -> Outcome {
 fn withdrawn(job: &Job) -> Result<(), Outcome> {
     match job.withdrawn.get() {
         None => Ok(()),
-        Some(by) => {
-            Err(Outcome::ended(State::Cancelled, codes::WITHDRAWN, format!("withdrawn by {by}")))
-        }
+        Some(by) => Err(Outcome::ended(
+            State::Cancelled,
+            codes::WITHDRAWN,
+            format!("withdrawn by {by}"),
+        )),
     }
 }
 

@@ -41,6 +41,9 @@ const RUNNING_MAX: usize = 64;
 const ACCEPTED_MAX: usize = 1024;
 /// Streams announced before their command has come.
 const EARLY_STREAMS_MAX: usize = 64;
+/// Withdrawals that came before their command; a server that sends more of them than this withholds
+/// nothing that it could not withhold anyway.
+const WITHDRAWN_EARLY_MAX: usize = 1024;
 /// How often results without an acknowledgement are looked through, and old ids forgotten.
 const TIDY_EVERY: Duration = Duration::from_secs(1);
 /// A result that is not acknowledged within this is sent again.
@@ -105,6 +108,7 @@ pub struct Executor {
     live: HashMap<CommandId, Live>,
     stream_slots: HashMap<CommandId, oneshot::Sender<StreamSocket>>,
     early_streams: Vec<(OpenStream, Instant)>,
+    withdrawn_early: HashMap<CommandId, String>,
     link: Option<Link>,
     around: Arc<Surroundings>,
     news: mpsc::Receiver<News>,
@@ -136,6 +140,7 @@ impl Executor {
             live: HashMap::new(),
             stream_slots: HashMap::new(),
             early_streams: Vec::new(),
+            withdrawn_early: HashMap::new(),
             link: None,
             around,
             news,
@@ -281,6 +286,11 @@ impl Executor {
             withdrawn: Arc::default(),
         };
         self.live.insert(id, live);
+        if let Some(by) = self.withdrawn_early.remove(&id) {
+            let message = format!("withdrawn by {by}");
+            let outcome = Outcome::ended(State::Cancelled, codes::WITHDRAWN, message);
+            return self.end_before_it_began(id, outcome);
+        }
         if let Some(at) = self
             .early_streams
             .iter()
@@ -352,9 +362,15 @@ impl Executor {
     }
 
     fn cancel(&mut self, id: CommandId, by: &str) {
+        if !self.repeated(id) && !self.live.contains_key(&id) {
+            // It has not come yet; when it does, it must not begin.
+            if self.withdrawn_early.len() >= WITHDRAWN_EARLY_MAX {
+                self.withdrawn_early.clear();
+            }
+            self.withdrawn_early.insert(id, by.to_owned());
+            return;
+        }
         if !self.lanes.holds(id) {
-            // Ended already (its result says how), or never come: the region decides then.
-            self.repeated(id);
             return;
         }
         if self.lanes.is_running(id) {
@@ -492,6 +508,13 @@ impl Executor {
                 .note_result(id, result.clone(), live.command.not_after_us);
             self.parts.picture.look_again();
         } else {
+            if matches!(
+                live.command.kind,
+                Some(Kind::Logs(_) | Kind::CopyOut(_) | Kind::Inspect(_))
+            ) {
+                let (how, why) = (in_words(state), &result.message);
+                self.parts.owner_log.ended(id, &live.command, how, why);
+            }
             self.fleeting.insert(id, result.clone());
         }
         self.send_result(&result);

@@ -136,18 +136,10 @@ proptest! {
     /// Wherever a file is cut, what was written before the cut is read and nothing is made up.
     #[test]
     fn a_torn_tail_costs_only_the_tail(cut in 0usize..4000) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let journal = open(dir.path(), 1, 0);
-        runtime.block_on(async {
-            for n in 1..=20 {
-                journal.appender().intent(intent(n, HOUR_US)).await.unwrap();
-            }
-        });
-        drop(journal);
-        let path = dir.path().join(InstanceId::from_bytes([1; 16]).to_string());
-        let whole = std::fs::read(&path).unwrap();
+        let whole = whole_journal();
         prop_assume!(cut < whole.len());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(InstanceId::from_bytes([1; 16]).to_string());
         std::fs::write(&path, &whole[..cut]).unwrap();
         let next = open(dir.path(), 2, 0);
         let found = next.unsettled();
@@ -156,4 +148,23 @@ proptest! {
             prop_assert_eq!(*found_id, id(u8::try_from(index + 1).unwrap()));
         }
     }
+}
+
+/// The bytes of a journal with twenty intents, made once.
+fn whole_journal() -> &'static [u8] {
+    static WHOLE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    WHOLE.get_or_init(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let journal = open(dir.path(), 1, 0);
+        runtime.block_on(async {
+            for n in 1..=20 {
+                journal.appender().intent(intent(n, HOUR_US)).await.unwrap();
+            }
+        });
+        drop(journal);
+        std::fs::read(dir.path().join(InstanceId::from_bytes([1; 16]).to_string())).unwrap()
+    })
 }

@@ -284,7 +284,7 @@ impl Uplink {
             }
             Some(K::Progress(said)) if centre.is_home(&self.region, &said.host) => {
                 if let Some(progress) = said.progress {
-                    centre.dispatch.on_progress(progress);
+                    centre.dispatch.on_progress(&self.region, progress);
                 }
             }
             // A region that speaks for another's hosts is not heard.
