@@ -53,3 +53,63 @@ pub fn send(registry: &Registry, host: HostId, kind: link_down::Kind) -> bool {
             .is_ok()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use fairlead_protocol::{InstanceId, RunId};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::registry::Entry;
+
+    fn connected(registry: &Registry, host: HostId) -> (mpsc::Receiver<ToHost>, Arc<AtomicBool>) {
+        let (to_host, queue) = mpsc::channel(TO_HOST_MAX);
+        let lagging = Arc::new(AtomicBool::new(false));
+        let entry = Entry {
+            connection: 1,
+            instance: InstanceId::from_bytes([1; 16]),
+            run: RunId::from_bytes([1; 16]),
+            epoch: 1,
+            serial: String::new(),
+            to_host,
+            lagging: Arc::clone(&lagging),
+        };
+        registry.admit(host, entry, None);
+        (queue, lagging)
+    }
+
+    #[test]
+    fn a_full_queue_loses_nothing_it_makes_the_link_read_the_ledger() {
+        let registry = Registry::default();
+        let host = HostId::from_bytes([1; 16]);
+        let (mut queue, lagging) = connected(&registry, host);
+        for _ in 0..TO_HOST_MAX {
+            deliver(&registry, host, Deliver::default());
+        }
+        assert!(!lagging.load(Ordering::SeqCst));
+        deliver(&registry, host, Deliver::default());
+        assert!(lagging.load(Ordering::SeqCst));
+        let mut waiting = 0;
+        while queue.try_recv().is_ok() {
+            waiting += 1;
+        }
+        assert_eq!(waiting, TO_HOST_MAX, "memory stays bounded");
+    }
+
+    #[test]
+    fn what_is_meant_for_one_host_reaches_no_other() {
+        let registry = Registry::default();
+        let (here, there) = (HostId::from_bytes([1; 16]), HostId::from_bytes([2; 16]));
+        let (mut queue, _) = connected(&registry, here);
+        deliver(&registry, there, Deliver::default());
+        assert!(!send(
+            &registry,
+            there,
+            link_down::Kind::Cancel(fairlead_protocol::Cancel::default())
+        ));
+        assert!(queue.try_recv().is_err());
+    }
+}

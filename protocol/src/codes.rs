@@ -134,7 +134,10 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for code in ALL {
             assert!(seen.insert(code), "{code} is there twice");
-            assert!(code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{code}");
+            assert!(
+                code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                "{code}"
+            );
         }
     }
 }

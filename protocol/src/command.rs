@@ -99,7 +99,10 @@ impl Kind {
     /// Whether the command carries its work over a stream when its issuer attaches one.
     #[must_use]
     pub fn streams(&self) -> bool {
-        matches!(self, Self::Exec(_) | Self::Logs(_) | Self::CopyIn(_) | Self::CopyOut(_))
+        matches!(
+            self,
+            Self::Exec(_) | Self::Logs(_) | Self::CopyIn(_) | Self::CopyOut(_)
+        )
     }
 
     /// The lane that the command holds or waits behind.
@@ -178,7 +181,9 @@ impl State {
     /// The state of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        (0..=10).filter_map(|n| Self::try_from(n).ok()).find(|state| state.name() == name)
+        (0..=10)
+            .filter_map(|n| Self::try_from(n).ok())
+            .find(|state| state.name() == name)
     }
 }
 

@@ -36,7 +36,10 @@ fn decode(text: &str) -> Result<[u8; 16], InvalidId> {
     }
     let mut value: u128 = 0;
     for (index, byte) in text.bytes().enumerate() {
-        let digit = ALPHABET.iter().position(|letter| *letter == byte).ok_or(InvalidId)? as u128;
+        let digit = ALPHABET
+            .iter()
+            .position(|letter| *letter == byte)
+            .ok_or(InvalidId)? as u128;
         if index == TEXT_LEN - 1 {
             if digit & 0x3 != 0 {
                 return Err(InvalidId);

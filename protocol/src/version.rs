@@ -21,8 +21,16 @@ pub mod paths {
 }
 
 /// The features this build of the agent knows. A command may require any of them.
-pub const AGENT_FEATURES: &[&str] =
-    &["container", "image", "exec", "logs", "copy", "certificate", "inventory", "metrics"];
+pub const AGENT_FEATURES: &[&str] = &[
+    "container",
+    "image",
+    "exec",
+    "logs",
+    "copy",
+    "certificate",
+    "inventory",
+    "metrics",
+];
 
 /// The version both sides speak, or `None` when they have none in common.
 #[must_use]
@@ -41,6 +49,10 @@ mod tests {
         assert_eq!(negotiate(1, 9), Some(NEWEST));
         assert_eq!(negotiate(NEWEST + 1, NEWEST + 2), None);
         assert_eq!(negotiate(0, 0), None);
-        assert_eq!(negotiate(3, 1), None, "a peer whose range is upside down is refused");
+        assert_eq!(
+            negotiate(3, 1),
+            None,
+            "a peer whose range is upside down is refused"
+        );
     }
 }
