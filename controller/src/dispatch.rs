@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fairlead_api::ApiError;
 use fairlead_daemon::clock::Clock;
+use fairlead_identity::digest::sha256;
 use fairlead_identity::random;
 use fairlead_protocol::{
     Cancel, Command, CommandId, CommandResult, HostId, HostRecord, Message, OpenStream, Order,
@@ -207,9 +208,7 @@ fn micros(duration: Duration) -> i64 {
 #[async_trait]
 impl Dispatching for Dispatch {
     async fn submit(&self, new: NewCommand) -> Result<(CommandRow, bool), ApiError> {
-        let id = new
-            .id
-            .unwrap_or_else(|| CommandId::from_bytes(random::bytes()));
+        let id = new.id;
         let host = new
             .host
             .id
@@ -225,7 +224,7 @@ impl Dispatching for Dispatch {
                 .hint("put long environments or arguments into a file and copy it in"));
         }
         let row = self.row(&new, &command, host);
-        let region = row.region.clone();
+        let (region, audit) = (row.region.clone(), new.audit.clone());
         let taken = self
             .store
             .write(move |tx| {
@@ -240,6 +239,7 @@ impl Dispatching for Dispatch {
                     stored_us: 0,
                 };
                 tx.insert_command(&row)?;
+                tx.append_audit(&audit, sha256)?;
                 tx.send_later(&row.region, numbered::Kind::Order(order))?;
                 Ok(Taken::New(row))
             })

@@ -9,6 +9,7 @@ use fairlead_api::input::{invalid, plain};
 use fairlead_api::types::{Command, CommandRequest, Page, Permission};
 use fairlead_api::{ApiError, Caller, ClientStream};
 use fairlead_identity::digest::sha256;
+use fairlead_identity::random;
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{CommandId, HostId, Precondition, State, codes, ids, limits};
 use fairlead_store::Store;
@@ -42,7 +43,7 @@ impl ControllerBackend {
         // Before anything is sent, so that the end cannot come unnoticed.
         let mut changes = self.parts.dispatch.changes();
         let taken = self.sign_and_store(caller, request, accepted_us).await;
-        let (row, created, host, reach) = match taken {
+        let (row, created, host) = match taken {
             Ok(taken) => taken,
             Err(error) => {
                 self.audit_refusal(caller, Note::refused(&action, object, &error))
@@ -52,16 +53,7 @@ impl ControllerBackend {
         };
         let until = Instant::now() + Duration::from_millis(u64::from(wait_ms));
         let wait = self.wait_for_end(row.clone(), &mut changes, until, caller);
-        // The audit row is written while the command is on its way.
-        let row = if created {
-            let note = Note::ok(&action, format!("{}/{}", host.name, row.target))
-                .detail(format!("command {}{reach}", row.id));
-            let (row, audited) = tokio::join!(wait, self.audited(caller, note));
-            audited?;
-            row?
-        } else {
-            wait.await?
-        };
+        let row = wait.await?;
         let command = self.shown(&row, Some(&host));
         Ok(Submitted { command, created })
     }
@@ -71,7 +63,7 @@ impl ControllerBackend {
         caller: &Caller,
         request: CommandRequest,
         accepted_us: i64,
-    ) -> Result<(CommandRow, bool, HostRow, String), ApiError> {
+    ) -> Result<(CommandRow, bool, HostRow), ApiError> {
         caller.require(Permission::for_kind(request.action.name()))?;
         let id = request
             .id
@@ -85,7 +77,7 @@ impl ControllerBackend {
         if let Some(id) = id
             && let Some((row, host)) = self.taken_before(caller, id, &request_hash).await?
         {
-            return Ok((row, false, host, String::new()));
+            return Ok((row, false, host));
         }
         let deadline_s = request
             .deadline_s
@@ -130,8 +122,15 @@ impl ControllerBackend {
             format!("; reaches out: {reach}")
         };
         let host = aimed.host;
+        let id = id.unwrap_or_else(|| CommandId::from_bytes(random::bytes()));
+        let note = Note::ok(
+            &format!("command.{}", kind.name()),
+            format!("{}/{}", host.name, kind.target()),
+        )
+        .detail(format!("command {id}{reach}"));
         let new = NewCommand {
             id,
+            audit: self.entry(caller, &note),
             host: host.clone(),
             kind,
             issuer: caller.actor(),
@@ -144,7 +143,7 @@ impl ControllerBackend {
             accepted_us,
         };
         let (row, created) = self.parts.dispatch.submit(new).await?;
-        Ok((row, created, host, reach))
+        Ok((row, created, host))
     }
 
     /// The command of that id, when the same request made it before.

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use fairlead_api::ApiError;
 pub use fairlead_api::ClientStream;
 use fairlead_protocol::{CommandId, Precondition, Progress, command::Kind};
+use fairlead_store::audit::AuditEntry;
 use fairlead_store::commands::CommandRow;
 use fairlead_store::hosts::HostRow;
 use tokio::sync::broadcast;
@@ -13,8 +14,8 @@ use tokio::sync::broadcast;
 /// A command to be signed, stored and sent.
 #[derive(Debug, Clone)]
 pub struct NewCommand {
-    /// The client's id; absent: dispatch makes one.
-    pub id: Option<CommandId>,
+    /// The client's id, or one that was made for it.
+    pub id: CommandId,
     /// Its host.
     pub host: HostRow,
     /// What to do.
@@ -35,6 +36,9 @@ pub struct NewCommand {
     pub request_hash: [u8; 32],
     /// When the request arrived.
     pub accepted_us: i64,
+    /// The row for the audit log; written in the same transaction as the command, so that neither is
+    /// there without the other.
+    pub audit: AuditEntry,
 }
 
 /// Signs, stores and sends commands; knows where they are.

@@ -96,9 +96,7 @@ pub(super) fn succeeded() -> CommandResult {
 impl Dispatching for Double {
     async fn submit(&self, new: NewCommand) -> Result<(CommandRow, bool), ApiError> {
         self.submitted.lock().unwrap().push(new.clone());
-        let id = new
-            .id
-            .unwrap_or_else(|| CommandId::from_bytes(fairlead_identity::random::bytes()));
+        let (id, audit) = (new.id, new.audit.clone());
         let row = CommandRow {
             id,
             tenant: new.host.tenant.clone(),
@@ -128,6 +126,9 @@ impl Dispatching for Double {
             .store
             .write(move |tx| {
                 let created = tx.insert_command(&row)?;
+                if created {
+                    tx.append_audit(&audit, fairlead_identity::digest::sha256)?;
+                }
                 Ok((created, tx.command(id)?.unwrap()))
             })
             .await
