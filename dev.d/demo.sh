@@ -224,18 +224,24 @@ demo_end() {
     [ ! -t 2 ] || printf '\n' >&2
     stop_working
     stop_fairlead "$DEMO_DIR"
-    # When it did not come up, the logs say why.
-    [ "$demo_exit" -ne 0 ] || rm -rf "$DEMO_DIR" "$DEMO_DIR.log"
     rm -f "$DEMO_DIR/token" "$DEMO_DIR/ready.json" "$DEMO_PID_FILE"
     demo_removed=
     demo_left=
+    demo_data="the demo's data"
+    if [ "$demo_exit" -ne 0 ] && [ -d "$DEMO_DIR" ]; then
+        # When it did not come up, the logs say why.
+        demo_data=
+        demo_left=", .dev/demo and .dev/demo.log for you to look at"
+    else
+        rm -rf "$DEMO_DIR" "$DEMO_DIR.log"
+    fi
     if [ "$demo_engine" = docker ] && engine_answers; then
         remove_demo_containers
     fi
     release_engine
     [ ! -s "$STATE/installed" ] ||
         demo_left="$demo_left, what was installed for you (apt-get purge $(sort -u "$STATE/installed" | tr '\n' ' ' | sed 's/ $//'))"
-    note "removed: ${demo_removed:+$demo_removed, }the demo's data. Left: $(printf '%s' "${demo_left:-, nothing}" | sed 's/^, //')."
+    note "removed: $(printf '%s' "${demo_removed:+, $demo_removed}${demo_data:+, $demo_data}" | sed 's/^$/, nothing/; s/^, //'). Left: $(printf '%s' "${demo_left:-, nothing}" | sed 's/^, //')."
     exit "$demo_exit"
 }
 

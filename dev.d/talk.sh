@@ -58,6 +58,9 @@ working() {
     if [ "$working_code" -eq 0 ]; then
         rm -f "$working_log"
         note "  $working_text: $(since "$working_from")"
+    elif [ ! -s "$working_log" ]; then
+        rm -f "$working_log"
+        note "  $working_text: failed after $(since "$working_from")"
     else
         note "  $working_text: failed after $(since "$working_from"); the end of its output:"
         tail -n 15 "$working_log" | sed 's/^/    /' >&2
