@@ -135,9 +135,8 @@ async fn compaction_keeps_what_matters_and_appends_go_on_after_it() {
 proptest! {
     /// Wherever a file is cut, what was written before the cut is read and nothing is made up.
     #[test]
-    fn a_torn_tail_costs_only_the_tail(cut in 0usize..4000) {
+    fn a_torn_tail_costs_only_the_tail(cut in 0..whole_journal().len()) {
         let whole = whole_journal();
-        prop_assume!(cut < whole.len());
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(InstanceId::from_bytes([1; 16]).to_string());
         std::fs::write(&path, &whole[..cut]).unwrap();
