@@ -11,7 +11,9 @@ use rcgen::{
     DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
     SanType, SerialNumber, SubjectPublicKeyInfo,
 };
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+};
 use time::OffsetDateTime;
 
 use crate::digest::sha256;
@@ -46,7 +48,9 @@ impl PrivateKey {
     /// # Errors
     /// When the library cannot make one.
     pub fn generate() -> Result<Self, AuthorityError> {
-        KeyPair::generate().map(Self).map_err(|error| AuthorityError::Key(error.to_string()))
+        KeyPair::generate()
+            .map(Self)
+            .map_err(|error| AuthorityError::Key(error.to_string()))
     }
 
     /// A new Ed25519 key, for signing commands.
@@ -65,7 +69,9 @@ impl PrivateKey {
     /// When they hold no key that we can use.
     pub fn from_der(der: &[u8]) -> Result<Self, AuthorityError> {
         let der = PrivatePkcs8KeyDer::from(der.to_vec());
-        KeyPair::try_from(&der).map(Self).map_err(|error| AuthorityError::Key(error.to_string()))
+        KeyPair::try_from(&der)
+            .map(Self)
+            .map_err(|error| AuthorityError::Key(error.to_string()))
     }
 
     /// The PKCS#8 bytes, for a file that only its owner can read.
@@ -164,9 +170,14 @@ impl Authority {
     pub fn new_root(domain: &str, now_s: i64) -> Result<Self, AuthorityError> {
         let key = PrivateKey::generate()?;
         let params = ca_params(&Role::Root, domain, now_s, None)?;
-        let certificate =
-            params.self_signed(&key.0).map_err(|e| AuthorityError::Make(e.to_string()))?;
-        Ok(Self { key, chain: vec![certificate.der().clone()], domain: domain.to_owned() })
+        let certificate = params
+            .self_signed(&key.0)
+            .map_err(|e| AuthorityError::Make(e.to_string()))?;
+        Ok(Self {
+            key,
+            chain: vec![certificate.der().clone()],
+            domain: domain.to_owned(),
+        })
     }
 
     /// An authority from its parts (as they were stored).
@@ -178,7 +189,11 @@ impl Authority {
         chain: Vec<CertificateDer<'static>>,
         domain: &str,
     ) -> Result<Self, AuthorityError> {
-        Ok(Self { key: PrivateKey::from_der(key_der)?, chain, domain: domain.to_owned() })
+        Ok(Self {
+            key: PrivateKey::from_der(key_der)?,
+            chain,
+            domain: domain.to_owned(),
+        })
     }
 
     /// A new intermediate under this root, with a key of its own.
@@ -188,7 +203,11 @@ impl Authority {
     pub fn new_intermediate(&self, role: &Role, now_s: i64) -> Result<Self, AuthorityError> {
         let key = PrivateKey::generate()?;
         let chain = self.certify_intermediate_key(&key.0, role, now_s)?;
-        Ok(Self { key, chain, domain: self.domain.clone() })
+        Ok(Self {
+            key,
+            chain,
+            domain: self.domain.clone(),
+        })
     }
 
     /// Certifies the key of a request as an intermediate (a region's CA for its agents).
@@ -257,17 +276,20 @@ impl Authority {
         for name in names {
             params.subject_alt_names.push(match name.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
-                Err(_) => SanType::DnsName(
-                    name.clone().try_into().map_err(|e: rcgen::Error| {
+                Err(_) => {
+                    SanType::DnsName(name.clone().try_into().map_err(|e: rcgen::Error| {
                         AuthorityError::Make(format!("name {name}: {e}"))
-                    })?,
-                ),
+                    })?)
+                }
             });
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match usage {
             LeafUse::Both => {
-                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+                vec![
+                    ExtendedKeyUsagePurpose::ServerAuth,
+                    ExtendedKeyUsagePurpose::ClientAuth,
+                ]
             }
             LeafUse::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
             LeafUse::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
@@ -277,7 +299,11 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         let not_after_s = params.not_after.unix_timestamp();
         let chain = self.sign(&params, key)?;
-        Ok(Leaf { chain, serial: crate::digest::hex(&serial), not_after_s })
+        Ok(Leaf {
+            chain,
+            serial: crate::digest::hex(&serial),
+            not_after_s,
+        })
     }
 
     fn sign(
@@ -286,7 +312,10 @@ impl Authority {
         key: &impl PublicKeyData,
     ) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
         let make = |error: rcgen::Error| AuthorityError::Make(error.to_string());
-        let own = self.chain.first().ok_or_else(|| AuthorityError::Make("no chain".to_owned()))?;
+        let own = self
+            .chain
+            .first()
+            .ok_or_else(|| AuthorityError::Make("no chain".to_owned()))?;
         let issuer = Issuer::from_ca_cert_der(own, &self.key.0).map_err(make)?;
         let certificate = params.signed_by(key, &issuer).map_err(make)?;
         let mut chain = Vec::with_capacity(self.chain.len() + 1);
@@ -323,9 +352,10 @@ fn ca_params(
     path_length: Option<u8>,
 ) -> Result<CertificateParams, AuthorityError> {
     let mut params = named_params(role, domain, now_s, CA_LIFE)?;
-    params.is_ca = IsCa::Ca(
-        path_length.map_or(BasicConstraints::Unconstrained, BasicConstraints::Constrained),
-    );
+    params.is_ca = IsCa::Ca(path_length.map_or(
+        BasicConstraints::Unconstrained,
+        BasicConstraints::Constrained,
+    ));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.serial_number = Some(SerialNumber::from_slice(&serial()));
     Ok(params)
@@ -344,14 +374,17 @@ fn named_params(
     let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::OrganizationName, format!("Fairlead {domain}"));
-    params.distinguished_name.push(DnType::CommonName, role.to_string());
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, format!("Fairlead {domain}"));
+    params
+        .distinguished_name
+        .push(DnType::CommonName, role.to_string());
     let uri = role.uri(domain);
-    params.subject_alt_names = vec![SanType::URI(
-        uri.clone().try_into().map_err(|e: rcgen::Error| {
-            AuthorityError::Make(format!("name {uri}: {e}"))
-        })?,
-    )];
+    params.subject_alt_names =
+        vec![SanType::URI(uri.clone().try_into().map_err(
+            |e: rcgen::Error| AuthorityError::Make(format!("name {uri}: {e}")),
+        )?)];
     params.not_before = at(now_s.saturating_sub(seconds(BACKDATED)))?;
     params.not_after = at(now_s.saturating_add(seconds(life)))?;
     Ok(params)

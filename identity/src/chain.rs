@@ -44,11 +44,14 @@ impl Usage {
 
     /// Whether the leaf carries the purpose: a certificate without purposes has none.
     fn is_in(self, leaf: &X509Certificate<'_>) -> bool {
-        leaf.extended_key_usage().ok().flatten().is_some_and(|purposes| match self {
-            Self::Server => purposes.value.server_auth,
-            Self::Client => purposes.value.client_auth,
-            Self::CommandSigning => purposes.value.code_signing,
-        })
+        leaf.extended_key_usage()
+            .ok()
+            .flatten()
+            .is_some_and(|purposes| match self {
+                Self::Server => purposes.value.server_auth,
+                Self::Client => purposes.value.client_auth,
+                Self::CommandSigning => purposes.value.code_signing,
+            })
     }
 }
 
@@ -128,7 +131,11 @@ impl Root {
         if role != Role::Root {
             return Err(ChainError::NoIdentity);
         }
-        Ok(Self { anchor, certificate, domain })
+        Ok(Self {
+            anchor,
+            certificate,
+            domain,
+        })
     }
 
     /// The root among the certificates that a server showed, known by its hash from a join token.
@@ -136,12 +143,16 @@ impl Root {
     /// # Errors
     /// When none of them has that hash.
     pub fn by_hash(shown: &[CertificateDer<'_>], hash: &[u8; 32]) -> Result<Self, ChainError> {
-        let found = shown.iter().find(|certificate| &sha256(certificate) == hash);
+        let found = shown
+            .iter()
+            .find(|certificate| &sha256(certificate) == hash);
         match found {
             Some(certificate) => Self::from_der(certificate.clone().into_owned()),
             None => Err(ChainError::OtherRoot {
                 expected: hex(hash),
-                found: shown.last().map_or_else(String::new, |last| hex(&sha256(last))),
+                found: shown
+                    .last()
+                    .map_or_else(String::new, |last| hex(&sha256(last))),
             }),
         }
     }
@@ -174,7 +185,8 @@ impl Root {
         usage: Usage,
         now: UnixTime,
     ) -> Result<Identity, ChainError> {
-        self.identify_with_grace(chain, usage, now, Duration::ZERO).map(|(identity, _)| identity)
+        self.identify_with_grace(chain, usage, now, Duration::ZERO)
+            .map(|(identity, _)| identity)
     }
 
     /// The same, but a leaf that expired less than `grace` ago is believed; the flag says that it
@@ -189,11 +201,15 @@ impl Root {
         now: UnixTime,
         grace: Duration,
     ) -> Result<(Identity, bool), ChainError> {
-        let [leaf, intermediate, ..] = chain else { return Err(ChainError::Incomplete) };
+        let [leaf, intermediate, ..] = chain else {
+            return Err(ChainError::Incomplete);
+        };
         let (_, parsed) = X509Certificate::from_der(leaf)
             .map_err(|error| ChainError::Unreadable(error.to_string()))?;
         let not_after_s = parsed.validity().not_after.timestamp();
-        let past_s = now.as_secs().saturating_sub(u64::try_from(not_after_s).unwrap_or(0));
+        let past_s = now
+            .as_secs()
+            .saturating_sub(u64::try_from(not_after_s).unwrap_or(0));
         let expired = past_s > 0;
         let judged_at = if expired {
             if past_s > grace.as_secs() {
@@ -259,7 +275,10 @@ impl Root {
         if role.certified_by().as_ref() == Some(&issuer) {
             Ok(role)
         } else {
-            Err(ChainError::WrongIssuer { leaf: role.to_string(), issuer: issuer.to_string() })
+            Err(ChainError::WrongIssuer {
+                leaf: role.to_string(),
+                issuer: issuer.to_string(),
+            })
         }
     }
 }
@@ -269,16 +288,22 @@ fn role_in(certificate: &CertificateDer<'_>) -> Result<(String, Role), ChainErro
     let (rest, parsed) = X509Certificate::from_der(certificate)
         .map_err(|error| ChainError::Unreadable(error.to_string()))?;
     if !rest.is_empty() {
-        return Err(ChainError::Unreadable("bytes after the certificate".to_owned()));
+        return Err(ChainError::Unreadable(
+            "bytes after the certificate".to_owned(),
+        ));
     }
     let names = parsed
         .subject_alternative_name()
         .map_err(|error| ChainError::Unreadable(error.to_string()))?
         .ok_or(ChainError::NoIdentity)?;
-    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
+    let mut uris = names
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
     match (uris.next(), uris.next()) {
         (Some(uri), None) => Role::parse(uri).ok_or(ChainError::NoIdentity),
         _ => Err(ChainError::NoIdentity),

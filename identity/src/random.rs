@@ -7,7 +7,10 @@
 #[must_use]
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut out = [0; N];
-    #[expect(clippy::expect_used, reason = "without randomness no key, id or nonce is safe")]
+    #[expect(
+        clippy::expect_used,
+        reason = "without randomness no key, id or nonce is safe"
+    )]
     aws_lc_rs::rand::fill(&mut out).expect("the operating system gives random bytes");
     out
 }

@@ -69,7 +69,9 @@ impl Role {
     pub fn certified_by(&self) -> Option<Self> {
         match self {
             Self::Controller | Self::AccessServer { .. } => Some(Self::ServersCa),
-            Self::Agent { region, .. } => Some(Self::AgentsCa { region: region.clone() }),
+            Self::Agent { region, .. } => Some(Self::AgentsCa {
+                region: region.clone(),
+            }),
             Self::CommandKey => Some(Self::CommandKeysCa),
             Self::Web { .. } => Some(Self::WebCa),
             Self::Root
@@ -97,20 +99,26 @@ impl Role {
         let role = match parts.as_slice() {
             ["controller"] => Self::Controller,
             ["command-key"] => Self::CommandKey,
-            ["web", name] if is_name(name) => Self::Web { name: (*name).to_owned() },
+            ["web", name] if is_name(name) => Self::Web {
+                name: (*name).to_owned(),
+            },
             ["region", region, "access-server", name] if is_name(region) && is_name(name) => {
-                Self::AccessServer { region: (*region).to_owned(), name: (*name).to_owned() }
+                Self::AccessServer {
+                    region: (*region).to_owned(),
+                    name: (*name).to_owned(),
+                }
             }
-            ["region", region, "host", host] if is_name(region) => {
-                Self::Agent { region: (*region).to_owned(), host: host.parse().ok()? }
-            }
+            ["region", region, "host", host] if is_name(region) => Self::Agent {
+                region: (*region).to_owned(),
+                host: host.parse().ok()?,
+            },
             ["ca", "root"] => Self::Root,
             ["ca", "servers"] => Self::ServersCa,
             ["ca", "command-keys"] => Self::CommandKeysCa,
             ["ca", "web"] => Self::WebCa,
-            ["ca", "region", region, "agents"] if is_name(region) => {
-                Self::AgentsCa { region: (*region).to_owned() }
-            }
+            ["ca", "region", region, "agents"] if is_name(region) => Self::AgentsCa {
+                region: (*region).to_owned(),
+            },
             _ => return None,
         };
         Some((domain.to_owned(), role))
@@ -164,18 +172,32 @@ mod tests {
         let host = HostId::from_bytes([7; 16]);
         for role in [
             Role::Controller,
-            Role::AccessServer { region: "hz".into(), name: "a1".into() },
-            Role::Agent { region: "hz".into(), host },
+            Role::AccessServer {
+                region: "hz".into(),
+                name: "a1".into(),
+            },
+            Role::Agent {
+                region: "hz".into(),
+                host,
+            },
             Role::CommandKey,
-            Role::Web { name: "controller".into() },
+            Role::Web {
+                name: "controller".into(),
+            },
             Role::Root,
             Role::ServersCa,
-            Role::AgentsCa { region: "hz".into() },
+            Role::AgentsCa {
+                region: "hz".into(),
+            },
             Role::CommandKeysCa,
             Role::WebCa,
         ] {
             let uri = role.uri("fleet.example.com");
-            assert_eq!(Role::parse(&uri), Some(("fleet.example.com".into(), role)), "{uri}");
+            assert_eq!(
+                Role::parse(&uri),
+                Some(("fleet.example.com".into(), role)),
+                "{uri}"
+            );
         }
     }
 

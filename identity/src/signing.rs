@@ -54,8 +54,16 @@ impl Signer {
         let leaf = chain.first().ok_or(ChainError::Incomplete)?;
         let (hash, _) = public_key(leaf)?;
         // The root is known to whoever verifies; it is not sent again.
-        let certificates = chain.iter().take(2).map(|c| bytes::Bytes::copy_from_slice(c)).collect();
-        Ok(Self { pair, key_id: key_id(&hash), chain: Chain { certificates } })
+        let certificates = chain
+            .iter()
+            .take(2)
+            .map(|c| bytes::Bytes::copy_from_slice(c))
+            .collect();
+        Ok(Self {
+            pair,
+            key_id: key_id(&hash),
+            chain: Chain { certificates },
+        })
     }
 
     /// The command, signed.
@@ -103,17 +111,27 @@ impl Verifier {
     /// A verifier for a host, which believes in that root and knows no key yet.
     #[must_use]
     pub fn new(root: Root, host: HostId) -> Self {
-        Self { root, host, keys: HashMap::new() }
+        Self {
+            root,
+            host,
+            keys: HashMap::new(),
+        }
     }
 
     /// Learns keys; those that are not the installation's are refused, the reason is returned.
     pub fn learn(&mut self, keys: &CommandKeys, now: UnixTime) -> Vec<ChainError> {
-        keys.chains.iter().filter_map(|chain| self.learn_one(chain, now).err()).collect()
+        keys.chains
+            .iter()
+            .filter_map(|chain| self.learn_one(chain, now).err())
+            .collect()
     }
 
     fn learn_one(&mut self, chain: &Chain, now: UnixTime) -> Result<(), ChainError> {
-        let chain: Vec<_> =
-            chain.certificates.iter().map(|c| CertificateDer::from(c.to_vec())).collect();
+        let chain: Vec<_> = chain
+            .certificates
+            .iter()
+            .map(|c| CertificateDer::from(c.to_vec()))
+            .collect();
         let identity = self.root.identify(&chain, Usage::CommandSigning, now)?;
         if identity.role != Role::CommandKey {
             return Err(ChainError::NoIdentity);
@@ -122,7 +140,13 @@ impl Verifier {
         let (hash, public) = public_key(leaf)?;
         let id = key_id(&hash);
         if self.keys.len() < KEYS_MAX || self.keys.contains_key(&id) {
-            self.keys.insert(id, KnownKey { public, not_after_s: identity.not_after_s });
+            self.keys.insert(
+                id,
+                KnownKey {
+                    public,
+                    not_after_s: identity.not_after_s,
+                },
+            );
         }
         Ok(())
     }
@@ -135,12 +159,15 @@ impl Verifier {
         if signed.command.len() > limits::COMMAND_BYTES_MAX {
             return Err(SignatureError::Unreadable);
         }
-        let id: [u8; KEY_ID_BYTES] =
-            signed.key_id[..].try_into().map_err(|_| SignatureError::UnknownKey)?;
+        let id: [u8; KEY_ID_BYTES] = signed.key_id[..]
+            .try_into()
+            .map_err(|_| SignatureError::UnknownKey)?;
         let key = self.keys.get(&id).ok_or(SignatureError::UnknownKey)?;
         let past_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX) - key.not_after_s;
         if past_s > 0 {
-            return Err(SignatureError::KeyNotValid(ChainError::Expired(past_s.unsigned_abs())));
+            return Err(SignatureError::KeyNotValid(ChainError::Expired(
+                past_s.unsigned_abs(),
+            )));
         }
         UnparsedPublicKey::new(&ED25519, &key.public)
             .verify(&signed.command, &signed.signature)

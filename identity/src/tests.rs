@@ -35,7 +35,9 @@ impl Installation {
         let under = |role| root.new_intermediate(&role, NOW_S).unwrap();
         Self {
             servers: under(Role::ServersCa),
-            sz_agents: under(Role::AgentsCa { region: "sz".into() }),
+            sz_agents: under(Role::AgentsCa {
+                region: "sz".into(),
+            }),
             command_keys: under(Role::CommandKeysCa),
             root,
         }
@@ -48,28 +50,42 @@ impl Installation {
 
 fn leaf(authority: &Authority, role: &Role, usage: LeafUse) -> Vec<CertificateDer<'static>> {
     let key = PrivateKey::generate().unwrap();
-    authority.certify_own(&key, role, usage, &[], (NOW_S, WEEK)).unwrap().chain
+    authority
+        .certify_own(&key, role, usage, &[], (NOW_S, WEEK))
+        .unwrap()
+        .chain
 }
 
 fn agent(n: u8) -> Role {
-    Role::Agent { region: "sz".into(), host: host(n) }
+    Role::Agent {
+        region: "sz".into(),
+        host: host(n),
+    }
 }
 
 #[test]
 fn a_good_chain_says_who_it_is() {
     let installation = Installation::new("a.example");
     let chain = leaf(&installation.sz_agents, &agent(1), LeafUse::Client);
-    let identity =
-        installation.believed().identify(&chain, Usage::Client, at(NOW_S)).unwrap();
+    let identity = installation
+        .believed()
+        .identify(&chain, Usage::Client, at(NOW_S))
+        .unwrap();
     assert_eq!(identity.role, agent(1));
     assert_eq!(identity.not_after_s, NOW_S + 7 * 24 * 3600);
 }
 
 #[test]
 fn s10_a_certificate_of_another_installation_is_refused_even_with_the_right_names() {
-    let (ours, theirs) = (Installation::new("a.example"), Installation::new("a.example"));
+    let (ours, theirs) = (
+        Installation::new("a.example"),
+        Installation::new("a.example"),
+    );
     let chain = leaf(&theirs.servers, &Role::Controller, LeafUse::Server);
-    let error = ours.believed().identify(&chain, Usage::Server, at(NOW_S)).unwrap_err();
+    let error = ours
+        .believed()
+        .identify(&chain, Usage::Server, at(NOW_S))
+        .unwrap_err();
     assert!(matches!(error, ChainError::Invalid(_)), "{error}");
 }
 
@@ -78,29 +94,50 @@ fn s10_a_self_signed_leaf_is_refused() {
     let ours = Installation::new("a.example");
     let fake = Authority::new_root("a.example", NOW_S).unwrap();
     let chain = leaf(&fake, &Role::Controller, LeafUse::Server);
-    ours.believed().identify(&chain, Usage::Server, at(NOW_S)).unwrap_err();
+    ours.believed()
+        .identify(&chain, Usage::Server, at(NOW_S))
+        .unwrap_err();
 }
 
 #[test]
 fn s12_no_intermediate_can_certify_what_is_not_its_own() {
     let ours = Installation::new("a.example");
     let root = ours.believed();
-    let elsewhere = Role::Agent { region: "hz".into(), host: host(1) };
+    let elsewhere = Role::Agent {
+        region: "hz".into(),
+        host: host(1),
+    };
     let attempts: [(&Authority, Role, LeafUse, Usage); 4] = [
-        (&ours.sz_agents, Role::Controller, LeafUse::Both, Usage::Server),
-        (&ours.sz_agents, elsewhere, LeafUse::Client, Usage::Client),
         (
             &ours.sz_agents,
-            Role::AccessServer { region: "sz".into(), name: "a1".into() },
+            Role::Controller,
             LeafUse::Both,
             Usage::Server,
         ),
-        (&ours.sz_agents, Role::CommandKey, LeafUse::CommandSigning, Usage::CommandSigning),
+        (&ours.sz_agents, elsewhere, LeafUse::Client, Usage::Client),
+        (
+            &ours.sz_agents,
+            Role::AccessServer {
+                region: "sz".into(),
+                name: "a1".into(),
+            },
+            LeafUse::Both,
+            Usage::Server,
+        ),
+        (
+            &ours.sz_agents,
+            Role::CommandKey,
+            LeafUse::CommandSigning,
+            Usage::CommandSigning,
+        ),
     ];
     for (authority, role, made_for, usage) in attempts {
         let chain = leaf(authority, &role, made_for);
         let error = root.identify(&chain, usage, at(NOW_S)).unwrap_err();
-        assert!(matches!(error, ChainError::WrongIssuer { .. }), "{role:?}: {error}");
+        assert!(
+            matches!(error, ChainError::WrongIssuer { .. }),
+            "{role:?}: {error}"
+        );
     }
 }
 
@@ -109,16 +146,23 @@ fn s12_a_leaf_serves_only_what_it_was_made_for() {
     let ours = Installation::new("a.example");
     let chain = leaf(&ours.sz_agents, &agent(1), LeafUse::Client);
     for usage in [Usage::Server, Usage::CommandSigning] {
-        ours.believed().identify(&chain, usage, at(NOW_S)).unwrap_err();
+        ours.believed()
+            .identify(&chain, usage, at(NOW_S))
+            .unwrap_err();
     }
 }
 
 #[test]
 fn a_region_cannot_make_intermediates_of_its_own() {
     let ours = Installation::new("a.example");
-    let forged = ours.sz_agents.new_intermediate(&Role::ServersCa, NOW_S).unwrap();
+    let forged = ours
+        .sz_agents
+        .new_intermediate(&Role::ServersCa, NOW_S)
+        .unwrap();
     let chain = leaf(&forged, &Role::Controller, LeafUse::Server);
-    ours.believed().identify(&chain, Usage::Server, at(NOW_S)).unwrap_err();
+    ours.believed()
+        .identify(&chain, Usage::Server, at(NOW_S))
+        .unwrap_err();
 }
 
 #[test]
@@ -130,22 +174,30 @@ fn an_expired_certificate_is_believed_within_the_grace_only() {
     let error = root.identify(&chain, Usage::Client, later).unwrap_err();
     assert!(matches!(error, ChainError::Expired(_)), "{error}");
     let ninety_days = Duration::from_secs(90 * 24 * 3600);
-    let (_, expired) =
-        root.identify_with_grace(&chain, Usage::Client, later, ninety_days).unwrap();
+    let (_, expired) = root
+        .identify_with_grace(&chain, Usage::Client, later, ninety_days)
+        .unwrap();
     assert!(expired);
     let much_later = at(NOW_S + 98 * 24 * 3600);
-    root.identify_with_grace(&chain, Usage::Client, much_later, ninety_days).unwrap_err();
+    root.identify_with_grace(&chain, Usage::Client, much_later, ninety_days)
+        .unwrap_err();
 }
 
 #[test]
 fn s13_of_a_request_only_the_key_counts_and_it_must_be_the_askers() {
     let key = PrivateKey::generate().unwrap();
     let request = key.request().unwrap();
-    assert_eq!(RequestedKey::from_request(&request).unwrap().hash(), key.public_hash());
+    assert_eq!(
+        RequestedKey::from_request(&request).unwrap().hash(),
+        key.public_hash()
+    );
     let mut forged = request.clone();
     let last = forged.len() - 1;
     forged[last] ^= 1;
-    assert!(RequestedKey::from_request(&forged).is_err(), "the signature must fit");
+    assert!(
+        RequestedKey::from_request(&forged).is_err(),
+        "the signature must fit"
+    );
     assert!(RequestedKey::from_request(b"rubbish").is_err());
 }
 
@@ -169,9 +221,15 @@ fn signing() -> Signing {
     let installation = Installation::new("a.example");
     let signer = signer(&installation.command_keys, &Role::CommandKey);
     let mut verifier = Verifier::new(installation.believed(), host(1));
-    let keys = CommandKeys { chains: vec![signer.chain()] };
+    let keys = CommandKeys {
+        chains: vec![signer.chain()],
+    };
     assert!(verifier.learn(&keys, at(NOW_S)).is_empty());
-    Signing { installation, signer, verifier }
+    Signing {
+        installation,
+        signer,
+        verifier,
+    }
 }
 
 fn signer(authority: &Authority, role: &Role) -> Signer {
@@ -183,14 +241,21 @@ fn signer(authority: &Authority, role: &Role) -> Signer {
 }
 
 fn command_for(n: u8) -> Command {
-    Command { host: host(n).to_wire(), issuer: "admin".into(), ..Command::default() }
+    Command {
+        host: host(n).to_wire(),
+        issuer: "admin".into(),
+        ..Command::default()
+    }
 }
 
 #[test]
 fn a_signed_command_is_believed_as_it_was_signed() {
     let s = signing();
     let signed = s.signer.sign(&command_for(1));
-    assert_eq!(s.verifier.verify(&signed, at(NOW_S)).unwrap(), command_for(1));
+    assert_eq!(
+        s.verifier.verify(&signed, at(NOW_S)).unwrap(),
+        command_for(1)
+    );
 }
 
 #[test]
@@ -200,13 +265,25 @@ fn a_relay_can_neither_alter_nor_redirect_nor_forge() {
     for index in 0..signed.command.len() {
         let mut bytes = signed.command.to_vec();
         bytes[index] ^= 1;
-        let altered = SignedCommand { command: bytes.into(), ..signed.clone() };
-        assert_eq!(s.verifier.verify(&altered, at(NOW_S)), Err(SignatureError::Wrong));
+        let altered = SignedCommand {
+            command: bytes.into(),
+            ..signed.clone()
+        };
+        assert_eq!(
+            s.verifier.verify(&altered, at(NOW_S)),
+            Err(SignatureError::Wrong)
+        );
     }
     let for_another = s.signer.sign(&command_for(2));
-    assert_eq!(s.verifier.verify(&for_another, at(NOW_S)), Err(SignatureError::OtherHost));
+    assert_eq!(
+        s.verifier.verify(&for_another, at(NOW_S)),
+        Err(SignatureError::OtherHost)
+    );
     let unknown = signer(&s.installation.command_keys, &Role::CommandKey).sign(&command_for(1));
-    assert_eq!(s.verifier.verify(&unknown, at(NOW_S)), Err(SignatureError::UnknownKey));
+    assert_eq!(
+        s.verifier.verify(&unknown, at(NOW_S)),
+        Err(SignatureError::UnknownKey)
+    );
 }
 
 #[test]
@@ -214,10 +291,15 @@ fn a_relay_cannot_introduce_a_key_of_its_own() {
     let mut s = signing();
     // It holds the region's CA for agents, which may not certify command keys.
     let forged = signer(&s.installation.sz_agents, &Role::CommandKey);
-    let keys = CommandKeys { chains: vec![forged.chain()] };
+    let keys = CommandKeys {
+        chains: vec![forged.chain()],
+    };
     assert_eq!(s.verifier.learn(&keys, at(NOW_S)).len(), 1);
     let signed = forged.sign(&command_for(1));
-    assert_eq!(s.verifier.verify(&signed, at(NOW_S)), Err(SignatureError::UnknownKey));
+    assert_eq!(
+        s.verifier.verify(&signed, at(NOW_S)),
+        Err(SignatureError::UnknownKey)
+    );
 }
 
 #[test]

@@ -29,7 +29,10 @@ pub struct Credentials {
 
 impl Clone for Credentials {
     fn clone(&self) -> Self {
-        Self { chain: self.chain.clone(), key: self.key.clone_key() }
+        Self {
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+        }
     }
 }
 
@@ -74,7 +77,11 @@ pub fn client(
     credentials: Option<Credentials>,
 ) -> Result<ClientConfig, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Arc::new(ServerVerifier { trust, expected, provider: Arc::clone(&provider) });
+    let verifier = Arc::new(ServerVerifier {
+        trust,
+        expected,
+        provider: Arc::clone(&provider),
+    });
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -91,9 +98,17 @@ pub fn client(
 ///
 /// # Errors
 /// When the credentials do not fit together.
-pub fn server(root: Root, credentials: Credentials, grace: Duration) -> Result<ServerConfig, Error> {
+pub fn server(
+    root: Root,
+    credentials: Credentials,
+    grace: Duration,
+) -> Result<ServerConfig, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = Arc::new(ClientVerifier { root, grace, provider: Arc::clone(&provider) });
+    let verifier = Arc::new(ClientVerifier {
+        root,
+        grace,
+        provider: Arc::clone(&provider),
+    });
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
@@ -130,7 +145,9 @@ fn with_leaf<'a>(
     leaf: &CertificateDer<'a>,
     rest: &[CertificateDer<'a>],
 ) -> Vec<CertificateDer<'a>> {
-    std::iter::once(leaf.clone()).chain(rest.iter().cloned()).collect()
+    std::iter::once(leaf.clone())
+        .chain(rest.iter().cloned())
+        .collect()
 }
 
 struct ServerVerifier {
@@ -159,12 +176,16 @@ impl ServerCertVerifier for ServerVerifier {
             Trust::Root(root) => root.clone(),
             Trust::RootHash(hash) => Root::by_hash(&chain, hash).map_err(|e| tls_error(&e))?,
         };
-        let identity =
-            root.identify(&chain, Usage::Server, now).map_err(|error| tls_error(&error))?;
+        let identity = root
+            .identify(&chain, Usage::Server, now)
+            .map_err(|error| tls_error(&error))?;
         if self.expected.accepts(&identity.role) {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(Error::General(format!("the server is {}, not what was dialled", identity.role)))
+            Err(Error::General(format!(
+                "the server is {}, not what was dialled",
+                identity.role
+            )))
         }
     }
 
@@ -188,7 +209,9 @@ impl ServerCertVerifier for ServerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -246,6 +269,8 @@ impl ClientCertVerifier for ClientVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

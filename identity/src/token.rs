@@ -46,13 +46,23 @@ impl JoinToken {
     /// A new token for the installation with that root.
     #[must_use]
     pub fn generate(ca_hash: [u8; 32]) -> Self {
-        Self { ca_hash, id: random::text(ID_CHARS), secret: random::text(SECRET_CHARS) }
+        Self {
+            ca_hash,
+            id: random::text(ID_CHARS),
+            secret: random::text(SECRET_CHARS),
+        }
     }
 }
 
 impl fmt::Display for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{JOIN_PREFIX}{}::{}.{}", hex(&self.ca_hash), self.id, self.secret)
+        write!(
+            f,
+            "{JOIN_PREFIX}{}::{}.{}",
+            hex(&self.ca_hash),
+            self.id,
+            self.secret
+        )
     }
 }
 
@@ -70,14 +80,20 @@ impl FromStr for JoinToken {
         if text.starts_with(API_PREFIX) {
             return Err(TokenError::ApiTokenGiven);
         }
-        let rest = text.strip_prefix(JOIN_PREFIX).ok_or(TokenError::Malformed)?;
+        let rest = text
+            .strip_prefix(JOIN_PREFIX)
+            .ok_or(TokenError::Malformed)?;
         let (hash, rest) = rest.split_once("::").ok_or(TokenError::Malformed)?;
         let (id, secret) = rest.split_once('.').ok_or(TokenError::Malformed)?;
         let ca_hash = unhex32(hash).ok_or(TokenError::Malformed)?;
         if !is_part(id, ID_CHARS) || !is_part(secret, SECRET_CHARS) {
             return Err(TokenError::Malformed);
         }
-        Ok(Self { ca_hash, id: id.to_owned(), secret: secret.to_owned() })
+        Ok(Self {
+            ca_hash,
+            id: id.to_owned(),
+            secret: secret.to_owned(),
+        })
     }
 }
 
@@ -94,7 +110,10 @@ impl ApiToken {
     /// A new token.
     #[must_use]
     pub fn generate() -> Self {
-        Self { id: random::text(ID_CHARS), secret: random::text(SECRET_CHARS) }
+        Self {
+            id: random::text(ID_CHARS),
+            secret: random::text(SECRET_CHARS),
+        }
     }
 }
 
@@ -123,12 +142,18 @@ impl FromStr for ApiToken {
         if !is_part(id, ID_CHARS) || !is_part(secret, SECRET_CHARS) {
             return Err(TokenError::Malformed);
         }
-        Ok(Self { id: id.to_owned(), secret: secret.to_owned() })
+        Ok(Self {
+            id: id.to_owned(),
+            secret: secret.to_owned(),
+        })
     }
 }
 
 fn is_part(text: &str, length: usize) -> bool {
-    text.len() == length && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    text.len() == length
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
 }
 
 /// What is kept of a secret. Secrets are 160 random bits, so a plain hash cannot be searched.
