@@ -13,10 +13,10 @@ use rustls::ServerConfig;
 use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsStream};
-use tokio_tungstenite::tungstenite::protocol::Role;
-use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode, header};
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::{WebSocketStream, accept_hdr_async_with_config};
 
 use crate::socket::{Raw, Socket, StreamSocket, config};
 
@@ -60,7 +60,11 @@ impl Door {
             paths::ENROL => Some(Self::Enrol),
             paths::RENEW => Some(Self::Renew),
             paths::UPLINK => Some(Self::Uplink),
-            other => other.strip_prefix(paths::STREAM)?.parse().ok().map(Self::Stream),
+            other => other
+                .strip_prefix(paths::STREAM)?
+                .parse()
+                .ok()
+                .map(Self::Stream),
         }
     }
 
@@ -114,17 +118,28 @@ impl Acceptor {
     /// belong to, and how long an expired certificate still opens the renew door.
     #[must_use]
     pub fn new(tls: Arc<ServerConfig>, root: Root, grace: Duration) -> Self {
-        Self { tls: TlsAcceptor::from(tls), root, grace }
+        Self {
+            tls: TlsAcceptor::from(tls),
+            root,
+            grace,
+        }
     }
 
     /// Takes a TCP connection through both handshakes.
     ///
     /// # Errors
     /// When the peer fails at any of them, or takes too long.
-    pub async fn accept(&self, tcp: TcpStream, remote: SocketAddr) -> Result<Accepted, AcceptError> {
-        tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, self.accept_unbounded(tcp, remote))
-            .await
-            .unwrap_or(Err(AcceptError::Timeout))
+    pub async fn accept(
+        &self,
+        tcp: TcpStream,
+        remote: SocketAddr,
+    ) -> Result<Accepted, AcceptError> {
+        tokio::time::timeout(
+            limits::HANDSHAKE_TIMEOUT,
+            self.accept_unbounded(tcp, remote),
+        )
+        .await
+        .unwrap_or(Err(AcceptError::Timeout))
     }
 
     async fn accept_unbounded(
@@ -134,8 +149,11 @@ impl Acceptor {
     ) -> Result<Accepted, AcceptError> {
         // Commands are small and must not wait for more bytes to share a packet with.
         let _ = tcp.set_nodelay(true);
-        let tls =
-            self.tls.accept(tcp).await.map_err(|error| AcceptError::Tls(error.to_string()))?;
+        let tls = self
+            .tls
+            .accept(tcp)
+            .await
+            .map_err(|error| AcceptError::Tls(error.to_string()))?;
         let identified = match tls.get_ref().1.peer_certificates() {
             Some(chain) => Some(
                 self.root
@@ -166,7 +184,13 @@ impl Acceptor {
         let raw =
             WebSocketStream::from_raw_socket(upgraded.into_inner(), Role::Server, Some(limits))
                 .await;
-        Ok(Accepted { raw, door, remote, peer, expired })
+        Ok(Accepted {
+            raw,
+            door,
+            remote,
+            peer,
+            expired,
+        })
     }
 }
 

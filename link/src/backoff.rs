@@ -47,7 +47,11 @@ mod tests {
         assert_eq!(waits[0], FIRST);
         assert_eq!(waits[1], FIRST * 2);
         assert_eq!(*waits.last().unwrap(), CAP);
-        assert_eq!(backoff.next_wait(0.0, None), Duration::ZERO, "full jitter reaches to zero");
+        assert_eq!(
+            backoff.next_wait(0.0, None),
+            Duration::ZERO,
+            "full jitter reaches to zero"
+        );
         let wished = Duration::from_secs(7);
         assert!(backoff.next_wait(0.5, Some(wished)) >= wished);
         backoff.reset();

@@ -76,7 +76,10 @@ impl Dialler {
         if root.is_none() {
             tls.resumption = rustls::client::Resumption::disabled();
         }
-        Self { tls: Arc::new(tls), root }
+        Self {
+            tls: Arc::new(tls),
+            root,
+        }
     }
 
     /// Opens a door and speaks messages there.
@@ -109,9 +112,12 @@ impl Dialler {
         server: &str,
     ) -> Result<StreamSocket, DialError> {
         let path = format!("{}{id}", version::paths::STREAM);
-        let (raw, _, peer) =
-            self.open(address, &path, limits::STREAM_MESSAGE_BYTES_MAX).await?;
-        let name = peer.map(|identity| identity.role.to_string()).unwrap_or_default();
+        let (raw, _, peer) = self
+            .open(address, &path, limits::STREAM_MESSAGE_BYTES_MAX)
+            .await?;
+        let name = peer
+            .map(|identity| identity.role.to_string())
+            .unwrap_or_default();
         if name == server {
             Ok(StreamSocket::new(raw))
         } else {
@@ -133,7 +139,11 @@ impl Dialler {
             self.open_unbounded(address, path, message_bytes_max),
         )
         .await
-        .unwrap_or_else(|_| Err(DialError::Timeout { address: address.to_owned() }))
+        .unwrap_or_else(|_| {
+            Err(DialError::Timeout {
+                address: address.to_owned(),
+            })
+        })
     }
 
     async fn open_unbounded(
@@ -143,19 +153,29 @@ impl Dialler {
         message_bytes_max: usize,
     ) -> Result<(Raw, Vec<CertificateDer<'static>>, Option<Identity>), DialError> {
         let owned = || address.to_owned();
-        let (host, _) = address.rsplit_once(':').ok_or_else(|| DialError::Address(owned()))?;
-        let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let (host, _) = address
+            .rsplit_once(':')
+            .ok_or_else(|| DialError::Address(owned()))?;
+        let bare = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         let name = ServerName::try_from(bare).map_err(|_| DialError::Address(owned()))?;
-        let tcp = TcpStream::connect(address).await.map_err(|error| DialError::Unreachable {
-            address: owned(),
-            reason: error.to_string(),
-        })?;
+        let tcp = TcpStream::connect(address)
+            .await
+            .map_err(|error| DialError::Unreachable {
+                address: owned(),
+                reason: error.to_string(),
+            })?;
         // Commands are small and must not wait for more bytes to share a packet with.
         let _ = tcp.set_nodelay(true);
         let tls = TlsConnector::from(Arc::clone(&self.tls))
             .connect(name, tcp)
             .await
-            .map_err(|error| DialError::Tls { address: owned(), reason: error.to_string() })?;
+            .map_err(|error| DialError::Tls {
+                address: owned(),
+                reason: error.to_string(),
+            })?;
         let chain: Vec<CertificateDer<'static>> = tls
             .get_ref()
             .1
@@ -173,7 +193,10 @@ impl Dialler {
         let tls = TlsStream::Client(tls);
         let (raw, _) = client_async_with_config(request, tls, Some(config(message_bytes_max)))
             .await
-            .map_err(|error| DialError::Upgrade { address: owned(), reason: error.to_string() })?;
+            .map_err(|error| DialError::Upgrade {
+                address: owned(),
+                reason: error.to_string(),
+            })?;
         Ok((raw, chain, peer))
     }
 
@@ -183,9 +206,14 @@ impl Dialler {
         address: &str,
         chain: &[CertificateDer<'_>],
     ) -> Result<Option<Identity>, DialError> {
-        let Some(root) = &self.root else { return Ok(None) };
-        root.identify(chain, Usage::Server, UnixTime::now()).map(Some).map_err(|error| {
-            DialError::Identity { address: address.to_owned(), reason: error.to_string() }
-        })
+        let Some(root) = &self.root else {
+            return Ok(None);
+        };
+        root.identify(chain, Usage::Server, UnixTime::now())
+            .map(Some)
+            .map_err(|error| DialError::Identity {
+                address: address.to_owned(),
+                reason: error.to_string(),
+            })
     }
 }

@@ -91,7 +91,12 @@ pub struct Socket<Out, In> {
 
 impl<Out: Message, In: Message + Default> Socket<Out, In> {
     pub(crate) fn new(raw: Raw, remote: Option<SocketAddr>, peer: Option<Identity>) -> Self {
-        Self { raw, remote, peer, kinds: PhantomData }
+        Self {
+            raw,
+            remote,
+            peer,
+            kinds: PhantomData,
+        }
     }
 
     /// Sends one message.
@@ -99,7 +104,8 @@ impl<Out: Message, In: Message + Default> Socket<Out, In> {
     /// # Errors
     /// When the connection is over or the peer takes nothing.
     pub async fn send(&mut self, message: &Out) -> Result<(), SocketError> {
-        self.send_raw(tungstenite::Message::Binary(message.encode_to_vec().into())).await
+        self.send_raw(tungstenite::Message::Binary(message.encode_to_vec().into()))
+            .await
     }
 
     /// Sends a ping.
@@ -107,7 +113,8 @@ impl<Out: Message, In: Message + Default> Socket<Out, In> {
     /// # Errors
     /// As [`Socket::send`].
     pub async fn ping(&mut self) -> Result<(), SocketError> {
-        self.send_raw(tungstenite::Message::Ping(Bytes::new())).await
+        self.send_raw(tungstenite::Message::Ping(Bytes::new()))
+            .await
     }
 
     /// Says goodbye, as far as the peer lets us.
@@ -153,7 +160,9 @@ impl<Out: Message, In: Message + Default> Socket<Out, In> {
                 }
             }
         };
-        tokio::time::timeout(within, hear).await.unwrap_or(Err(SocketError::Silent))
+        tokio::time::timeout(within, hear)
+            .await
+            .unwrap_or(Err(SocketError::Silent))
     }
 }
 
