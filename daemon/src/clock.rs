@@ -11,7 +11,10 @@ pub struct Clock(Arc<Source>);
 
 enum Source {
     System,
-    Manual { wall_us: AtomicI64, boot_us: AtomicI64 },
+    Manual {
+        wall_us: AtomicI64,
+        boot_us: AtomicI64,
+    },
 }
 
 impl Clock {
@@ -104,7 +107,8 @@ impl ServerTime {
 
     /// A server told its time.
     pub fn told(&self, server_us: i64) {
-        self.offset_us.store(server_us - self.clock.boot_us(), Ordering::SeqCst);
+        self.offset_us
+            .store(server_us - self.clock.boot_us(), Ordering::SeqCst);
     }
 
     /// A verified command was issued at that time, so it is at least that late. Whether the floor
@@ -149,6 +153,10 @@ mod tests {
         assert_eq!(time.now_us(), 50_000_010);
         assert!(time.at_least(60_000_000));
         assert!(!time.at_least(55_000_000));
-        assert_eq!(time.now_us(), 60_000_000, "never below a verified command's time");
+        assert_eq!(
+            time.now_us(),
+            60_000_000,
+            "never below a verified command's time"
+        );
     }
 }

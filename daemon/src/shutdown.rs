@@ -1,7 +1,7 @@
 //! Shutdown as a value: one token that everybody watches, cancelled by SIGTERM or SIGINT.
 
-pub use tokio_util::sync::CancellationToken as Shutdown;
 use tokio::signal::unix::{SignalKind, signal};
+pub use tokio_util::sync::CancellationToken as Shutdown;
 
 /// A token that is cancelled at the first SIGTERM or SIGINT.
 ///
@@ -27,9 +27,8 @@ pub fn on_signal() -> std::io::Result<Shutdown> {
 /// it does: `fairlead dev` must leave nothing behind, however it ends.
 pub fn die_with_parent_if_asked() {
     if std::env::var("FAIRLEAD_DIE_WITH_PARENT").is_ok_and(|value| value == "1") {
-        let asked = rustix::process::set_parent_process_death_signal(Some(
-            rustix::process::Signal::TERM,
-        ));
+        let asked =
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
         if let Err(error) = asked {
             tracing::warn!(%error, "the parent's end will not be noticed");
         }
