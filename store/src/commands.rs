@@ -102,7 +102,9 @@ fn command_row(row: &Row<'_>) -> rusqlite::Result<CommandRow> {
         container_id: row.get(14)?,
         body: row.get(15)?,
         body_truncated: row.get(16)?,
-        stamps: CommandResult::decode(&stamps[..]).map(|r| r.stamps).unwrap_or_default(),
+        stamps: CommandResult::decode(&stamps[..])
+            .map(|r| r.stamps)
+            .unwrap_or_default(),
         issued_us: row.get(18)?,
         not_after_us: row.get(19)?,
         finished_us: row.get(20)?,
@@ -112,7 +114,11 @@ fn command_row(row: &Row<'_>) -> rusqlite::Result<CommandRow> {
 }
 
 fn encode_stamps(stamps: &[Stamp]) -> Vec<u8> {
-    CommandResult { stamps: stamps.to_vec(), ..CommandResult::default() }.encode_to_vec()
+    CommandResult {
+        stamps: stamps.to_vec(),
+        ..CommandResult::default()
+    }
+    .encode_to_vec()
 }
 
 impl Tx<'_> {
@@ -163,8 +169,9 @@ impl Tx<'_> {
         let mut statement = self.sql.prepare_cached(
             "SELECT id FROM commands WHERE tenant = ?1 ORDER BY place DESC LIMIT ?2",
         )?;
-        let rows = statement
-            .query_map((tenant, limit), |row| blob16(row, 0).map(CommandId::from_bytes))?;
+        let rows = statement.query_map((tenant, limit), |row| {
+            blob16(row, 0).map(CommandId::from_bytes)
+        })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -200,8 +207,10 @@ impl Tx<'_> {
             "SELECT {COLUMNS} FROM commands WHERE finished_us = 0 \
              AND (?1 IS NULL OR host = ?1) ORDER BY place"
         ))?;
-        let rows =
-            statement.query_map([host.as_ref().map(|h| h.as_bytes().as_slice())], command_row)?;
+        let rows = statement.query_map(
+            [host.as_ref().map(|h| h.as_bytes().as_slice())],
+            command_row,
+        )?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -254,7 +263,9 @@ impl Tx<'_> {
     /// When the store cannot be written.
     pub fn command_sent(&self, id: CommandId) -> Result<(), StoreError> {
         self.sql
-            .prepare_cached("UPDATE commands SET state = 'delivered' WHERE id = ?1 AND state = 'queued'")?
+            .prepare_cached(
+                "UPDATE commands SET state = 'delivered' WHERE id = ?1 AND state = 'queued'",
+            )?
             .execute([id.as_bytes()])?;
         Ok(())
     }

@@ -62,9 +62,16 @@ impl From<rusqlite::Error> for StoreError {
         use rusqlite::ErrorCode as Code;
         match error.sqlite_error_code() {
             Some(
-                Code::DiskFull | Code::ReadOnly | Code::SystemIoFailure | Code::CannotOpen
-                | Code::DatabaseBusy | Code::DatabaseCorrupt,
-            ) => Self::Unavailable { path: String::new(), reason: error.to_string() },
+                Code::DiskFull
+                | Code::ReadOnly
+                | Code::SystemIoFailure
+                | Code::CannotOpen
+                | Code::DatabaseBusy
+                | Code::DatabaseCorrupt,
+            ) => Self::Unavailable {
+                path: String::new(),
+                reason: error.to_string(),
+            },
             _ => Self::Statement(error.to_string()),
         }
     }
@@ -126,7 +133,10 @@ impl Store {
             idle: Mutex::new(Vec::new()),
             permits: tokio::sync::Semaphore::new(READERS_MAX),
         };
-        Ok(Self { writer, readers: Arc::new(readers) })
+        Ok(Self {
+            writer,
+            readers: Arc::new(readers),
+        })
     }
 
     /// Runs `work` in a transaction and returns once it is synced. An error from `work` undoes only
@@ -160,7 +170,10 @@ impl Store {
                 let _ = answer.send(committed.and(result));
             })
         });
-        self.writer.send(job).await.map_err(|_| StoreError::Closed)?;
+        self.writer
+            .send(job)
+            .await
+            .map_err(|_| StoreError::Closed)?;
         Ok(Enqueued(outcome))
     }
 
@@ -188,7 +201,12 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        let _permit = self.readers.permits.acquire().await.map_err(|_| StoreError::Closed)?;
+        let _permit = self
+            .readers
+            .permits
+            .acquire()
+            .await
+            .map_err(|_| StoreError::Closed)?;
         let readers = Arc::clone(&self.readers);
         tokio::task::spawn_blocking(move || {
             let connection = readers.take()?;
@@ -203,7 +221,11 @@ impl Store {
 
 impl Readers {
     fn take(&self) -> Result<Connection, StoreError> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         if let Some(connection) = idle {
             return Ok(connection);
         }
@@ -214,7 +236,10 @@ impl Readers {
     }
 
     fn give_back(&self, connection: Connection) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(connection);
     }
 }
 
@@ -260,9 +285,10 @@ fn commit_batch(connection: &mut Connection, batch: &mut Vec<Job>, path: &str) {
         transaction.commit()
     })();
     let outcome = committed.map_err(|error| match StoreError::from(error) {
-        StoreError::Unavailable { reason, .. } => {
-            StoreError::Unavailable { path: path.to_owned(), reason }
-        }
+        StoreError::Unavailable { reason, .. } => StoreError::Unavailable {
+            path: path.to_owned(),
+            reason,
+        },
         other => other,
     });
     if let Err(error) = &outcome {
@@ -301,27 +327,40 @@ fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
         reason: error.to_string(),
     };
     let mut connection = Connection::open(path).map_err(unavailable)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(unavailable)?;
+    connection
+        .busy_timeout(Duration::from_secs(5))
+        .map_err(unavailable)?;
     let not_ours = |error: rusqlite::Error| StoreError::Foreign {
         path: shown(),
         reason: format!("{error}; it is not a Fairlead database, or is damaged: restore a backup"),
     };
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(not_ours)?;
-    connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
-    connection.pragma_update(None, "foreign_keys", "ON").map_err(unavailable)?;
+    connection
+        .pragma_update(None, "journal_mode", "WAL")
+        .map_err(not_ours)?;
+    connection
+        .pragma_update(None, "synchronous", "FULL")
+        .map_err(unavailable)?;
+    connection
+        .pragma_update(None, "foreign_keys", "ON")
+        .map_err(unavailable)?;
     migrate(&mut connection, path)?;
     Ok(connection)
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    let foreign = |reason: String| StoreError::Foreign { path: path.display().to_string(), reason };
+    let foreign = |reason: String| StoreError::Foreign {
+        path: path.display().to_string(),
+        reason,
+    };
     let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let application: i32 =
         connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if application != APPLICATION_ID && tables > 0 {
-        return Err(foreign("it is another program's database; choose another path".to_owned()));
+        return Err(foreign(
+            "it is another program's database; choose another path".to_owned(),
+        ));
     }
     if version > MIGRATIONS.len() {
         return Err(foreign(format!(

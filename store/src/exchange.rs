@@ -36,7 +36,10 @@ impl Tx<'_> {
                  ON CONFLICT (peer) DO UPDATE SET sent = sent + 1 RETURNING sent",
             )?
             .query_row([peer], |row| row.get(0))?;
-        let message = Numbered { seq, kind: Some(kind) };
+        let message = Numbered {
+            seq,
+            kind: Some(kind),
+        };
         self.sql
             .prepare_cached("INSERT INTO outbox (peer, seq, payload) VALUES (?1, ?2, ?3)")?
             .execute((peer, seq, message.encode_to_vec()))?;
@@ -56,8 +59,7 @@ impl Tx<'_> {
         let mut statement = self.sql.prepare_cached(
             "SELECT payload FROM outbox WHERE peer = ?1 AND seq >= ?2 ORDER BY seq LIMIT ?3",
         )?;
-        let rows =
-            statement.query_map((peer, from, limit), |row| row.get::<_, Vec<u8>>(0))?;
+        let rows = statement.query_map((peer, from, limit), |row| row.get::<_, Vec<u8>>(0))?;
         rows.map(|payload| {
             Numbered::decode(&payload?[..])
                 .map_err(|error| StoreError::Statement(format!("outbox row: {error}")))
@@ -70,9 +72,11 @@ impl Tx<'_> {
     /// # Errors
     /// When the store cannot be read.
     pub fn count_waiting_for(&self, peer: &str) -> Result<u64, StoreError> {
-        Ok(self.sql.query_row("SELECT count(*) FROM outbox WHERE peer = ?1", [peer], |row| {
-            row.get(0)
-        })?)
+        Ok(self.sql.query_row(
+            "SELECT count(*) FROM outbox WHERE peer = ?1",
+            [peer],
+            |row| row.get(0),
+        )?)
     }
 
     /// The peer has everything up to that number on its disk: it is kept no longer.
@@ -102,7 +106,10 @@ impl Tx<'_> {
             return Ok(false);
         }
         if seq != taken + 1 {
-            return Err(StoreError::Gap { seq, expected: taken + 1 });
+            return Err(StoreError::Gap {
+                seq,
+                expected: taken + 1,
+            });
         }
         self.set_taken(peer, seq)?;
         Ok(true)
@@ -143,16 +150,23 @@ impl Tx<'_> {
     pub fn watermarks(&self, peer: &str) -> Result<Watermarks, StoreError> {
         let marks: Option<(u64, u64)> = self
             .sql
-            .query_row("SELECT sent, taken FROM exchange WHERE peer = ?1", [peer], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })
+            .query_row(
+                "SELECT sent, taken FROM exchange WHERE peer = ?1",
+                [peer],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
             .optional()?;
         let (sent, taken) = marks.unwrap_or_default();
-        let kept_from: Option<u64> =
-            self.sql.query_row("SELECT min(seq) FROM outbox WHERE peer = ?1", [peer], |row| {
-                row.get(0)
-            })?;
-        Ok(Watermarks { sent, taken, kept_from: kept_from.unwrap_or(sent + 1) })
+        let kept_from: Option<u64> = self.sql.query_row(
+            "SELECT min(seq) FROM outbox WHERE peer = ?1",
+            [peer],
+            |row| row.get(0),
+        )?;
+        Ok(Watermarks {
+            sent,
+            taken,
+            kept_from: kept_from.unwrap_or(sent + 1),
+        })
     }
 
     fn number_from(&self, peer: &str, sent: u64) -> Result<(), StoreError> {

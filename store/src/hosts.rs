@@ -209,7 +209,10 @@ impl Tx<'_> {
     /// # Errors
     /// When the store cannot be written.
     pub fn hold_host(&self, id: HostId, reason: &str) -> Result<(), StoreError> {
-        self.sql.execute("UPDATE hosts SET held = ?2 WHERE id = ?1", (id.as_bytes(), reason))?;
+        self.sql.execute(
+            "UPDATE hosts SET held = ?2 WHERE id = ?1",
+            (id.as_bytes(), reason),
+        )?;
         Ok(())
     }
 
@@ -251,7 +254,9 @@ impl Tx<'_> {
     /// # Errors
     /// When the store cannot be read.
     pub fn revoked_hosts(&self) -> Result<Vec<HostId>, StoreError> {
-        let mut statement = self.sql.prepare("SELECT id FROM hosts WHERE revoked_us > 0")?;
+        let mut statement = self
+            .sql
+            .prepare("SELECT id FROM hosts WHERE revoked_us > 0")?;
         let rows = statement.query_map([], |row| row.get(0).map(HostId::from_bytes))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }

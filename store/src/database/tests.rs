@@ -65,7 +65,10 @@ async fn a_foreign_or_newer_file_is_refused_and_left_alone() {
 async fn a_torn_write_ahead_log_costs_only_what_was_not_synced() {
     let (dir, store) = open();
     for n in 0..50u8 {
-        store.write(move |tx| tx.set_meta(&format!("k{n}"), &[n])).await.unwrap();
+        store
+            .write(move |tx| tx.set_meta(&format!("k{n}"), &[n]))
+            .await
+            .unwrap();
     }
     // A copy of the files as they are, with the tail of the log torn off in the middle of a frame.
     let copy = tempfile::tempdir().unwrap();
@@ -74,7 +77,12 @@ async fn a_torn_write_ahead_log_costs_only_what_was_not_synced() {
     }
     let wal = copy.path().join("store.db-wal");
     let length = std::fs::metadata(&wal).unwrap().len();
-    std::fs::File::options().write(true).open(&wal).unwrap().set_len(length - 100).unwrap();
+    std::fs::File::options()
+        .write(true)
+        .open(&wal)
+        .unwrap()
+        .set_len(length - 100)
+        .unwrap();
     let torn = Store::open(&copy.path().join("store.db")).unwrap();
     assert_eq!(torn.read(|tx| tx.meta("k48")).await.unwrap().unwrap(), [48]);
     assert!(torn.read(|tx| tx.meta("k49")).await.unwrap().is_none());
@@ -84,31 +92,65 @@ async fn a_torn_write_ahead_log_costs_only_what_was_not_synced() {
 async fn numbers_are_given_once_and_taken_once() {
     let (_dir, store) = open();
     let message = || numbered::Kind::Cancel(fairlead_protocol::Cancel::default());
-    let first = store.write(move |tx| tx.send_later("r", message())).await.unwrap();
-    let second = store.write(move |tx| tx.send_later("r", message())).await.unwrap();
+    let first = store
+        .write(move |tx| tx.send_later("r", message()))
+        .await
+        .unwrap();
+    let second = store
+        .write(move |tx| tx.send_later("r", message()))
+        .await
+        .unwrap();
     assert_eq!((first.seq, second.seq), (1, 2));
     store.write(|tx| tx.acknowledged_by("r", 2)).await.unwrap();
-    let third = store.write(move |tx| tx.send_later("r", message())).await.unwrap();
-    assert_eq!(third.seq, 3, "an emptied outbox does not start again from one");
+    let third = store
+        .write(move |tx| tx.send_later("r", message()))
+        .await
+        .unwrap();
+    assert_eq!(
+        third.seq, 3,
+        "an emptied outbox does not start again from one"
+    );
     assert_eq!(
         store.read(|tx| tx.watermarks("r")).await.unwrap(),
-        crate::exchange::Watermarks { sent: 3, taken: 0, kept_from: 3 }
+        crate::exchange::Watermarks {
+            sent: 3,
+            taken: 0,
+            kept_from: 3
+        }
     );
     assert!(store.write(|tx| tx.take_from("r", 1)).await.unwrap());
-    assert!(!store.write(|tx| tx.take_from("r", 1)).await.unwrap(), "taken once");
+    assert!(
+        !store.write(|tx| tx.take_from("r", 1)).await.unwrap(),
+        "taken once"
+    );
     let gap = store.write(|tx| tx.take_from("r", 3)).await.unwrap_err();
-    assert!(matches!(gap, StoreError::Gap { seq: 3, expected: 2 }), "{gap}");
+    assert!(
+        matches!(
+            gap,
+            StoreError::Gap {
+                seq: 3,
+                expected: 2
+            }
+        ),
+        "{gap}"
+    );
 }
 
 #[tokio::test]
 async fn sides_whose_numbers_went_back_meet_above_the_other() {
     let (_dir, store) = open();
     let message = || numbered::Kind::Cancel(fairlead_protocol::Cancel::default());
-    store.write(move |tx| tx.send_later("r", message())).await.unwrap();
+    store
+        .write(move |tx| tx.send_later("r", message()))
+        .await
+        .unwrap();
     // The peer has 10 of ours (we were restored from a backup) and can send from 4 on.
     let missing = store.write(|tx| tx.meet("r", 10, 4)).await.unwrap();
     assert_eq!(missing, 3, "what the peer cannot send any more is counted");
-    let next = store.write(move |tx| tx.send_later("r", message())).await.unwrap();
+    let next = store
+        .write(move |tx| tx.send_later("r", message()))
+        .await
+        .unwrap();
     assert_eq!(next.seq, 11);
     assert!(store.write(|tx| tx.take_from("r", 4)).await.unwrap());
     assert_eq!(store.write(|tx| tx.meet("r", 11, 5)).await.unwrap(), 0);
