@@ -95,6 +95,7 @@ async fn connect(
                 address: address.to_owned(),
                 server: welcome.server.clone(),
                 sent_up_to: welcome.taken,
+                acked_up_to: 0,
                 heard: Instant::now(),
             };
             match uplink.serve(socket, welcome, volatile, shutdown).await {
@@ -152,6 +153,9 @@ struct Uplink {
     address: String,
     server: String,
     sent_up_to: u64,
+    /// What the peer has acknowledged; leaves the outbox with the next beat, because forgetting is
+    /// never urgent and costs a sync.
+    acked_up_to: u64,
     heard: Instant,
 }
 
@@ -202,6 +206,7 @@ impl Uplink {
                         return Err(SocketError::Silent.into());
                     }
                     socket.ping().await?;
+                    self.forget_acked().await?;
                     if region.resync.swap(false, Ordering::SeqCst) {
                         for message in region.fleet.whole() {
                             socket.send(&message).await?;
@@ -210,6 +215,17 @@ impl Uplink {
                 }
             }
         }
+    }
+
+    async fn forget_acked(&mut self) -> Result<(), UplinkEnd> {
+        let acked = std::mem::take(&mut self.acked_up_to);
+        if acked > 0 {
+            self.region
+                .ledger
+                .write(move |tx| tx.acknowledged_by(CENTRE, acked))
+                .await?;
+        }
+        Ok(())
     }
 
     /// Everything in the outbox that this connection has not carried yet, in order.
@@ -248,12 +264,7 @@ impl Uplink {
                 let ack = uplink_up::Kind::Ack(Ack { seq });
                 socket.send(&UplinkUp { kind: Some(ack) }).await?;
             }
-            Some(K::Ack(ack)) => {
-                self.region
-                    .ledger
-                    .write(move |tx| tx.acknowledged_by(CENTRE, ack.seq))
-                    .await?;
-            }
+            Some(K::Ack(ack)) => self.acked_up_to = self.acked_up_to.max(ack.seq),
             Some(K::EnrolVerdict(verdict)) => self.region.on_verdict(verdict),
             Some(K::OpenStream(open)) => {
                 if let Some(refused) = self.open_stream(&open) {

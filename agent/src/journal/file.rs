@@ -311,7 +311,8 @@ impl WriterThread {
                             Err(_) => break,
                         }
                     }
-                    let outcome = self.append(&bytes);
+                    // What nobody waits for is synced with what somebody will.
+                    let outcome = self.append(&bytes, !waiting.is_empty());
                     for done in waiting {
                         // A task that has gone away does not want to know.
                         let _ = done.send(outcome.clone());
@@ -321,11 +322,11 @@ impl WriterThread {
         }
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<(), JournalError> {
+    fn append(&mut self, bytes: &[u8], sync: bool) -> Result<(), JournalError> {
         let written = self
             .file
             .write_all(bytes)
-            .and_then(|()| self.file.sync_data());
+            .and_then(|()| if sync { self.file.sync_data() } else { Ok(()) });
         match written {
             Ok(()) => {
                 self.length += bytes.len() as u64;

@@ -80,6 +80,7 @@ pub(super) async fn run(
         centre: Arc::clone(&centre),
         region: region.clone(),
         sent_up_to: hello.taken,
+        acked_up_to: 0,
         heard: Instant::now(),
     };
     let end = match uplink.begin(&mut socket, &name, version, &hello).await {
@@ -98,6 +99,9 @@ struct Uplink {
     centre: Arc<Centre>,
     region: String,
     sent_up_to: u64,
+    /// What the peer has acknowledged; leaves the outbox with the next beat, because forgetting is
+    /// never urgent and costs a sync.
+    acked_up_to: u64,
     heard: Instant,
 }
 
@@ -198,7 +202,10 @@ impl Uplink {
                     if self.heard.elapsed() > limits::UPLINK_SILENT_AFTER {
                         Err(SocketError::Silent.into())
                     } else {
-                        socket.ping().await.map_err(UplinkEnd::from)
+                        match socket.ping().await {
+                            Ok(()) => self.forget_acked().await,
+                            Err(error) => Err(error.into()),
+                        }
                     }
                 }
             };
@@ -206,6 +213,18 @@ impl Uplink {
                 return end;
             }
         }
+    }
+
+    async fn forget_acked(&mut self) -> Result<(), UplinkEnd> {
+        let acked = std::mem::take(&mut self.acked_up_to);
+        if acked > 0 {
+            let region = self.region.clone();
+            self.centre
+                .store
+                .write(move |tx| tx.acknowledged_by(&region, acked))
+                .await?;
+        }
+        Ok(())
     }
 
     /// Everything in the outbox that this connection has not carried yet, in order.
@@ -265,13 +284,7 @@ impl Uplink {
                     return Box::pin(self.on_message(socket, other)).await;
                 }
             }
-            Some(K::Ack(ack)) => {
-                let region = self.region.clone();
-                centre
-                    .store
-                    .write(move |tx| tx.acknowledged_by(&region, ack.seq))
-                    .await?;
-            }
+            Some(K::Ack(ack)) => self.acked_up_to = self.acked_up_to.max(ack.seq),
             Some(K::Presence(presence)) if centre.is_home(&self.region, &presence.host) => {
                 centre.fleet.apply_presence(&self.region, &presence);
                 self.keep_presence(presence);
