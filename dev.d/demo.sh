@@ -161,6 +161,7 @@ claim_demo() {
 
 demo() {
     demo_before=
+    demo_started=no
     claim_demo
     trap demo_end EXIT
     trap 'exit 0' INT
@@ -175,6 +176,7 @@ demo() {
         note "engine: simulated, nothing real is run"
     fi
     build_programs
+    demo_started=yes
     start_fairlead "$DEMO_DIR" "$demo_ports" "$demo_engine" ||
         die "it did not start; the log is .dev/demo.log (ports in use? --ports-from 7600)"
     printf '%s\n' "$BIN" >"$DEMO_DIR/programs"
@@ -227,21 +229,23 @@ demo_end() {
     rm -f "$DEMO_DIR/token" "$DEMO_DIR/ready.json" "$DEMO_PID_FILE"
     demo_removed=
     demo_left=
-    demo_data="the demo's data"
-    if [ "$demo_exit" -ne 0 ] && [ -d "$DEMO_DIR" ]; then
-        # When it did not come up, the logs say why.
-        demo_data=
-        demo_left=", .dev/demo and .dev/demo.log for you to look at"
-    else
-        rm -rf "$DEMO_DIR" "$DEMO_DIR.log"
-    fi
     if [ "$demo_engine" = docker ] && engine_answers; then
         remove_demo_containers
+    fi
+    if [ "$demo_started" = yes ] && [ "$demo_exit" -ne 0 ] && [ "$demo_exit" -ne 143 ]; then
+        # When it did not come up, the logs say why.
+        demo_left="$demo_left, .dev/demo and .dev/demo.log for you to look at"
+    elif [ "$demo_started" = yes ]; then
+        rm -rf "$DEMO_DIR" "$DEMO_DIR.log"
+        demo_removed="$demo_removed, the demo's data"
     fi
     release_engine
     [ ! -s "$STATE/installed" ] ||
         demo_left="$demo_left, what was installed for you (apt-get purge $(sort -u "$STATE/installed" | tr '\n' ' ' | sed 's/ $//'))"
-    note "removed: $(printf '%s' "${demo_removed:+, $demo_removed}${demo_data:+, $demo_data}" | sed 's/^$/, nothing/; s/^, //'). Left: $(printf '%s' "${demo_left:-, nothing}" | sed 's/^, //')."
+    demo_removed=${demo_removed#, }
+    demo_left=${demo_left#, }
+    [ "$demo_started$demo_removed$demo_left" = no ] ||
+        note "removed: ${demo_removed:-nothing}. Left: ${demo_left:-nothing}."
     exit "$demo_exit"
 }
 
@@ -251,10 +255,10 @@ remove_demo_containers() {
     if [ -n "$demo_ours" ]; then
         # shellcheck disable=SC2086 # a list of ids
         docker rm -f -v $demo_ours >/dev/null
-        demo_removed="$(printf '%s\n' "$demo_ours" | wc -l | tr -d ' ') container(s)"
+        demo_removed=", $(printf '%s\n' "$demo_ours" | wc -l | tr -d ' ') container(s)"
     fi
     if docker rmi "$DEMO_IMAGE" >/dev/null 2>&1; then
-        demo_removed="${demo_removed:+$demo_removed, }1 image"
+        demo_removed="$demo_removed, 1 image"
     elif docker image inspect "$DEMO_IMAGE" >/dev/null 2>&1; then
         demo_left="$demo_left, the image $DEMO_IMAGE (a container of yours uses it)"
     fi
