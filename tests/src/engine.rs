@@ -2,10 +2,12 @@
 //!
 //! Every name is this test's own and is removed with the guard; nothing else is touched.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 /// The image that tests use, made here from busybox.
 pub const IMAGE: &str = "fairlead-test-bb:1";
@@ -104,6 +106,7 @@ impl Names {
     #[must_use]
     pub fn new() -> Self {
         image();
+        listen();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
             prefix: format!("flt-{}-{number}", std::process::id()),
@@ -201,12 +204,59 @@ pub fn id(container: &str) -> String {
 }
 
 /// One line of the engine's own record: time (nanoseconds since 1970) and action.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Record {
     /// Nanoseconds since 1970.
-    pub at_ns: i128,
+    pub at_ns: i64,
     /// `create`, `start`, `die`, `kill`, `stop`, `restart`, `destroy`, …
     pub action: String,
+    /// The container's id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// What the engine has told since the first test of this process began. An engine itself remembers
+/// its last 256 events only, which is less than a busy minute.
+static TOLD: OnceLock<Mutex<Vec<Record>>> = OnceLock::new();
+
+fn parse_event(line: &str) -> Option<Record> {
+    let event: serde_json::Value = serde_json::from_str(line).ok()?;
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    Some(Record {
+        at_ns: event["timeNano"].as_i64()?,
+        action: text(&event["Action"]),
+        id: text(&event["Actor"]["ID"]),
+        name: text(&event["Actor"]["Attributes"]["name"]),
+    })
+}
+
+/// Listens to the engine for as long as this process lives.
+fn listen() {
+    TOLD.get_or_init(|| {
+        let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+        let path = host
+            .strip_prefix("unix://")
+            .unwrap_or("/var/run/docker.sock")
+            .to_owned();
+        let mut socket = UnixStream::connect(&path).expect("the engine's socket");
+        let since = jiff::Timestamp::now().as_second();
+        // HTTP/1.0, so that the answer comes without chunks.
+        let filters = "%7B%22type%22%3A%5B%22container%22%5D%7D";
+        write!(
+            socket,
+            "GET /events?since={since}&filters={filters} HTTP/1.0\r\n\r\n"
+        )
+        .expect("the engine takes the question");
+        std::thread::spawn(move || {
+            for line in BufReader::new(socket).lines().map_while(Result::ok) {
+                if let (Some(record), Some(told)) = (parse_event(&line), TOLD.get()) {
+                    told.lock().expect("nobody panics with it").push(record);
+                }
+            }
+        });
+        Mutex::default()
+    });
 }
 
 /// The engine's own record of a container (by id or name) since its beginning.
@@ -215,6 +265,7 @@ pub struct Record {
 /// When the engine does not answer.
 #[must_use]
 pub fn record(container: &str) -> Vec<Record> {
+    // The last events may not have come to the listener yet; the engine remembers those.
     let filter = format!("container={container}");
     let now = jiff::Timestamp::now();
     let until = format!("{}.{:09}", now.as_second(), now.subsec_nanosecond());
@@ -227,17 +278,20 @@ pub fn record(container: &str) -> Vec<Record> {
         "--filter",
         &filter,
         "--format",
-        "{{.TimeNano}} {{.Action}}",
+        "{{json .}}",
     ]);
-    said.lines()
-        .filter_map(|line| {
-            let (at, action) = line.split_once(' ')?;
-            Some(Record {
-                at_ns: at.parse().ok()?,
-                action: action.to_owned(),
-            })
-        })
-        .collect()
+    let mut all: Vec<Record> = said.lines().filter_map(parse_event).collect();
+    let told = TOLD
+        .get()
+        .expect("a test takes its names first")
+        .lock()
+        .expect("never poisoned");
+    let meant = |record: &&Record| record.id == container || record.name == container;
+    all.extend(told.iter().filter(meant).cloned());
+    drop(told);
+    all.sort();
+    all.dedup();
+    all
 }
 
 /// How often the engine has recorded an action of a container.

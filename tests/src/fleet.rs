@@ -219,7 +219,7 @@ pub struct Fleet {
     pub hosts: Vec<HostSide>,
     /// The controller's port for access servers.
     pub uplink: Port,
-    web: Port,
+    _web: Port,
     dir: TempDir,
     options: Options,
     _place: SemaphorePermit<'static>,
@@ -291,7 +291,7 @@ impl Fleet {
             regions: Vec::new(),
             hosts: Vec::new(),
             uplink,
-            web,
+            _web: web,
             dir,
             options,
             _place: place,
@@ -421,9 +421,7 @@ impl Fleet {
             program("fairlead-agent"),
             flags("supervise", &pairs),
             Vec::new(),
-            self.dir
-                .path()
-                .join(format!("agent-{name}-{}.log", self.web.number)),
+            dir.with_extension("log"),
         );
         HostSide {
             name: name.to_owned(),

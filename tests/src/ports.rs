@@ -32,11 +32,13 @@ impl Port {
         let random = u16::from_le_bytes(fairlead_identity::random::bytes::<2>());
         (0..count)
             .map(|step| FIRST + (random % count + step) % count)
-            .find_map(Self::try_claim)
+            .find_map(Self::take)
             .expect("no free port on this machine")
     }
 
-    fn try_claim(number: u16) -> Option<Self> {
+    /// That very port, if it is free.
+    #[must_use]
+    pub fn take(number: u16) -> Option<Self> {
         let name = SocketAddr::from_abstract_name(format!("fairlead-test-port-{number}")).ok()?;
         let mark = UnixListener::bind_addr(&name).ok()?;
         TcpListener::bind(("127.0.0.1", number)).ok()?;

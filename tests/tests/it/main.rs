@@ -7,10 +7,15 @@
 )]
 
 mod acts;
+mod cli;
 mod commands;
 mod enrol;
 mod offline;
+mod policy;
+mod storage;
 mod survive;
 mod containers;
 mod exec;
+mod hostile;
 mod lanes;
+mod liar;
