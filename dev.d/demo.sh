@@ -161,6 +161,7 @@ claim_demo() {
 
 demo() {
     demo_before=
+    demo_listed=no
     demo_started=no
     claim_demo
     trap demo_end EXIT
@@ -170,8 +171,9 @@ demo() {
         # shellcheck disable=SC2086 # the words of this run's command line
         ensure_engine $demo_arguments
         remove_leftover
-        working "make the image $DEMO_IMAGE from busybox" make_image "$DEMO_IMAGE"
         demo_before=$(docker ps -aq --no-trunc)
+        demo_listed=yes
+        working "make the image $DEMO_IMAGE from busybox" make_image "$DEMO_IMAGE"
     else
         note "engine: simulated, nothing real is run"
     fi
@@ -184,6 +186,7 @@ demo() {
     # shellcheck disable=SC2086 # a list of flags
     fairlead run -d --name "$DEMO_CONTAINER" --memory 64m $DEMO_FLAGS "$DEMO_IMAGE" >/dev/null ||
         die "the demo's container did not start"
+    [ "$demo_engine" != docker ] || docker inspect --format '{{.Id}}' "$DEMO_CONTAINER" >"$STATE/demo.container"
     demo_greeting
     # `wait` ends when the keeper does, or when a signal comes.
     demo_code=0
@@ -191,12 +194,11 @@ demo() {
     die "fairlead dev ended by itself (code $demo_code); the log is .dev/demo.log"
 }
 
-# The container of a demo that was killed goes; anybody else's of that name is not touched.
+# The container of a demo of this work tree that was killed goes; anybody else's is not touched.
 remove_leftover() {
-    docker inspect "$DEMO_CONTAINER" >/dev/null 2>&1 || return 0
-    leftover=$(docker ps -aq --filter "name=^/$DEMO_CONTAINER\$" --filter "ancestor=$DEMO_IMAGE" --filter label=fairlead.command)
-    [ -n "$leftover" ] ||
-        die "a container named $DEMO_CONTAINER is here already, and it is not the demo's: rename or remove it"
+    leftover=$(docker inspect --format '{{.Id}}' "$DEMO_CONTAINER" 2>/dev/null) || return 0
+    grep -qx "$leftover" "$STATE/demo.container" 2>/dev/null ||
+        die "a container named $DEMO_CONTAINER is here already, and it is not this demo's: rename or remove it"
     docker rm -f -v "$leftover" >/dev/null
     docker rmi "$DEMO_IMAGE" >/dev/null 2>&1 || true
     note "  removed the container $DEMO_CONTAINER of a demo that was killed"
@@ -229,7 +231,7 @@ demo_end() {
     rm -f "$DEMO_DIR/token" "$DEMO_DIR/ready.json" "$DEMO_PID_FILE"
     demo_removed=
     demo_left=
-    if [ "$demo_engine" = docker ] && engine_answers; then
+    if [ "$demo_listed" = yes ] && engine_answers; then
         remove_demo_containers
     fi
     if [ "$demo_started" = yes ] && [ "$demo_exit" -ne 0 ] && [ "$demo_exit" -ne 143 ]; then
@@ -251,11 +253,18 @@ demo_end() {
 
 # What was made from the demo's image through Fairlead goes, and then the image; the rest is yours.
 remove_demo_containers() {
-    demo_ours=$(docker ps -aq --filter "ancestor=$DEMO_IMAGE" --filter label=fairlead.command)
+    demo_ours=
+    for demo_id in $(docker ps -aq --no-trunc --filter "ancestor=$DEMO_IMAGE" --filter label=fairlead.command); do
+        case $demo_before in
+            *"$demo_id"*) ;;
+            *) demo_ours="$demo_ours $demo_id" ;;
+        esac
+    done
+    rm -f "$STATE/demo.container"
     if [ -n "$demo_ours" ]; then
         # shellcheck disable=SC2086 # a list of ids
         docker rm -f -v $demo_ours >/dev/null
-        demo_removed=", $(printf '%s\n' "$demo_ours" | wc -l | tr -d ' ') container(s)"
+        demo_removed=", $(printf '%s' "$demo_ours" | wc -w | tr -d ' ') container(s)"
     fi
     if docker rmi "$DEMO_IMAGE" >/dev/null 2>&1; then
         demo_removed="$demo_removed, 1 image"
@@ -265,7 +274,7 @@ remove_demo_containers() {
     for demo_id in $(docker ps -aq --no-trunc --filter label=fairlead.command); do
         case $demo_before in
             *"$demo_id"*) ;;
-            *) demo_left="$demo_left, container $(docker inspect --format '{{.Name}}' "$demo_id" | tr -d /) (made through Fairlead)" ;;
+            *) demo_left="$demo_left, container $(docker inspect --format '{{.Name}}' "$demo_id" | tr -d /) (made through Fairlead meanwhile)" ;;
         esac
     done
 }
