@@ -1,11 +1,13 @@
 //! The agents' port: accepts, lets a bounded number through the handshake at once, and hands each
-//! finished connection to the task of its door.
+//! finished connection to the task of its door. A connection that says nothing takes no place among
+//! the handshakes.
 
 use std::sync::Arc;
 
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::Role;
 use fairlead_link::accept::{Accepted, Acceptor, Door};
+use fairlead_protocol::limits;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -15,6 +17,9 @@ use crate::{doors, link};
 /// Handshakes at a time: they cost CPU and memory before anybody has proved anything. More wait in the
 /// kernel's queue.
 const HANDSHAKES_MAX: usize = 64;
+/// Connections that have not said anything yet, or wait for their handshake. They cost a socket and a
+/// small task each; more wait in the kernel's queue.
+const WAITING_MAX: usize = 8192;
 /// Connections behind the doors for strangers at a time.
 const STRANGERS_MAX: usize = 256;
 
@@ -27,8 +32,9 @@ pub async fn run(
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let waiting = Arc::new(Semaphore::new(WAITING_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
+        let Ok(place) = Arc::clone(&waiting).acquire_owned().await else {
             return;
         };
         let accepted = tokio::select! {
@@ -46,9 +52,20 @@ pub async fn run(
         };
         let (acceptor, region) = (acceptor.clone(), Arc::clone(&region));
         let (strangers, shutdown) = (Arc::clone(&strangers), shutdown.clone());
+        let handshakes = Arc::clone(&handshakes);
         // One task a connection; its end is the connection's end.
         tokio::spawn(async move {
-            let finished = acceptor.accept(tcp, remote).await;
+            let spoke = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, tcp.readable()).await;
+            if !matches!(spoke, Ok(Ok(()))) {
+                region.counters.handshakes_failed.increment();
+                return;
+            }
+            let Ok(permit) = handshakes.acquire_owned().await else {
+                return;
+            };
+            drop(place);
+            // On the heap: those who wait must not pay for the handshake's large future.
+            let finished = Box::pin(acceptor.accept(tcp, remote)).await;
             drop(permit);
             match finished {
                 Ok(accepted) => through_door(accepted, region, strangers, shutdown).await,

@@ -1,0 +1,263 @@
+//! What an agent says, message by message: all of it about its own host only, whatever it claims.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use fairlead_protocol::{
+    CancelRefused, CommandId, CommandProgress, CommandResult, EventAck, HostId, HostInventory,
+    HostMetrics, LinkDown, LinkUp, Progress, RegionResult, ResultAck, ResultPart, Stage, Stamp,
+    State, StreamRefused, Unsupported, codes, limits, link_down, link_up, numbered, uplink_up,
+};
+use fairlead_store::exchange::CENTRE;
+use fairlead_store::{Enqueued, StoreError, Tx};
+use tokio::time::Instant;
+
+use super::{Agent, Link};
+use crate::doors;
+use crate::router::ToHost;
+
+/// Bodies of results that are being received on one link, together.
+const BODIES_BYTES_MAX: usize = 2 * limits::RESULT_BODY_BYTES_MAX;
+/// Events that are recorded of one host within [`EVENTS_WINDOW`]; a restart makes six.
+const EVENTS_PER_WINDOW_MAX: u32 = 1000;
+/// See [`EVENTS_PER_WINDOW_MAX`].
+const EVENTS_WINDOW: Duration = Duration::from_secs(10);
+
+impl Link {
+    pub(super) async fn on_message(
+        &mut self,
+        socket: &mut Agent,
+        message: LinkUp,
+    ) -> Result<(), String> {
+        use link_up::Kind as K;
+        let host = self.host.to_wire();
+        match message.kind {
+            Some(K::Progress(progress)) => self.progress(progress).await,
+            Some(K::ResultPart(part)) => return self.result_part(&part),
+            Some(K::Result(result)) => return self.result(result).await,
+            Some(K::Inventory(part)) => {
+                if !self.region.fleet.inventory(self.host, &part) {
+                    return Err("more containers than a host may have".to_owned());
+                }
+                let inventory = HostInventory {
+                    host,
+                    part: Some(part),
+                };
+                self.region.tell(uplink_up::Kind::Inventory(inventory));
+            }
+            Some(K::Metrics(part)) => {
+                self.region.fleet.metrics(self.host, &part);
+                self.region.tell(uplink_up::Kind::Metrics(HostMetrics {
+                    host,
+                    part: Some(part),
+                }));
+            }
+            Some(K::Event(event)) => {
+                if !self.may_record_event() {
+                    // Without an acknowledgement the agent keeps it and says it again.
+                    return Ok(());
+                }
+                let seq = event.seq;
+                let recording = self.region.enqueue_event(self.host, event).await;
+                let recording = recording.map_err(|error| error.to_string())?;
+                self.acknowledge(recording, move |()| {
+                    Some(link_down::Kind::EventAck(EventAck { seq }))
+                });
+            }
+            Some(K::Renew(request)) => {
+                let kind = match doors::renewed(&self.region, self.host, &request).await {
+                    Ok(reply) => link_down::Kind::Renewed(reply),
+                    Err((code, message)) => {
+                        return Err(format!("renewal refused: {message} ({code})"));
+                    }
+                };
+                return answer(socket, kind).await;
+            }
+            Some(K::ChallengeAnswer(said)) => {
+                if let Some((nonce, answered)) = self.challenge.take()
+                    && nonce == said.nonce
+                {
+                    let _ = answered.send(());
+                }
+            }
+            Some(K::StreamRefused(refused)) => self.stream_refused(refused),
+            Some(K::CancelRefused(refused)) => self.cancel_refused(&refused),
+            Some(K::Unsupported(unsupported)) => {
+                tracing::warn!(host = %self.host, kind = unsupported.kind, "agent lacks a kind");
+            }
+            Some(K::Hello(_) | K::Enrol(_)) => return Err("a greeting out of turn".to_owned()),
+            None => {
+                return answer(socket, link_down::Kind::Unsupported(Unsupported::default())).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Events cost disk here and at the centre, so a host that floods has to wait.
+    fn may_record_event(&mut self) -> bool {
+        if self.events_since.elapsed() >= EVENTS_WINDOW {
+            self.events_since = Instant::now();
+            self.events = 0;
+        }
+        self.events += 1;
+        self.events <= EVENTS_PER_WINDOW_MAX
+    }
+
+    async fn progress(&self, progress: Progress) {
+        let said = CommandProgress {
+            host: self.host.to_wire(),
+            progress: Some(progress),
+        };
+        self.region.tell(uplink_up::Kind::Progress(said));
+    }
+
+    fn stream_refused(&self, refused: StreamRefused) {
+        if let Ok(id) = fairlead_protocol::StreamId::from_wire(&refused.id) {
+            self.region.streams.forget(id);
+        }
+        self.region.tell(uplink_up::Kind::StreamRefused(refused));
+    }
+
+    fn cancel_refused(&self, refused: &CancelRefused) {
+        tracing::info!(host = %self.host, reason = refused.reason, "a command was not withdrawn");
+    }
+
+    fn result_part(&mut self, part: &ResultPart) -> Result<(), String> {
+        let id = CommandId::from_wire(&part.command).map_err(|error| error.to_string())?;
+        let held: usize = self.bodies.values().map(BytesMut::len).sum();
+        if held + part.data.len() > BODIES_BYTES_MAX {
+            return Err("more of results than a host may have under way".to_owned());
+        }
+        let body = self.bodies.entry(id).or_default();
+        if part.offset == 0 {
+            body.clear();
+        }
+        if body.len() != part.offset as usize {
+            return Err("parts of a result out of order".to_owned());
+        }
+        body.extend_from_slice(&part.data);
+        Ok(())
+    }
+
+    /// A final state: in the ledger and in the outbox, then acknowledged.
+    async fn result(&mut self, mut result: CommandResult) -> Result<(), String> {
+        let id = CommandId::from_wire(&result.command).map_err(|error| error.to_string())?;
+        if !State::try_from(result.state).is_ok_and(State::is_final) {
+            return Err("a result without a final state".to_owned());
+        }
+        if let Some(body) = self.bodies.remove(&id) {
+            result.body = body.freeze();
+        }
+        if result.body.len() != result.body_length as usize {
+            // Parts of it were dropped on the way: the agent sends it again.
+            return Ok(());
+        }
+        let host = self.host;
+        let stored_us = self.region.take_stored(id);
+        let now_us = self.region.clock.now_us();
+        let recording = self
+            .region
+            .ledger
+            .enqueue(move |tx| record(tx, host, id, result, stored_us, now_us))
+            .await
+            .map_err(|error| error.to_string())?;
+        let (connection, to_host) = (self.connection, self.entry.to_host.clone());
+        self.acknowledge(recording, move |known| match known {
+            Known::Recorded => {
+                let ack = ResultAck {
+                    command: id.to_wire(),
+                    connection,
+                };
+                Some(link_down::Kind::ResultAck(ack))
+            }
+            // Its order is still on its way into the ledger, or the ledger was restored from before
+            // it: the agent keeps the result and says it again.
+            Known::Never => None,
+            Known::Another => {
+                let message = "a result of another host's command".to_owned();
+                let end = ToHost::End {
+                    code: codes::PROTOCOL_VIOLATION,
+                    message,
+                };
+                let _ = to_host.try_send(end);
+                None
+            }
+        });
+        Ok(())
+    }
+
+    /// Answers once the ledger has synced, without holding the link up meanwhile. An answer that finds
+    /// no room is no loss: the agent says it again.
+    fn acknowledge<T: Send + 'static>(
+        &self,
+        recording: Enqueued<T>,
+        answer: impl FnOnce(T) -> Option<link_down::Kind> + Send + 'static,
+    ) {
+        let (region, host) = (Arc::clone(&self.region), self.host);
+        let to_host = self.entry.to_host.clone();
+        // Ends with the sync.
+        tokio::spawn(async move {
+            match recording.outcome().await {
+                Ok(recorded) => {
+                    region.outbox_grew.notify_one();
+                    if let Some(kind) = answer(recorded) {
+                        let _ = to_host.try_send(ToHost::Send(LinkDown { kind: Some(kind) }));
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%host, %error, "the ledger did not take what an agent said");
+                }
+            }
+        });
+    }
+}
+
+fn record(
+    tx: &Tx<'_>,
+    host: HostId,
+    id: CommandId,
+    mut result: CommandResult,
+    stored_us: Option<i64>,
+    now_us: i64,
+) -> Result<Known, StoreError> {
+    let Some(row) = tx.command(id)? else {
+        return Ok(Known::Never);
+    };
+    if row.host != host {
+        return Ok(Known::Another);
+    }
+    let stored = stored_us.map(|at_us| stamp(Stage::RegionStored, at_us));
+    let before = row.stamps.into_iter().chain(stored);
+    result.stamps = before.chain(result.stamps).collect();
+    result.stamps.push(stamp(Stage::RegionResultStored, now_us));
+    if tx.finish_command(id, &result, now_us)? {
+        let report = RegionResult {
+            host: host.to_wire(),
+            result: Some(result),
+        };
+        tx.send_later(CENTRE, numbered::Kind::Result(report))?;
+    }
+    Ok(Known::Recorded)
+}
+
+enum Known {
+    Recorded,
+    Never,
+    Another,
+}
+
+fn stamp(stage: Stage, at_us: i64) -> Stamp {
+    Stamp {
+        stage: stage.into(),
+        at_us,
+        note: String::new(),
+    }
+}
+
+async fn answer(socket: &mut Agent, kind: link_down::Kind) -> Result<(), String> {
+    socket
+        .send(&LinkDown { kind: Some(kind) })
+        .await
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,200 @@
+//! Acceptance: what comes over the link is verified, recognised if it has come before, and given its
+//! place; or withdrawn before it begins.
+
+use std::sync::Arc;
+
+use fairlead_identity::signing::SignatureError;
+use fairlead_protocol::command::Lane;
+use fairlead_protocol::{
+    CancelRefused, Command, CommandId, CommandResult, Message, SignedCommand, Stage, State, codes,
+    link_up,
+};
+use rustls::pki_types::UnixTime;
+use tokio::sync::oneshot;
+
+use super::{ACCEPTED_MAX, Executor, Live, WITHDRAWN_EARLY_MAX, manner};
+use crate::executor::job::{News, has_effect};
+use crate::executor::outcome::Outcome;
+use crate::executor::stamp;
+use crate::journal::Phase;
+
+impl Executor {
+    pub(super) fn deliver(&mut self, signed: SignedCommand) {
+        let received = stamp(Stage::DeliveredToHost, self.parts.time.now_us());
+        let command = match self.parts.verifier.verify(&signed, UnixTime::now()) {
+            Ok(command) => command,
+            Err(error) => return self.reject(&signed, &error),
+        };
+        let Ok(id) = CommandId::from_wire(&command.id) else {
+            return self.reject(&signed, &SignatureError::Unreadable);
+        };
+        if self.parts.time.at_least(command.issued_at_us) {
+            (self.parts.floor)(command.issued_at_us);
+        }
+        if self.repeated(id) {
+            return;
+        }
+        let Some(kind) = command.kind.clone() else {
+            let outcome = Outcome::failed(codes::UNSUPPORTED, "this agent does not know that kind");
+            return self.answer_unaccepted(id, outcome);
+        };
+        if self.lanes.len() >= ACCEPTED_MAX {
+            let message = format!("{ACCEPTED_MAX} commands wait on this host already");
+            return self.answer_unaccepted(id, Outcome::failed(codes::HOST_BUSY, message));
+        }
+        let lane = self.resolve(kind.lane());
+        self.lanes.accept(id, lane.clone(), manner(&kind));
+        let stream = (command.attach && kind.streams()).then(|| {
+            let (slot, stream) = oneshot::channel();
+            self.stream_slots.insert(id, slot);
+            stream
+        });
+        let verified = stamp(Stage::Verified, self.parts.time.now_us());
+        let live = Live {
+            command,
+            signed,
+            stamps: vec![received, verified],
+            lane,
+            stream,
+            unsettled: None,
+            waiting_for: String::new(),
+            begun: !has_effect(&kind),
+            withdrawn: Arc::default(),
+        };
+        self.live.insert(id, live);
+        if let Some(by) = self.withdrawn_early.remove(&id) {
+            let message = format!("withdrawn by {by}");
+            let outcome = Outcome::ended(State::Cancelled, codes::WITHDRAWN, message);
+            return self.end_before_it_began(id, outcome);
+        }
+        if let Some(at) = self
+            .early_streams
+            .iter()
+            .position(|(open, _)| open.command == id.to_wire())
+        {
+            let (open, _) = self.early_streams.remove(at);
+            self.open_stream(open);
+        }
+    }
+
+    /// A container may be named by a prefix of its id; its lane is named by its name.
+    pub(super) fn resolve(&self, lane: Lane) -> Lane {
+        match lane {
+            Lane::Container(text) => Lane::Container(self.parts.picture.name_of(&text)),
+            other => other,
+        }
+    }
+
+    /// Whether the id is known already; then what is known is said again.
+    pub(super) fn repeated(&mut self, id: CommandId) -> bool {
+        if let Some(Phase::Done { result, .. }) = self
+            .parts
+            .journal
+            .entry(id)
+            .map(|entry| entry.phase.clone())
+        {
+            self.send_result(&result);
+            return true;
+        }
+        if let Some(result) = self.fleeting.get(&id).cloned() {
+            self.send_result(&result);
+            return true;
+        }
+        if self.live.contains_key(&id) {
+            self.send_progress(id, Some(stamp(Stage::Resent, self.parts.time.now_us())));
+            return true;
+        }
+        false
+    }
+
+    /// Not from the installation's key, or not for this host: nothing is recorded under its id, so
+    /// that the true command can still come.
+    pub(super) fn reject(&mut self, signed: &SignedCommand, error: &SignatureError) {
+        tracing::error!(%error, "a command was refused: somebody between us and the controller alters commands, or a key is unknown here");
+        self.parts.owner_log.refused(&error.to_string());
+        let claimed = Command::decode(&signed.command[..])
+            .ok()
+            .and_then(|command| CommandId::from_wire(&command.id).ok());
+        if let Some(id) = claimed {
+            let outcome = Outcome::failed(codes::SIGNATURE_REJECTED, error.to_string());
+            self.send_result(&self.result_of(id, outcome));
+        }
+    }
+
+    pub(super) fn answer_unaccepted(&mut self, id: CommandId, outcome: Outcome) {
+        let result = self.result_of(id, outcome);
+        self.fleeting.insert(id, result.clone());
+        self.send_result(&result);
+    }
+
+    pub(super) fn result_of(&self, id: CommandId, outcome: Outcome) -> CommandResult {
+        CommandResult {
+            command: id.to_wire(),
+            state: outcome.state.into(),
+            code: outcome.code.to_owned(),
+            message: outcome.message,
+            ..CommandResult::default()
+        }
+    }
+
+    pub(super) fn cancel(&mut self, id: CommandId, by: &str) {
+        if !self.repeated(id) && !self.live.contains_key(&id) {
+            // It has not come yet; when it does, it must not begin.
+            if self.withdrawn_early.len() >= WITHDRAWN_EARLY_MAX {
+                self.withdrawn_early.clear();
+            }
+            self.withdrawn_early.insert(id, by.to_owned());
+            return;
+        }
+        if !self.lanes.holds(id) {
+            return;
+        }
+        if self.lanes.is_running(id) {
+            match self.live.get(&id) {
+                // It has its lane but waits for the engine or the disk: its job looks at this.
+                Some(live) if !live.begun => drop(live.withdrawn.set(by.to_owned())),
+                _ => self.refuse_cancel(id),
+            }
+            return;
+        }
+        let outcome = Outcome::ended(
+            State::Cancelled,
+            codes::WITHDRAWN,
+            format!("withdrawn by {by}"),
+        );
+        self.end_before_it_began(id, outcome);
+    }
+
+    pub(super) fn refuse_cancel(&mut self, id: CommandId) {
+        let refused = CancelRefused {
+            command: id.to_wire(),
+            reason: "it has begun and cannot be withdrawn any more".to_owned(),
+        };
+        self.send(link_up::Kind::CancelRefused(refused));
+    }
+
+    /// Ends a command that waits for its lane. Its id must be remembered with that end before anybody
+    /// hears of it, else a second delivery would carry it out after all.
+    pub(super) fn end_before_it_began(&mut self, id: CommandId, outcome: Outcome) {
+        self.lanes.finish(id);
+        self.stream_slots.remove(&id);
+        let Some(live) = self.live.get(&id) else {
+            return;
+        };
+        let mut result = self.result_of(id, outcome);
+        result.stamps.clone_from(&live.stamps);
+        let not_after_us = live.command.not_after_us;
+        let around = Arc::clone(&self.around);
+        // Its owner is the entry in `live`: it always ends with `News::Ended`.
+        tokio::spawn(async move {
+            if let Err(error) = around
+                .appender
+                .result(id, result.clone(), not_after_us)
+                .await
+            {
+                tracing::warn!(command = %id, %error, "the end of a command that never began is not on disk");
+            }
+            let _ = around.news.send(News::Ended { id, result }).await;
+        });
+    }
+}
