@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::client::Api;
+use crate::disk::Disk;
 use crate::ports::Port;
 use crate::process::{Process, is_alive, send};
 use crate::programs::program;
@@ -36,6 +37,9 @@ pub struct Options {
     pub ping_interval_ms: u32,
     /// More flags of each agent.
     pub agent_flags: Vec<(String, String)>,
+    /// Data directories (`controller`, `access-server-REGION`, `agent-HOST`) that lie on a small disk
+    /// of their own.
+    pub small_disks: Vec<String>,
 }
 
 impl Options {
@@ -48,7 +52,15 @@ impl Options {
             hosts: vec!["box".to_owned()],
             ping_interval_ms: 15_000,
             agent_flags: Vec::new(),
+            small_disks: Vec::new(),
         }
+    }
+
+    /// With a small disk of its own under that data directory.
+    #[must_use]
+    pub fn small_disk(mut self, directory: &str) -> Self {
+        self.small_disks.push(directory.to_owned());
+        self
     }
 
     /// One region, one host, the machine's real engine.
@@ -220,6 +232,8 @@ pub struct Fleet {
     /// The controller's port for access servers.
     pub uplink: Port,
     _web: Port,
+    /// Unmounted after the processes have gone and before their directory goes.
+    disks: Vec<Disk>,
     dir: TempDir,
     options: Options,
     _place: SemaphorePermit<'static>,
@@ -248,6 +262,8 @@ impl Fleet {
     pub async fn start_centre(options: Options) -> Self {
         let place = PLACES.acquire().await.expect("never closed");
         let dir = tempfile::tempdir().expect("a directory");
+        let disks =
+            options.small_disks.iter().map(|name| Disk::mount(&dir.path().join(name))).collect();
         let (web, uplink) = (Port::claim(), Port::claim());
         let data = dir.path().join("controller");
         let mut controller = Process::start(
@@ -292,6 +308,7 @@ impl Fleet {
             hosts: Vec::new(),
             uplink,
             _web: web,
+            disks,
             dir,
             options,
             _place: place,
@@ -470,6 +487,12 @@ impl Fleet {
             .expect("a file");
         file.write_all(text.as_bytes()).expect("it is written");
         path
+    }
+
+    /// The first small disk.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        &self.disks[0]
     }
 
     /// The fleet's own directory.

@@ -12,6 +12,7 @@
 //! | `programs` | where the programs under test are; builds them once |
 //! | `client` | the HTTP API, typed |
 //! | `stream` | a command's stream |
+//! | `disk` | a small disk that can be filled |
 //! | `engine` | the container engine, asked through its own CLI |
 //! | `ports` | ports that nobody else takes |
 //! | `wait` | the one place that sleeps |
@@ -22,6 +23,7 @@
 )]
 
 pub mod client;
+pub mod disk;
 pub mod engine;
 pub mod fleet;
 pub mod ports;
