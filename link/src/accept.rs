@@ -1,5 +1,5 @@
-//! Accepting: TCP to TLS to WebSocket, in one deadline, in a task of its own, a bounded number at
-//! once. A peer that dawdles costs a slot for ten seconds and delays nobody.
+//! Accepting: TCP to TLS to WebSocket, in one deadline: a peer that dawdles is cut after ten seconds.
+//! How many handshakes go on side by side is the listener's decision.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

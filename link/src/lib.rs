@@ -22,11 +22,11 @@
 //! 6. The dialler sends `Hello` (versions, features, instance, run, epoch) within 10 s.
 //! 7. The server answers `Welcome` (version chosen, its own name, connection id, server time), or
 //!    `Refused` with a code and when to come back, and closes.
-//! 8. From here both send what they have to say; each pings after 15 s (uplink: 2 s) of sending
-//!    nothing, and counts what it hears as life. Two missed pings: suspect; three: the connection is
-//!    cut (uplink: 10 s).
+//! 8. From here both send what they have to say; each pings every 15 s (uplink: 2 s), and counts
+//!    whatever it hears as life. Two missed pings: suspect; three: the connection is cut (uplink:
+//!    10 s).
 //! 9. A stream (`/v1/stream/<id>`) skips 6 to 8: its id was announced on the link of the very same
-//!    host and instance, anything else is refused.
+//!    host, anything else is refused.
 
 pub mod backoff;
 pub mod socket;

@@ -166,6 +166,23 @@ impl<Out: Message, In: Message + Default> Socket<Out, In> {
     }
 }
 
+/// What a stream's next item is: a frame, its end (`None` within), or nothing yet (`None`).
+fn frame_in(
+    item: Option<Result<tungstenite::Message, tungstenite::Error>>,
+) -> Option<Result<Option<Bytes>, SocketError>> {
+    use tungstenite::Message as M;
+    match item {
+        None | Some(Ok(M::Close(_))) => Some(Ok(None)),
+        Some(Err(error)) => match SocketError::from(error) {
+            SocketError::Closed => Some(Ok(None)),
+            other => Some(Err(other)),
+        },
+        Some(Ok(M::Binary(bytes))) => Some(Ok(Some(bytes))),
+        Some(Ok(M::Ping(_) | M::Pong(_) | M::Frame(_))) => None,
+        Some(Ok(M::Text(_))) => Some(Err(SocketError::Violation("a text message".to_owned()))),
+    }
+}
+
 /// A stream: binary frames of [`fairlead_protocol::stream`], relayed without decoding.
 pub struct StreamSocket {
     raw: Raw,
@@ -189,18 +206,10 @@ impl StreamSocket {
     /// # Errors
     /// When it broke.
     pub async fn hear(&mut self) -> Result<Option<Bytes>, SocketError> {
-        use tungstenite::Message as M;
         loop {
-            return match self.raw.next().await {
-                None | Some(Ok(M::Close(_))) => Ok(None),
-                Some(Err(error)) => match error.into() {
-                    SocketError::Closed => Ok(None),
-                    other => Err(other),
-                },
-                Some(Ok(M::Binary(bytes))) => Ok(Some(bytes)),
-                Some(Ok(M::Ping(_) | M::Pong(_) | M::Frame(_))) => continue,
-                Some(Ok(M::Text(_))) => Err(SocketError::Violation("a text message".to_owned())),
-            };
+            if let Some(heard) = frame_in(self.raw.next().await) {
+                return heard;
+            }
         }
     }
 
@@ -246,18 +255,10 @@ impl StreamReceiver {
     /// # Errors
     /// When it broke.
     pub async fn hear(&mut self) -> Result<Option<Bytes>, SocketError> {
-        use tungstenite::Message as M;
         loop {
-            return match self.0.next().await {
-                None | Some(Ok(M::Close(_))) => Ok(None),
-                Some(Err(error)) => match error.into() {
-                    SocketError::Closed => Ok(None),
-                    other => Err(other),
-                },
-                Some(Ok(M::Binary(bytes))) => Ok(Some(bytes)),
-                Some(Ok(M::Ping(_) | M::Pong(_) | M::Frame(_))) => continue,
-                Some(Ok(M::Text(_))) => Err(SocketError::Violation("a text message".to_owned())),
-            };
+            if let Some(heard) = frame_in(self.0.next().await) {
+                return heard;
+            }
         }
     }
 }

@@ -77,7 +77,8 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// A view of the tables within one transaction. Its methods are in this crate's other modules.
+/// The tables: when writing, within one transaction; when reading, as last committed at each statement.
+/// Its methods are in this crate's other modules.
 pub struct Tx<'a> {
     pub(crate) sql: &'a Connection,
 }
@@ -294,8 +295,8 @@ fn commit_batch(connection: &mut Connection, batch: &mut Vec<Job>, path: &str) {
     if let Err(error) = &outcome {
         tracing::error!(error = %error, writes = answers.len(), "store could not commit");
         if answers.is_empty() {
-            // The transaction did not even begin: the jobs are dropped, their callers see `Closed`
-            // through the dropped channel; tell them the true reason instead.
+            // The transaction did not even begin: were the jobs only dropped, their callers would see
+            // `Closed` through the dropped channel; they are told the true reason instead.
             for job in batch.drain(..) {
                 refuse(job, error);
             }
