@@ -55,8 +55,9 @@ pub async fn run(
         let handshakes = Arc::clone(&handshakes);
         // One task a connection; its end is the connection's end.
         tokio::spawn(async move {
-            let spoke = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, tcp.readable()).await;
-            if !matches!(spoke, Ok(Ok(()))) {
+            let mut first = [0; 1];
+            let spoke = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, tcp.peek(&mut first)).await;
+            if !matches!(spoke, Ok(Ok(1))) {
                 region.counters.handshakes_failed.increment();
                 return;
             }

@@ -1,5 +1,6 @@
 //! Builds the agent from its configuration and runs it until shutdown.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use fairlead_daemon::clock::{Clock, ServerTime};
@@ -132,6 +133,32 @@ fn prepare_state(config: &Config) -> Result<(), AppError> {
     Ok(())
 }
 
+/// Waits until no other instance acts for this host: one whose supervisor was killed may take a moment
+/// to leave. The lock is the kernel's, so it ends with the process.
+async fn only_instance(config: &Config) -> Result<std::fs::File, AppError> {
+    let path = config.state_dir.join("agent.lock");
+    let shown = path.display().to_string();
+    let locked = tokio::task::spawn_blocking(move || {
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+        Ok::<_, std::io::Error>(file)
+    });
+    let failed = |reason: String| AppError::State {
+        path: shown.clone(),
+        reason,
+    };
+    match locked.await {
+        Ok(Ok(file)) => Ok(file),
+        Ok(Err(error)) => Err(failed(error.to_string())),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
 /// The highest time of issue of a verified command, kept so that a wrong clock cannot revive one.
 fn read_floor(config: &Config) -> i64 {
     std::fs::read_to_string(config.state_dir.join("server-time-floor"))
@@ -194,6 +221,7 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(),
         .map_err(|_| AppError::Grant(grant.run.clone()))?;
     let host = identity.host;
     let now_us = clock.now_us();
+    let _only = only_instance(&config).await?;
     let journal = Journal::open(&config.journal_dir(), instance, host, grant.epoch, now_us)?;
     let mut verifier = Verifier::new(identity.root.clone(), host);
     if let Some(keys) = &identity.enrolment.command_keys {

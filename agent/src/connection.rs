@@ -26,6 +26,9 @@ use crate::observe::Watch;
 use crate::owner_log::OwnerLog;
 use crate::session;
 
+/// How long a session may take to say goodbye.
+const GOODBYE_WITHIN: Duration = Duration::from_millis(1500);
+
 /// What the connection task works with.
 pub struct Connection {
     /// Where the supervisor keeps the epoch.
@@ -116,7 +119,14 @@ impl Connection {
                 return;
             };
             let started = self.clock.boot_us();
-            let end = self.connect(&address, &mut renewals, &shutdown).await;
+            // A session says goodbye by itself; dialling is simply dropped.
+            let end = tokio::select! {
+                end = self.connect(&address, &mut renewals, &shutdown) => end,
+                () = async {
+                    shutdown.cancelled().await;
+                    tokio::time::sleep(GOODBYE_WITHIN).await;
+                } => return,
+            };
             if matches!(end, LinkEnd::Shutdown) {
                 return;
             }

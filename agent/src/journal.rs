@@ -460,7 +460,11 @@ impl Entry {
 
     /// Whether it is still needed: not known to have ended well, or a duplicate may still come.
     fn matters(&self, now_us: i64) -> bool {
-        matches!(self.phase, Phase::Begun { .. }) || self.forget_us > now_us
+        // A result that the region does not have is kept however long the region is away.
+        matches!(
+            self.phase,
+            Phase::Begun { .. } | Phase::Done { acked: false, .. }
+        ) || self.forget_us > now_us
     }
 
     /// The state that this entry stands for, for repeated deliveries.

@@ -32,6 +32,8 @@ const LOOK_AFTER_EVENT: Duration = Duration::from_millis(60);
 const ENGINE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Events that wait for an acknowledgement; beyond that the oldest are dropped.
 const EVENTS_MAX: usize = 1024;
+/// Events without an acknowledgement are told again after this.
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Acts of our own that are remembered for each container, to tell them from others'.
 const ACTS_MAX: usize = 8;
 /// The engine writes an event a little after the act that caused it has been answered.
@@ -54,7 +56,7 @@ pub enum Watch {
         /// Its number.
         connection: u64,
     },
-    /// The region has the events up to this one.
+    /// The region has this event.
     Acked {
         /// Its number.
         seq: u64,
@@ -197,6 +199,8 @@ pub struct Observer {
     next_seq: u64,
     /// The last event that was sent on the present link.
     events_told: u64,
+    /// When the oldest of them was.
+    events_told_at: Instant,
     last_event_us: i64,
     /// Whether the last look failed, so that the engine's going and coming are told once.
     engine_gone: bool,
@@ -224,6 +228,7 @@ impl Observer {
             events: VecDeque::new(),
             next_seq: 1,
             events_told: 0,
+            events_told_at: Instant::now(),
             last_event_us: 0,
             engine_gone: false,
         }
@@ -306,7 +311,7 @@ impl Observer {
                     self.link = None;
                 }
             }
-            Watch::Acked { seq } => self.events.retain(|event| event.seq > seq),
+            Watch::Acked { seq } => self.events.retain(|event| event.seq != seq),
         }
     }
 
@@ -344,6 +349,13 @@ impl Observer {
     /// Sends the events that this link has not carried. With the looks and not one by one: a restart is
     /// five events, which then share their syncs, and do not stand in the way of its result.
     fn tell_events(&mut self) {
+        // What was told and not acknowledged is told again: it may have found no room.
+        if self.events_told_at.elapsed() > TELL_AGAIN_AFTER {
+            self.events_told = 0;
+        }
+        if self.events_told == 0 {
+            self.events_told_at = Instant::now();
+        }
         let from = self.events_told + 1;
         let mut told = self.events_told;
         for event in self.events.iter().filter(|event| event.seq >= from) {

@@ -207,10 +207,8 @@ async fn on_message(
         }
         Some(K::OpenStream(open)) => send_on(connection, Request::OpenStream(open)).await?,
         Some(K::EventAck(ack)) => {
-            let _ = connection
-                .observer
-                .send(Watch::Acked { seq: ack.seq })
-                .await;
+            // The observer may wait for the engine; an event that seems unacknowledged is told again.
+            let _ = connection.observer.try_send(Watch::Acked { seq: ack.seq });
         }
         Some(K::Challenge(challenge)) => {
             return answer(link_up::Kind::ChallengeAnswer(ChallengeAnswer {

@@ -18,6 +18,7 @@ use fairlead_protocol::{
     Cancel, Command, CommandId, CommandResult, HostId, HostRecord, Message, OpenStream, Order,
     Progress, Revocations, Stage, Stamp, State, StreamId, codes, limits, numbered, uplink_down,
 };
+use fairlead_store::audit::AuditEntry;
 use fairlead_store::commands::CommandRow;
 use fairlead_store::hosts::HostRow;
 use fairlead_store::{Store, StoreError, Tx};
@@ -278,7 +279,7 @@ impl Dispatching for Dispatch {
         self.changes.subscribe()
     }
 
-    async fn cancel(&self, row: &CommandRow, by: &str) -> Result<(), ApiError> {
+    async fn cancel(&self, row: &CommandRow, by: &str, audit: AuditEntry) -> Result<(), ApiError> {
         let (id, region) = (row.id, row.region.clone());
         let cancel = Cancel {
             command: id.to_wire(),
@@ -287,6 +288,7 @@ impl Dispatching for Dispatch {
         let (by, peer) = (by.to_owned(), region.clone());
         self.store
             .write(move |tx| {
+                tx.append_audit(&audit, sha256)?;
                 if tx.withdraw_command(id, &by)? {
                     tx.send_later(&peer, numbered::Kind::Cancel(cancel))?;
                 }

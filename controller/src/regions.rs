@@ -11,7 +11,7 @@ use fairlead_daemon::clock::Clock;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::Role;
 use fairlead_link::accept::{Accepted, Acceptor, Door};
-use fairlead_protocol::{HostId, UplinkDown, uplink_down};
+use fairlead_protocol::{HostId, UplinkDown, limits, uplink_down};
 use fairlead_store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -29,6 +29,8 @@ mod uplink;
 
 /// Handshakes at a time.
 const HANDSHAKES_MAX: usize = 64;
+/// Connections that have not said anything yet.
+const WAITING_MAX: usize = 512;
 /// Connections behind the enrol door at a time.
 const STRANGERS_MAX: usize = 32;
 /// Messages that may be lost and wait for one uplink.
@@ -163,8 +165,9 @@ pub async fn run(
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    let waiting = Arc::new(Semaphore::new(WAITING_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
+        let Ok(place) = Arc::clone(&waiting).acquire_owned().await else {
             return;
         };
         let accepted = tokio::select! {
@@ -181,9 +184,20 @@ pub async fn run(
         };
         let (acceptor, centre) = (acceptor.clone(), Arc::clone(&centre));
         let (strangers, shutdown) = (Arc::clone(&strangers), shutdown.clone());
+        let handshakes = Arc::clone(&handshakes);
         // One task a connection; its end is the connection's end.
         tokio::spawn(async move {
-            let finished = acceptor.accept(tcp, remote).await;
+            // Who says nothing holds a place, but none of the few handshakes.
+            let mut first = [0; 1];
+            let spoke = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, tcp.peek(&mut first)).await;
+            if !matches!(spoke, Ok(Ok(1))) {
+                return;
+            }
+            let Ok(permit) = handshakes.acquire_owned().await else {
+                return;
+            };
+            drop(place);
+            let finished = Box::pin(acceptor.accept(tcp, remote)).await;
             drop(permit);
             match finished {
                 Ok(accepted) => through_door(accepted, centre, &strangers, shutdown).await,

@@ -13,6 +13,7 @@ use fairlead_identity::digest::sha256;
 use fairlead_identity::random;
 use fairlead_identity::token::ApiToken;
 use fairlead_protocol::{CommandId, codes};
+use fairlead_store::audit::AuditEntry;
 use fairlead_store::tokens::ApiTokenRow;
 use fairlead_store::{DEFAULT_TENANT, Store, StoreError};
 
@@ -118,6 +119,7 @@ impl Setup {
         &self,
         secret: &str,
         name: &str,
+        from: &str,
     ) -> Result<(ApiToken, ApiTokenRow), ApiError> {
         let token = ApiToken::generate();
         let now_us = self.clock.now_us();
@@ -138,6 +140,16 @@ impl Setup {
             ..ApiTokenRow::default()
         };
         let insert = row.clone();
+        let entry = AuditEntry {
+            at_us: now_us,
+            tenant: row.tenant.clone(),
+            actor: "setup".to_owned(),
+            source: from.to_owned(),
+            action: "setup.claim".to_owned(),
+            object: format!("{} (token {})", row.name, row.id),
+            outcome: "ok".to_owned(),
+            detail: String::new(),
+        };
         // One transaction on the one writer: whoever takes the key first has it.
         let claimed = self
             .store
@@ -145,10 +157,14 @@ impl Setup {
                 let kept = tx.meta(META_KEY)?.as_deref().and_then(decode);
                 let is_good =
                     kept.is_some_and(|(hash, until_us)| hash == presented && now_us < until_us);
-                Ok(is_good
+                let claimed = is_good
                     && !tx.has_good_api_token(ADMIN, now_us)?
                     && tx.take_meta(META_KEY)?
-                    && tx.insert_api_token(&insert)?)
+                    && tx.insert_api_token(&insert)?;
+                if claimed {
+                    tx.append_audit(&entry, sha256)?;
+                }
+                Ok(claimed)
             })
             .await
             .map_err(crate::backend::store_error)?;
@@ -204,11 +220,11 @@ mod tests {
             std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
             0o600
         );
-        assert!(setup.claim("wrong", "x").await.is_err());
+        assert!(setup.claim("wrong", "x", "").await.is_err());
         let mut claims = tokio::task::JoinSet::new();
         for _ in 0..20 {
             let (setup, secret) = (Arc::clone(&setup), opening.secret.clone());
-            claims.spawn(async move { setup.claim(&secret, "me").await.is_ok() });
+            claims.spawn(async move { setup.claim(&secret, "me", "").await.is_ok() });
         }
         let won = claims
             .join_all()
@@ -222,7 +238,7 @@ mod tests {
             setup.open("https://c:7400").await.unwrap().is_none(),
             "there is an admin"
         );
-        assert!(setup.claim(&opening.secret, "me").await.is_err());
+        assert!(setup.claim(&opening.secret, "me", "").await.is_err());
     }
 
     #[tokio::test]
@@ -230,13 +246,13 @@ mod tests {
         let (_dir, clock, setup) = world();
         let first = setup.open("https://c").await.unwrap().unwrap();
         let second = setup.open("https://c").await.unwrap().unwrap();
-        assert!(setup.claim(&first.secret, "").await.is_err());
+        assert!(setup.claim(&first.secret, "", "").await.is_err());
         clock.advance_us(WINDOW_US);
-        let error = setup.claim(&second.secret, "").await.err().unwrap();
+        let error = setup.claim(&second.secret, "", "").await.err().unwrap();
         assert_eq!(error.code, codes::SETUP_CLOSED);
         let third = setup.open("https://c").await.unwrap().unwrap();
         assert_eq!(
-            setup.claim(&third.secret, "").await.unwrap().1.name,
+            setup.claim(&third.secret, "", "").await.unwrap().1.name,
             "admin"
         );
     }

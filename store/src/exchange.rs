@@ -133,8 +133,10 @@ impl Tx<'_> {
     /// # Errors
     /// When the store cannot be written.
     pub fn meet(&self, peer: &str, taken: u64, kept_from: u64) -> Result<u64, StoreError> {
+        if taken > self.watermarks(peer)?.sent {
+            self.renumber_above(peer, taken)?;
+        }
         self.acknowledged_by(peer, taken)?;
-        self.number_from(peer, taken)?;
         let marks = self.watermarks(peer)?;
         let missing = kept_from.saturating_sub(marks.taken + 1);
         if missing > 0 {
@@ -167,6 +169,21 @@ impl Tx<'_> {
             taken,
             kept_from: kept_from.unwrap_or(sent + 1),
         })
+    }
+
+    /// Our numbers went back: what waits was numbered anew since, with numbers that the peer has seen on
+    /// other messages. It gets numbers above those; what the peer has had before it knows by its ids.
+    fn renumber_above(&self, peer: &str, taken: u64) -> Result<(), StoreError> {
+        let waiting = self.waiting_for(peer, 0, u32::MAX)?;
+        self.sql
+            .execute("DELETE FROM outbox WHERE peer = ?1", [peer])?;
+        self.number_from(peer, taken)?;
+        for message in waiting {
+            if let Some(kind) = message.kind {
+                self.send_later(peer, kind)?;
+            }
+        }
+        Ok(())
     }
 
     fn number_from(&self, peer: &str, sent: u64) -> Result<(), StoreError> {

@@ -19,7 +19,7 @@ use crate::router::ToHost;
 
 /// Bodies of results that are being received on one link, together.
 const BODIES_BYTES_MAX: usize = 2 * limits::RESULT_BODY_BYTES_MAX;
-/// Events that are recorded of one host within [`EVENTS_WINDOW`]; a restart makes six.
+/// Events and results that are recorded of one host within [`EVENTS_WINDOW`]; a restart makes six.
 const EVENTS_PER_WINDOW_MAX: u32 = 1000;
 /// See [`EVENTS_PER_WINDOW_MAX`].
 const EVENTS_WINDOW: Duration = Duration::from_secs(10);
@@ -30,6 +30,9 @@ impl Link {
         socket: &mut Agent,
         message: LinkUp,
     ) -> Result<(), String> {
+        if !self.region.registry.holds(self.host, self.connection) {
+            return Err("a newer connection of this host took over".to_owned());
+        }
         use link_up::Kind as K;
         let host = self.host.to_wire();
         match message.kind {
@@ -54,7 +57,7 @@ impl Link {
                 }));
             }
             Some(K::Event(event)) => {
-                if !self.may_record_event() {
+                if !self.may_cost_disk() {
                     // Without an acknowledgement the agent keeps it and says it again.
                     return Ok(());
                 }
@@ -94,8 +97,9 @@ impl Link {
         Ok(())
     }
 
-    /// Events cost disk here and at the centre, so a host that floods has to wait.
-    fn may_record_event(&mut self) -> bool {
+    /// Events and results cost disk here and at the centre, so a host that floods has to wait: without
+    /// an acknowledgement it keeps them and says them again.
+    fn may_cost_disk(&mut self) -> bool {
         if self.events_since.elapsed() >= EVENTS_WINDOW {
             self.events_since = Instant::now();
             self.events = 0;
@@ -153,6 +157,9 @@ impl Link {
             // Parts of it were dropped on the way: the agent sends it again.
             return Ok(());
         }
+        if !self.may_cost_disk() {
+            return Ok(());
+        }
         let host = self.host;
         let stored_us = self.region.take_stored(id);
         let now_us = self.region.clock.now_us();
@@ -171,9 +178,6 @@ impl Link {
                 };
                 Some(link_down::Kind::ResultAck(ack))
             }
-            // Its order is still on its way into the ledger, or the ledger was restored from before
-            // it: the agent keeps the result and says it again.
-            Known::Never => None,
             Known::Another => {
                 let message = "a result of another host's command".to_owned();
                 let end = ToHost::End {
@@ -222,7 +226,13 @@ fn record(
     now_us: i64,
 ) -> Result<Known, StoreError> {
     let Some(row) = tx.command(id)? else {
-        return Ok(Known::Never);
+        // The ledger was restored from before this command: the centre may know it.
+        let report = RegionResult {
+            host: host.to_wire(),
+            result: Some(result),
+        };
+        tx.send_later(CENTRE, numbered::Kind::Result(report))?;
+        return Ok(Known::Recorded);
     };
     if row.host != host {
         return Ok(Known::Another);
@@ -243,7 +253,6 @@ fn record(
 
 enum Known {
     Recorded,
-    Never,
     Another,
 }
 

@@ -142,7 +142,11 @@ async fn live(job: &mut Job, kind: &Kind, around: &Surroundings) -> Outcome {
             Settled::Done(outcome) => return outcome,
             Settled::NotDone => {}
         }
-        if let Some(outcome) = past_deadline(job, around) {
+        // Nothing of it was done: what could have kept it from beginning may still do so.
+        if let Some(outcome) = may_not_begin(job, kind, around) {
+            return outcome;
+        }
+        if let Err(outcome) = look_before(job, kind, around).await {
             return outcome;
         }
         return begin(job, kind, intent, around).await;
@@ -378,6 +382,10 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
         Err(outcome) => return outcome,
     };
     loop {
+        // The stream, a slow disk or a broken answer may have used the time up.
+        if let Some(outcome) = past_deadline(job, around) {
+            return outcome;
+        }
         job.stamps
             .push(stamp(Stage::EngineCalled, around.time.now_us()));
         let mut exec = None;
@@ -385,9 +393,7 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
         let Ok(answer) = tokio::time::timeout(allowed, asking).await else {
             job.stamps
                 .push(stamp(Stage::EngineAnswered, around.time.now_us()));
-            let seconds = allowed.as_secs_f64();
-            let message = format!("not finished after {seconds} s; the engine may still finish it");
-            return Outcome::failed(codes::TIMEOUT, message).on(intent.container_id);
+            return timed_out(job, kind, &intent, exec.as_deref(), allowed, around).await;
         };
         match answer {
             Ok(mut outcome) => {
@@ -419,6 +425,26 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
             }
         }
     }
+}
+
+/// The engine goes on with a stop or restart that nobody waits for any more: the lane is kept until its
+/// effect shows or can no longer come. Of other kinds the time is simply over.
+async fn timed_out(
+    job: &mut Job,
+    kind: &Kind,
+    intent: &Intent,
+    exec: Option<&str>,
+    allowed: Duration,
+    around: &Surroundings,
+) -> Outcome {
+    if matches!(kind, Kind::Stop(_) | Kind::Restart(_))
+        && let Settled::Done(outcome) = settle_patiently(job, kind, intent, exec, around).await
+    {
+        return outcome;
+    }
+    let seconds = allowed.as_secs_f64();
+    let message = format!("not finished after {seconds} s; the engine may still finish it");
+    Outcome::failed(codes::TIMEOUT, message).on(intent.container_id.clone())
 }
 
 /// Asks the engine; `exec` becomes the id of the exec that was made on the way.
@@ -524,7 +550,7 @@ async fn settle_patiently(
                 job.stamps.push(stamp(Stage::Settled, around.time.now_us()));
                 return settled;
             }
-            Err(error) => {
+            Err(error @ (RuntimeError::Unavailable(_) | RuntimeError::Interrupted(_))) => {
                 waits(
                     around,
                     job.id,
@@ -532,6 +558,14 @@ async fn settle_patiently(
                 )
                 .await;
                 tokio::time::sleep(TRY_AGAIN_AFTER).await;
+            }
+            // An engine that answers, but not this question, will not answer it later either.
+            Err(error) => {
+                return Settled::Done(Outcome::ended(
+                    State::Unknown,
+                    codes::OUTCOME_UNKNOWN,
+                    format!("what became of it cannot be found out: {error}"),
+                ));
             }
         }
     }

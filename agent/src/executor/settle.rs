@@ -209,7 +209,16 @@ async fn made(
         });
     };
     if start && detail.started_us == 0 {
-        runtime.start(&detail.container.id).await?;
+        match runtime.start(&detail.container.id).await {
+            Ok(()) => {}
+            Err(error @ (RuntimeError::Unavailable(_) | RuntimeError::Interrupted(_))) => {
+                return Err(error);
+            }
+            // It was made but cannot start: that is its end.
+            Err(error) => {
+                return Ok(Settled::Done(Outcome::from(error).on(detail.container.id)));
+            }
+        }
     }
     let body = serde_json::json!({ "id": detail.container.id, "name": name });
     Ok(Settled::Done(

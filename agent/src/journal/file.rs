@@ -355,6 +355,10 @@ impl WriterThread {
                 return;
             }
         };
+        if reading.torn {
+            tracing::error!(path = %self.path.display(), "journal is damaged; it is not written anew");
+            return;
+        }
         let mut all = vec![JournalRecord {
             kind: Some(Kind::Header(self.header.clone())),
         }];
@@ -364,13 +368,16 @@ impl WriterThread {
         let beside = PathBuf::from(beside);
         let done = write_whole(&beside, &all).and_then(|(file, length)| {
             std::fs::rename(&beside, &self.path)?;
-            fairlead_daemon::files::sync_parent(&self.path)?;
             Ok((file, length))
         });
         match done {
             Ok((file, length)) => {
+                // From the rename on this is the journal, whatever comes after.
                 self.file = file;
                 self.length = length;
+                if let Err(error) = fairlead_daemon::files::sync_parent(&self.path) {
+                    tracing::warn!(path = %self.path.display(), %error, "journal's directory could not be synced");
+                }
                 self.length_when_new = length;
                 self.grown.store(false, Ordering::Relaxed);
             }

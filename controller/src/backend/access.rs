@@ -10,7 +10,7 @@ use fairlead_identity::digest::{hex, sha256};
 use fairlead_identity::token::{ApiToken as ApiSecret, JoinToken as JoinSecret, secret_hash};
 use fairlead_protocol::codes;
 use fairlead_protocol::limits::NAME_CHARS_MAX;
-use fairlead_store::audit::{AuditEntry, AuditFilter};
+use fairlead_store::audit::AuditFilter;
 use fairlead_store::tokens::{ApiTokenRow, JoinTokenRow, PURPOSE_ACCESS_SERVER, PURPOSE_HOST};
 
 use super::{ControllerBackend, Note, cut};
@@ -78,19 +78,7 @@ impl ControllerBackend {
         let (token, row) = self
             .parts
             .setup
-            .claim(&request.secret, &request.name)
-            .await?;
-        let entry = AuditEntry {
-            at_us: self.now_us(),
-            tenant: row.tenant.clone(),
-            actor: "setup".to_owned(),
-            source: cut(from),
-            action: "setup.claim".to_owned(),
-            object: format!("{} (token {})", cut(&row.name), row.id),
-            outcome: "ok".to_owned(),
-            detail: String::new(),
-        };
-        self.write(move |tx| tx.append_audit(&entry, sha256))
+            .claim(&request.secret, &cut(&request.name), &cut(from))
             .await?;
         Ok(NewApiToken {
             token: token.to_string(),

@@ -337,10 +337,13 @@ impl ControllerBackend {
             error.status = axum::http::StatusCode::CONFLICT;
             return Err(error);
         }
-        self.parts.dispatch.cancel(&row, &caller.actor()).await?;
         let note = Note::ok("command.cancel", format!("{}/{}", host.name, row.target))
             .detail(format!("command {}", row.id));
-        self.audited(caller, note).await?;
+        let audit = self.entry(caller, &note);
+        self.parts
+            .dispatch
+            .cancel(&row, &caller.actor(), audit)
+            .await?;
         let id = row.id;
         let row = self.look(|tx| tx.command(id))?.unwrap_or(row);
         Ok(self.shown(&row, Some(&host)))

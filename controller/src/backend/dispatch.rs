@@ -52,7 +52,7 @@ pub trait Dispatching: Send + Sync + 'static {
     /// Fires with the id on each progress and final state; receivers that lag read again.
     fn changes(&self) -> broadcast::Receiver<CommandId>;
     /// Asks the host not to begin the command.
-    async fn cancel(&self, row: &CommandRow, by: &str) -> Result<(), ApiError>;
+    async fn cancel(&self, row: &CommandRow, by: &str, audit: AuditEntry) -> Result<(), ApiError>;
     /// Opens the command's stream down to the agent.
     async fn open_stream(&self, row: &CommandRow, token_id: &str)
     -> Result<ClientStream, ApiError>;

@@ -147,11 +147,18 @@ async fn sides_whose_numbers_went_back_meet_above_the_other() {
     // The peer has 10 of ours (we were restored from a backup) and can send from 4 on.
     let missing = store.write(|tx| tx.meet("r", 10, 4)).await.unwrap();
     assert_eq!(missing, 3, "what the peer cannot send any more is counted");
+    let waiting = store.read(|tx| tx.waiting_for("r", 0, 10)).await.unwrap();
+    assert_eq!(
+        waiting.len(),
+        1,
+        "numbered since the restore, so not one of the peer's ten"
+    );
+    assert_eq!(waiting[0].seq, 11);
     let next = store
         .write(move |tx| tx.send_later("r", message()))
         .await
         .unwrap();
-    assert_eq!(next.seq, 11);
+    assert_eq!(next.seq, 12);
     assert!(store.write(|tx| tx.take_from("r", 4)).await.unwrap());
-    assert_eq!(store.write(|tx| tx.meet("r", 11, 5)).await.unwrap(), 0);
+    assert_eq!(store.write(|tx| tx.meet("r", 12, 5)).await.unwrap(), 0);
 }

@@ -151,10 +151,18 @@ impl Dispatching for Double {
         self.changes.subscribe()
     }
 
-    async fn cancel(&self, row: &CommandRow, by: &str) -> Result<(), ApiError> {
+    async fn cancel(
+        &self,
+        row: &CommandRow,
+        by: &str,
+        audit: fairlead_store::audit::AuditEntry,
+    ) -> Result<(), ApiError> {
         let (id, by) = (row.id, by.to_owned());
         self.store
-            .write(move |tx| tx.withdraw_command(id, &by))
+            .write(move |tx| {
+                tx.append_audit(&audit, fairlead_identity::digest::sha256)?;
+                tx.withdraw_command(id, &by)
+            })
             .await
             .map_err(store_error)?;
         let _ = self.changes.send(row.id);
