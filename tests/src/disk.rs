@@ -18,7 +18,10 @@ impl Disk {
     #[must_use]
     pub fn can_be_had() -> bool {
         let dir = tempfile::tempdir().expect("a directory");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(dir.path()).output();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "none"])
+            .arg(dir.path())
+            .output();
         let can = mounted.is_ok_and(|output| output.status.success());
         if can {
             let _ = Command::new("umount").arg(dir.path()).output();
@@ -40,7 +43,11 @@ impl Disk {
             .arg(at)
             .output()
             .expect("mount can be started");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Self { at: at.to_owned() }
     }
 

@@ -262,8 +262,11 @@ impl Fleet {
     pub async fn start_centre(options: Options) -> Self {
         let place = PLACES.acquire().await.expect("never closed");
         let dir = tempfile::tempdir().expect("a directory");
-        let disks =
-            options.small_disks.iter().map(|name| Disk::mount(&dir.path().join(name))).collect();
+        let disks = options
+            .small_disks
+            .iter()
+            .map(|name| Disk::mount(&dir.path().join(name)))
+            .collect();
         let (web, uplink) = (Port::claim(), Port::claim());
         let data = dir.path().join("controller");
         let mut controller = Process::start(

@@ -38,7 +38,11 @@ async fn a_full_disk_at_the_agent_is_waited_for_and_nothing_is_half_done() {
     for _ in 0..100 {
         let asked = fleet.begin(start(&web)).await;
         let waits = wait_for("it ends or waits", SOON, async || {
-            let command = fleet.api.command(&asked.id).await.map_err(|no| no.to_string())?;
+            let command = fleet
+                .api
+                .command(&asked.id)
+                .await
+                .map_err(|no| no.to_string())?;
             match command.waiting_for.contains("journal") {
                 true => Ok(true),
                 false if command.is_final => Ok(false),
@@ -54,12 +58,24 @@ async fn a_full_disk_at_the_agent_is_waited_for_and_nothing_is_half_done() {
     let stuck = stuck.expect("a full disk is noticed");
     let waiting = fleet.begin(restart(&other)).await;
     wait_for("it says what it waits for", SOON, async || {
-        let command = fleet.api.command(&waiting.id).await.map_err(|no| no.to_string())?;
+        let command = fleet
+            .api
+            .command(&waiting.id)
+            .await
+            .map_err(|no| no.to_string())?;
         assert!(!command.is_final, "{command:#?}");
-        if command.waiting_for.contains("journal") { Ok(()) } else { Err(format!("{command:#?}")) }
+        if command.waiting_for.contains("journal") {
+            Ok(())
+        } else {
+            Err(format!("{command:#?}"))
+        }
     })
     .await;
-    assert_eq!(engine::count(&other, "restart"), 0, "nothing is done that is not on disk first");
+    assert_eq!(
+        engine::count(&other, "restart"),
+        0,
+        "nothing is done that is not on disk first"
+    );
     // What changes nothing still works.
     fleet.done(Action::Ping {}).await;
     fleet.done(Action::List { all: true }).await;
@@ -70,7 +86,11 @@ async fn a_full_disk_at_the_agent_is_waited_for_and_nothing_is_half_done() {
         assert_eq!(ended.state, "succeeded", "{ended:#?}");
     }
     assert_eq!(engine::count(&other, "restart"), 1);
-    assert_eq!(fleet.hosts[0].agent_pid().await, agent, "the same process all the time");
+    assert_eq!(
+        fleet.hosts[0].agent_pid().await,
+        agent,
+        "the same process all the time"
+    );
 }
 
 #[tokio::test]
@@ -89,7 +109,11 @@ async fn a_full_disk_at_the_region_leaves_commands_queued_until_there_is_room() 
     }
     wait_for("the region cannot store", SOON, async || {
         let said = fleet.regions[0].process.said();
-        if said.contains("disk is full") || said.contains("cannot write") { Ok(()) } else { Err(said) }
+        if said.contains("disk is full") || said.contains("cannot write") {
+            Ok(())
+        } else {
+            Err(said)
+        }
     })
     .await;
     assert!(is_alive(server));
@@ -99,7 +123,10 @@ async fn a_full_disk_at_the_region_leaves_commands_queued_until_there_is_room() 
         let ended = fleet.api.ended(&command.id, SOON).await;
         assert_eq!(ended.state, "succeeded", "{ended:#?}");
     }
-    let begun = fleet.hosts[0].owner_log().matches("began: restart container web").count();
+    let begun = fleet.hosts[0]
+        .owner_log()
+        .matches("began: restart container web")
+        .count();
     assert_eq!(begun, 20, "each once");
     assert_eq!(fleet.regions[0].process.pid(), server);
     assert!(is_alive(server), "the same process all the time");
@@ -118,8 +145,10 @@ async fn a_full_disk_at_the_controller_refuses_and_keeps_what_it_has_taken() {
     let mut taken = Vec::new();
     let mut refused = None;
     for _ in 0..300 {
-        let asked =
-            CommandRequest { id: Some(new_id()), ..request("box", restart("web")) };
+        let asked = CommandRequest {
+            id: Some(new_id()),
+            ..request("box", restart("web"))
+        };
         match fleet.api.submit(&asked, Duration::ZERO).await {
             Ok(command) => taken.push(command.id),
             Err(no) => {
@@ -129,7 +158,11 @@ async fn a_full_disk_at_the_controller_refuses_and_keeps_what_it_has_taken() {
         }
     }
     let (refused, no) = refused.expect("a full disk refuses");
-    assert_eq!((no.status, &no.code[..]), (503, "storage_unavailable"), "{no}");
+    assert_eq!(
+        (no.status, &no.code[..]),
+        (503, "storage_unavailable"),
+        "{no}"
+    );
     // Looking still works, and what was refused is not known.
     assert_eq!(fleet.api.hosts().await.unwrap().len(), 1);
     let unknown = fleet.api.command(&refused).await.unwrap_err();
@@ -149,8 +182,15 @@ async fn a_full_disk_at_the_controller_refuses_and_keeps_what_it_has_taken() {
         let ended = fleet.api.ended(id, SOON).await;
         assert_eq!(ended.state, "succeeded", "{ended:#?}");
     }
-    let begun = fleet.hosts[0].owner_log().matches("began: restart container web").count();
-    assert_eq!(begun, taken.len(), "what was acknowledged, once each; what was refused, never");
+    let begun = fleet.hosts[0]
+        .owner_log()
+        .matches("began: restart container web")
+        .count();
+    assert_eq!(
+        begun,
+        taken.len(),
+        "what was acknowledged, once each; what was refused, never"
+    );
     assert_eq!(fleet.controller.pid(), controller);
     assert!(is_alive(controller), "the same process all the time");
 }
@@ -160,7 +200,10 @@ async fn a_journal_with_a_torn_tail_is_used_up_to_the_tear() {
     let mut fleet = Fleet::start(Options::docker()).await;
     let names = Names::new();
     let web = names.polite("web");
-    let asked = CommandRequest { id: Some(new_id()), ..request("box", restart(&web)) };
+    let asked = CommandRequest {
+        id: Some(new_id()),
+        ..request("box", restart(&web))
+    };
     let before = fleet.api.submit(&asked, SOON).await.unwrap();
     fleet.hosts[0].kill();
     for journal in fleet.hosts[0].journals() {
@@ -174,7 +217,10 @@ async fn a_journal_with_a_torn_tail_is_used_up_to_the_tear() {
     fleet.hosts[0].supervisor.says("torn tail", SOON).await;
     fleet.online("box").await;
     fleet.done(restart(&web)).await;
-    assert_eq!(fleet.api.submit(&asked, SOON).await.unwrap().state, before.state);
+    assert_eq!(
+        fleet.api.submit(&asked, SOON).await.unwrap().state,
+        before.state
+    );
     assert_eq!(engine::count(&web, "restart"), 2);
 }
 
@@ -188,7 +234,10 @@ fn future_journal(dir: &Path) -> std::path::PathBuf {
         at_us: 1,
         host: HostId::from_bytes([1; 16]).to_wire(),
     };
-    let payload = JournalRecord { kind: Some(Kind::Header(header)) }.encode_to_vec();
+    let payload = JournalRecord {
+        kind: Some(Kind::Header(header)),
+    }
+    .encode_to_vec();
     let mut bytes = u32::try_from(payload.len()).unwrap().to_le_bytes().to_vec();
     bytes.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
     bytes.extend_from_slice(&payload);
@@ -209,7 +258,10 @@ async fn a_journal_of_a_newer_version_stops_changes_and_is_left_as_it_is() {
     fleet.hosts[0].start();
     fleet.online("box").await;
     let refused = fleet.act(restart(&web)).await;
-    assert_eq!((&refused.state[..], &refused.code[..]), ("failed", "journal_unavailable"));
+    assert_eq!(
+        (&refused.state[..], &refused.code[..]),
+        ("failed", "journal_unavailable")
+    );
     assert!(refused.message.contains("format 99"), "{}", refused.message);
     assert_eq!(engine::count(&web, "restart"), 0);
     fleet.done(Action::Ping {}).await;
@@ -239,7 +291,9 @@ fn damages() -> [(&'static str, fn(&Path)); 2] {
 /// Brings everything into the file itself, so that nothing beside it matters.
 fn close_in_order(path: &Path) {
     let database = rusqlite::Connection::open(path).unwrap();
-    database.pragma_update(None, "wal_checkpoint", "TRUNCATE").unwrap();
+    database
+        .pragma_update(None, "wal_checkpoint", "TRUNCATE")
+        .unwrap();
 }
 
 #[tokio::test]
@@ -262,15 +316,23 @@ async fn a_database_that_is_not_ours_stops_the_start_and_is_left_as_it_is() {
             let bad = std::fs::read(path).unwrap();
             let heard = process.said().len();
             process.start_again();
-            let status = wait_for(&format!("{name} ends, its file is {what}"), SOON, async || {
-                process.ended().ok_or_else(|| process.last_words())
-            })
+            let status = wait_for(
+                &format!("{name} ends, its file is {what}"),
+                SOON,
+                async || process.ended().ok_or_else(|| process.last_words()),
+            )
             .await;
             assert!(!status.success(), "{name}, {what}");
             let said = process.said()[heard..].to_owned();
             let file = path.file_name().unwrap().to_string_lossy();
-            assert!(said.contains(&*file), "{name} names the file that is {what}: {said}");
-            assert!(std::fs::read(path).unwrap() == bad, "{name} changed the file that is {what}");
+            assert!(
+                said.contains(&*file),
+                "{name} names the file that is {what}: {said}"
+            );
+            assert!(
+                std::fs::read(path).unwrap() == bad,
+                "{name} changed the file that is {what}"
+            );
         }
         std::fs::write(path, &good).unwrap();
         process.start_again();
