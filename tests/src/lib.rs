@@ -18,7 +18,6 @@
 //! | `wait` | the one place that sleeps |
 #![expect(
     clippy::expect_used,
-    clippy::unwrap_used,
     reason = "what fails in the harness fails the test that uses it, with the place and the reason"
 )]
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use fairlead_api::types::{Action, Health, Mount, Port};
+use fairlead_api::types::{Action, ContainerSpec, Health, Mount, Port};
 use fairlead_tests::engine::{self, Names, field};
 use fairlead_tests::fleet::{Fleet, Options};
 use fairlead_tests::ports;
@@ -16,18 +16,14 @@ use crate::acts::{kill, remove, restart, run, run_simulated, spec, start, stop};
 
 const SOON: Duration = Duration::from_secs(30);
 
-#[tokio::test]
-async fn run_makes_exactly_what_was_asked_for() {
-    let fleet = Fleet::start(Options::docker()).await;
-    let names = Names::new();
-    let name = names.name("all");
-    let port = ports::Port::claim();
-    let mut wanted = spec(&name, &["sh", "-c", "echo up; sleep 3600"]);
+/// A container of which everything is said that a test can look up.
+fn in_every_detail(name: &str, port: u16) -> ContainerSpec {
+    let mut wanted = spec(name, &["sh", "-c", "echo up; sleep 3600"]);
     wanted.env = vec!["COLOUR=blue".to_owned()];
     wanted.labels = BTreeMap::from([("team".to_owned(), "red".to_owned())]);
     wanted.ports = vec![Port {
         host_ip: "127.0.0.1".to_owned(),
-        host_port: port.number,
+        host_port: port,
         container_port: 80,
         proto: "tcp".to_owned(),
     }];
@@ -59,6 +55,17 @@ async fn run_makes_exactly_what_was_asked_for() {
         retries: 4,
         ..Health::default()
     });
+    wanted
+}
+
+#[tokio::test]
+async fn run_makes_exactly_what_was_asked_for() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let name = names.name("all");
+    let port = ports::Port::claim();
+
+    let wanted = in_every_detail(&name, port.number);
 
     let command = fleet.done(run(wanted)).await;
 

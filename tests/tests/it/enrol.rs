@@ -162,8 +162,12 @@ async fn tokens_that_are_not_good_are_refused_each_with_its_code() {
     let third = fleet.start_host("third", &good.token);
     fleet.online("third").await;
     drop((second, third));
+}
 
-    // And a join token is no API token.
+#[tokio::test]
+async fn a_join_token_is_no_api_token() {
+    let fleet = Fleet::start(Options::simulated()).await;
+    let good = token(&fleet, JoinTokenRequest::default()).await;
     let no = fleet
         .api
         .with_token(&good.token)

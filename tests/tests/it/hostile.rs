@@ -215,34 +215,9 @@ async fn strangers_find_only_the_door_for_strangers() {
     assert_eq!(fleet.api.hosts().await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn broken_frames_cost_their_sender_its_link_and_nobody_else_anything() {
-    let mut fleet = Fleet::start(Options::simulated().hosts(&["box", "evil"])).await;
-    let agents = fleet.regions[0].agents.address();
-    fleet.hosts[1].kill();
-    fleet.api.host_is("evil", "offline", SOON).await;
-    let stolen = Stolen::of(&fleet.hosts[1].dir);
-    let server = fleet.regions[0].process.pid();
-
-    // Before hello.
-    let first: [(&str, Vec<u8>); 3] = [
-        ("garbage", vec![0xff; 40]),
-        ("nothing", Vec::new()),
-        ("oversized", vec![1; limits::LINK_MESSAGE_BYTES_MAX + 1000]),
-    ];
-    for (what, bytes) in first {
-        // A `Vec<u8>` travels as one field: to the server that is a hello that cannot be read.
-        let mut socket = stolen.knock::<Vec<u8>>(&agents, paths::LINK).await;
-        socket.send(&bytes).await.unwrap();
-        let said = verdict(&mut socket).await;
-        assert!(
-            said == "closed" || said == "protocol_violation",
-            "{what}: {said}"
-        );
-    }
-
-    // After it, out of turn or too much.
-    let out_of_turn = [
+/// Messages that an agent must not send at that moment, or with that content.
+fn out_of_turn(stolen: &Stolen) -> [(&'static str, LinkUp); 4] {
+    [
         ("a second hello", stolen.hello()),
         (
             "a part of a result that has no beginning",
@@ -274,8 +249,37 @@ async fn broken_frames_cost_their_sender_its_link_and_nobody_else_anything() {
                 })),
             },
         ),
+    ]
+}
+
+#[tokio::test]
+async fn broken_frames_cost_their_sender_its_link_and_nobody_else_anything() {
+    let mut fleet = Fleet::start(Options::simulated().hosts(&["box", "evil"])).await;
+    let agents = fleet.regions[0].agents.address();
+    fleet.hosts[1].kill();
+    fleet.api.host_is("evil", "offline", SOON).await;
+    let stolen = Stolen::of(&fleet.hosts[1].dir);
+    let server = fleet.regions[0].process.pid();
+
+    // Before hello.
+    let first: [(&str, Vec<u8>); 3] = [
+        ("garbage", vec![0xff; 40]),
+        ("nothing", Vec::new()),
+        ("oversized", vec![1; limits::LINK_MESSAGE_BYTES_MAX + 1000]),
     ];
-    for (what, message) in out_of_turn {
+    for (what, bytes) in first {
+        // A `Vec<u8>` travels as one field: to the server that is a hello that cannot be read.
+        let mut socket = stolen.knock::<Vec<u8>>(&agents, paths::LINK).await;
+        socket.send(&bytes).await.unwrap();
+        let said = verdict(&mut socket).await;
+        assert!(
+            said == "closed" || said == "protocol_violation",
+            "{what}: {said}"
+        );
+    }
+
+    // After it, out of turn or too much.
+    for (what, message) in out_of_turn(&stolen) {
         let mut socket = stolen.link(&agents).await;
         socket.send(&message).await.unwrap();
         let said = verdict(&mut socket).await;

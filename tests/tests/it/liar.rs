@@ -189,6 +189,10 @@ fn restart(container: &str) -> Kind {
     })
 }
 
+async fn tell(socket: &mut Socket<LinkDown, LinkUp>, kind: link_down::Kind) {
+    socket.send(&LinkDown { kind: Some(kind) }).await.unwrap();
+}
+
 async fn deliver(socket: &mut Socket<LinkDown, LinkUp>, command: &SignedCommand) {
     let deliver = Deliver {
         command: Some(command.clone()),
@@ -255,19 +259,8 @@ impl Agent {
     }
 }
 
-#[tokio::test]
-async fn a_taken_over_access_server_cannot_command_anything() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut liar = Liar::new().await;
-    let elsewhere =
-        Authority::new_root("fairlead.internal", jiff::Timestamp::now().as_second()).unwrap();
-    let rogue = signer(&elsewhere);
-    // It offers a key of its own beside the true one.
-    liar.keys.chains.push(rogue.chain());
-    let agent = Agent::start(&liar, dir.path());
-    let mut socket = liar.link().await;
-
-    // What the controller signed is carried out: the double is a good one.
+/// What the controller signed is carried out: the double is a good one.
+async fn run_web(liar: &Liar, socket: &mut Socket<LinkDown, LinkUp>) {
     let spec = ContainerSpec {
         name: "web".to_owned(),
         image: "demo/web:1".to_owned(),
@@ -276,30 +269,31 @@ async fn a_taken_over_access_server_cannot_command_anything() {
     let run = liar
         .controller
         .sign(&liar.command(Kind::Run(Run { spec: Some(spec) })));
-    deliver(&mut socket, &run).await;
+    deliver(socket, &run).await;
     let id = Bytes::copy_from_slice(
         &<Command as fairlead_protocol::Message>::decode(&run.command[..])
             .unwrap()
             .id,
     );
-    let ran = result(&mut socket, &id).await;
+    let ran = result(socket, &id).await;
     assert_eq!(ran.state(), State::Succeeded, "{ran:#?}");
     let ack = ResultAck {
         command: id,
         connection: 1,
     };
-    socket
-        .send(&LinkDown {
-            kind: Some(link_down::Kind::ResultAck(ack)),
-        })
-        .await
-        .unwrap();
+    tell(socket, link_down::Kind::ResultAck(ack)).await;
+}
 
+/// What a taken-over access server would try, each with the id of the command that it claims to be.
+fn attacks(
+    liar: &Liar,
+    rogue: &Signer,
+    genuine: &Command,
+) -> [(&'static str, Bytes, SignedCommand); 4] {
     // Forged: by a key of the liar's.
     let forged = liar.command(restart("web"));
     // Altered: another id inside the signed bytes would be another command; one bit is enough.
-    let genuine = liar.command(restart("web"));
-    let mut altered = liar.controller.sign(&genuine);
+    let mut altered = liar.controller.sign(genuine);
     let mut bytes = altered.command.to_vec();
     let at = bytes.windows(3).position(|w| w == b"web").unwrap();
     bytes[at] = b'v';
@@ -312,12 +306,29 @@ async fn a_taken_over_access_server_cannot_command_anything() {
     let mut bare = liar.controller.sign(&unsigned);
     bare.signature = Bytes::new();
 
-    let attacks = [
+    [
         ("forged", forged.id.clone(), rogue.sign(&forged)),
         ("altered", genuine.id.clone(), altered),
         ("redirected", other.id.clone(), liar.controller.sign(&other)),
         ("unsigned", unsigned.id.clone(), bare),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn a_taken_over_access_server_cannot_command_anything() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut liar = Liar::new().await;
+    let elsewhere =
+        Authority::new_root("fairlead.internal", jiff::Timestamp::now().as_second()).unwrap();
+    let rogue = signer(&elsewhere);
+    // It offers a key of its own beside the true one.
+    liar.keys.chains.push(rogue.chain());
+    let agent = Agent::start(&liar, dir.path());
+    let mut socket = liar.link().await;
+
+    run_web(&liar, &mut socket).await;
+    let genuine = liar.command(restart("web"));
+    let attacks = attacks(&liar, &rogue, &genuine);
     for (what, id, signed) in &attacks {
         deliver(&mut socket, signed).await;
         let refused = result(&mut socket, id).await;
@@ -354,12 +365,7 @@ async fn a_taken_over_access_server_cannot_command_anything() {
         command: genuine.id.clone(),
         connection: 1,
     };
-    socket
-        .send(&LinkDown {
-            kind: Some(link_down::Kind::ResultAck(ack)),
-        })
-        .await
-        .unwrap();
+    tell(&mut socket, link_down::Kind::ResultAck(ack)).await;
     deliver(&mut socket, &liar.controller.sign(&genuine)).await;
     assert_eq!(
         result(&mut socket, &genuine.id).await.state(),
@@ -392,12 +398,7 @@ async fn a_taken_over_access_server_cannot_command_anything() {
         host: liar.host.to_wire(),
         command: random::bytes::<16>().to_vec().into(),
     };
-    socket
-        .send(&LinkDown {
-            kind: Some(link_down::Kind::OpenStream(open)),
-        })
-        .await
-        .unwrap();
+    tell(&mut socket, link_down::Kind::OpenStream(open)).await;
     loop {
         let message = socket.hear_message(SOON).await.expect("the agent answers");
         if matches!(message.kind, Some(link_up::Kind::StreamRefused(_))) {

@@ -275,7 +275,9 @@ async fn a_journal_of_a_newer_version_stops_changes_and_is_left_as_it_is() {
 }
 
 /// What is done to a database file.
-fn damages() -> [(&'static str, fn(&Path)); 2] {
+type Damage = fn(&Path);
+
+fn damages() -> [(&'static str, Damage); 2] {
     [
         ("garbage", |path| {
             let text = b"this is no database, and it is long enough to be looked at";
