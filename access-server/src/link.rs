@@ -112,6 +112,16 @@ impl Link {
         loop {
             let done = tokio::select! {
                 biased;
+                () = self.entry.end.cancelled() => {
+                    // What was to be said first is in the queue.
+                    while let Ok(order) = queue.try_recv() {
+                        if let ToHost::End { code, message } = order {
+                            doors::refuse(socket, (code, message.clone()), 0).await;
+                            return message;
+                        }
+                    }
+                    return "the link was ended".to_owned();
+                }
                 () = shutdown.cancelled() => {
                     let wish = Reconnect {
                         after_ms: DRAIN_AFTER_MS,

@@ -295,20 +295,47 @@ impl Region {
         revoked.serials = list.serials.iter().cloned().collect();
     }
 
-    /// Takes a new list into use and ends the links of those on it.
+    /// Takes a new list into use and ends the links and streams of those on it. A list that is older than
+    /// the one in use (a restored controller's) only adds to it.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written; the list is not in use then.
     pub async fn on_revocations(&self, list: Revocations) -> Result<(), StoreError> {
-        let bytes = list.encode_to_vec();
-        self.ledger
-            .write(move |tx| tx.set_meta("revocations", &bytes))
+        let now_us = self.clock.now_us();
+        let list = self
+            .ledger
+            .write(move |tx| {
+                let kept: Revocations = decoded(tx.meta("revocations")?);
+                let list = if list.version < kept.version {
+                    joined(&kept, &list)
+                } else {
+                    list
+                };
+                tx.set_meta("revocations", &list.encode_to_vec())?;
+                // Their names are free again for machines that enrol anew.
+                for host in list
+                    .hosts
+                    .iter()
+                    .filter_map(|host| HostId::from_wire(host).ok())
+                {
+                    tx.revoke_host(host, now_us)?;
+                }
+                Ok(list)
+            })
             .await?;
         self.set_revoked(&list);
+        let mut gone = HashSet::new();
         for (host, entry) in self.registry.hosts() {
             if let Some((code, message)) = self.revoked(host, &entry.serial) {
-                let _ = entry.to_host.send(ToHost::End { code, message }).await;
+                // Nobody waits for a link that does not move: it ends by its own token.
+                let _ = entry.to_host.try_send(ToHost::End { code, message });
+                entry.end.cancel();
                 self.fleet.forget(host);
+                gone.insert(host);
             }
         }
-        self.streams.cut(|host| self.revoked(host, "").is_some());
+        self.streams
+            .cut(|host| gone.contains(&host) || self.revoked(host, "").is_some());
         Ok(())
     }
 
@@ -420,6 +447,18 @@ fn decoded<M: Message + Default>(bytes: Option<Vec<u8>>) -> M {
     bytes
         .and_then(|bytes| M::decode(&bytes[..]).ok())
         .unwrap_or_default()
+}
+
+/// Everything that either list holds.
+fn joined(newer: &Revocations, older: &Revocations) -> Revocations {
+    let mut all = newer.clone();
+    all.hosts.extend(older.hosts.iter().cloned());
+    all.hosts.sort();
+    all.hosts.dedup();
+    all.serials.extend(older.serials.iter().cloned());
+    all.serials.sort();
+    all.serials.dedup();
+    all
 }
 
 /// Asks the host to dial a stream; the socket comes through `streams`.

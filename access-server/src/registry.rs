@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fairlead_protocol::{HostId, InstanceId, RunId};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::router::ToHost;
 
@@ -30,6 +31,8 @@ pub struct Entry {
     pub to_host: mpsc::Sender<ToHost>,
     /// Set when that queue had no room for a command: the ledger is to be read again.
     pub lagging: Arc<AtomicBool>,
+    /// Ends the link even when it is stuck.
+    pub end: CancellationToken,
 }
 
 /// What is to be done about a newcomer.
@@ -130,6 +133,7 @@ mod tests {
             serial: String::new(),
             to_host: mpsc::channel(1).0,
             lagging: Arc::default(),
+            end: CancellationToken::new(),
         }
     }
 

@@ -30,18 +30,20 @@ pub enum ToHost {
     },
 }
 
-/// Hands a stored command to the host's link, if there is one. A full queue is no loss: the link is
+/// Hands a command to the host's link, if there is one; whether there was room. A full queue is no loss: the link is
 /// marked as lagging, and reads the ledger when it has caught up.
-pub fn deliver(registry: &Registry, host: HostId, deliver: Deliver) {
+pub fn deliver(registry: &Registry, host: HostId, deliver: Deliver) -> bool {
     let Some(entry) = registry.get(host) else {
-        return;
+        return false;
     };
     let message = LinkDown {
         kind: Some(link_down::Kind::Deliver(deliver)),
     };
-    if entry.to_host.try_send(ToHost::Send(message)).is_err() {
+    let sent = entry.to_host.try_send(ToHost::Send(message)).is_ok();
+    if !sent {
         entry.lagging.store(true, Ordering::SeqCst);
     }
+    sent
 }
 
 /// Sends something that may be lost to the host's link; whether there was room.
@@ -76,6 +78,7 @@ mod tests {
             serial: String::new(),
             to_host,
             lagging: Arc::clone(&lagging),
+            end: tokio_util::sync::CancellationToken::new(),
         };
         registry.admit(host, entry, None);
         (queue, lagging)

@@ -89,6 +89,13 @@ fn end_of(row: &CommandRow, present: bool, revoked: bool, now_us: i64) -> Option
             codes::OUTCOME_UNKNOWN,
             "its host's identity was ended while the host had the command",
         )
+    } else if !present && !never_sent && row.not_after_us + KEPT_US < now_us {
+        // By now its agent has forgotten the id as well.
+        (
+            State::Unknown,
+            codes::OUTCOME_UNKNOWN,
+            "its host has not come back for a day after the deadline",
+        )
     } else if present || !never_sent {
         return None;
     } else if !row.cancel_by.is_empty() {

@@ -344,7 +344,8 @@ impl Uplink {
         };
         let (id, host) = (row.id, row.host);
         // A connected agent may have it any moment: from then on only the agent ends it.
-        let present = region.registry.get(host).is_some();
+        let was_at = region.registry.get(host).map(|entry| entry.connection);
+        let present = was_at.is_some();
         row.state = if present {
             State::Delivered
         } else {
@@ -359,16 +360,16 @@ impl Uplink {
             epoch: 0,
             region_received_us: received_us,
         };
-        if present {
-            router::deliver(&region.registry, host, deliver.clone());
-        }
+        let sent = present && router::deliver(&region.registry, host, deliver.clone());
         if !taking.outcome().await? {
             return Ok(());
         }
         region.note_stored(id, region.clock.now_us());
         region.counters.commands_taken.increment();
-        if !present && region.registry.get(host).is_some() {
-            // It has connected meanwhile, and may have read the ledger before this was in it.
+        let now_at = region.registry.get(host).map(|entry| entry.connection);
+        if now_at.is_some() && !(sent && now_at == was_at) {
+            // It has connected meanwhile and may have read the ledger before this was in it, or there
+            // was no room then.
             region.ledger.write(move |tx| tx.command_sent(id)).await?;
             router::deliver(&region.registry, host, deliver);
         }
@@ -390,9 +391,12 @@ impl Uplink {
             })
             .await?;
         if let Some(host) = host {
-            // If there is no room it is said again at the next hello; the sweeper ends it when the
-            // host is away.
-            router::send(&region.registry, host, link_down::Kind::Cancel(cancel));
+            // Without room the link reads it from the ledger; when the host is away, the sweeper ends it.
+            if !router::send(&region.registry, host, link_down::Kind::Cancel(cancel))
+                && let Some(entry) = region.registry.get(host)
+            {
+                entry.lagging.store(true, Ordering::SeqCst);
+            }
         }
         Ok(())
     }

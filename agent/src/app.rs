@@ -29,6 +29,9 @@ use crate::runtime::{ContainerRuntime, RuntimeError};
 /// Requests that wait for the executor; the link waits beyond.
 const REQUESTS_MAX: usize = 64;
 
+/// A hung engine must not keep the host from saying hello.
+const FACTS_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Ask the session to renew the certificate now; it answers with the certificate's end.
 #[derive(Debug)]
 pub struct RenewNow {
@@ -87,7 +90,13 @@ pub struct Facts {
 impl Facts {
     /// The machine, its engine, its owner's policy.
     pub async fn gather(&self) -> HostFacts {
-        self.with(self.runtime.facts().await)
+        let asked = tokio::time::timeout(FACTS_WITHIN, self.runtime.facts());
+        let engine = asked.await.unwrap_or_else(|_| EngineFacts {
+            error: "the container engine is there but does not answer".to_owned(),
+            code: fairlead_protocol::codes::ENGINE_UNAVAILABLE.to_owned(),
+            ..EngineFacts::default()
+        });
+        self.with(engine)
     }
 
     fn with(&self, engine: EngineFacts) -> HostFacts {
@@ -221,7 +230,8 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(),
         .map_err(|_| AppError::Grant(grant.run.clone()))?;
     let host = identity.host;
     let now_us = clock.now_us();
-    let _only = only_instance(&config).await?;
+    // Never closed: jobs go on until the process ends, and only then may another instance act.
+    std::mem::forget(only_instance(&config).await?);
     let journal = Journal::open(&config.journal_dir(), instance, host, grant.epoch, now_us)?;
     let mut verifier = Verifier::new(identity.root.clone(), host);
     if let Some(keys) = &identity.enrolment.command_keys {

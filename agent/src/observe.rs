@@ -28,6 +28,9 @@ use crate::runtime::{ContainerRuntime, EngineEvent, RuntimeError};
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Several events at once (a restart is five) lead to one look.
 const LOOK_AFTER_EVENT: Duration = Duration::from_millis(60);
+/// A command that has ended leads to one sooner, but not before its result is on the way: a look keeps
+/// the processors busy for a moment, here and in the servers.
+const LOOK_AFTER_ACT: Duration = Duration::from_millis(15);
 /// An engine that went away is asked again after this.
 const ENGINE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Events that wait for an acknowledgement; beyond that the oldest are dropped.
@@ -82,10 +85,21 @@ struct Act {
     ended_us: i64,
 }
 
+/// The containers as last listed.
+#[derive(Debug, Default)]
+struct Listed {
+    containers: Vec<Container>,
+    /// When the engine was asked; absent while the engine or its events are away, because then nothing
+    /// says what has changed since.
+    asked: Option<Instant>,
+    /// Containers with which something happened since, by name.
+    touched: HashMap<String, Instant>,
+}
+
 /// The newest picture, shared with the executor.
 #[derive(Clone, Default)]
 pub struct Picture {
-    containers: Arc<RwLock<Vec<Container>>>,
+    listed: Arc<RwLock<Listed>>,
     acts: Arc<Mutex<HashMap<String, VecDeque<Act>>>>,
     look: Arc<Notify>,
 }
@@ -94,10 +108,8 @@ impl Picture {
     /// The name of the container that is meant: a name means itself, else an id or its prefix.
     #[must_use]
     pub fn name_of(&self, text: &str) -> String {
-        let containers = self
-            .containers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let listed = self.listed();
+        let containers = &listed.containers;
         if containers.iter().any(|container| container.name == text) {
             return text.to_owned();
         }
@@ -114,12 +126,35 @@ impl Picture {
     /// Id and start time of the container of that name, as last seen.
     #[must_use]
     pub fn seen(&self, name: &str) -> Option<(String, i64)> {
-        let containers = self
-            .containers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        let found = containers.iter().find(|container| container.name == name)?;
+        let listed = self.listed();
+        let found = listed.containers.iter().find(|c| c.name == name)?;
         Some((found.id.clone(), found.started_us))
+    }
+
+    /// Whether what was last seen of that container still holds, as far as can be known without asking:
+    /// the engine's events flow, and none told of it and no command of ours ended on it since.
+    #[must_use]
+    pub fn is_fresh(&self, name: &str) -> bool {
+        let listed = self.listed();
+        let touched = listed.touched.get(name);
+        listed
+            .asked
+            .is_some_and(|asked| touched.is_none_or(|at| *at < asked))
+    }
+
+    fn touch(&self, name: &str) {
+        let mut listed = self.listed.write().unwrap_or_else(PoisonError::into_inner);
+        listed.touched.insert(name.to_owned(), Instant::now());
+    }
+
+    fn listed(&self) -> std::sync::RwLockReadGuard<'_, Listed> {
+        self.listed.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on nothing is known to be as it was seen.
+    fn stale(&self) {
+        let mut listed = self.listed.write().unwrap_or_else(PoisonError::into_inner);
+        listed.asked = None;
     }
 
     /// Something was done: look now.
@@ -144,6 +179,7 @@ impl Picture {
 
     /// It has ended.
     pub fn acted(&self, container: &str, command: CommandId, now_us: i64) {
+        self.touch(container);
         let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
         let of_container = acts.get_mut(container).into_iter().flatten();
         for act in of_container.filter(|act| act.command == command) {
@@ -163,7 +199,7 @@ impl Picture {
         of_container.iter().rev().find(at).map(|act| act.command)
     }
 
-    fn set(&self, containers: Vec<Container>) {
+    fn set(&self, containers: Vec<Container>, asked: Instant) {
         // Acts of containers that are gone are not asked for again.
         self.acts
             .lock()
@@ -172,10 +208,10 @@ impl Picture {
                 acts.iter().any(|act| act.ended_us == i64::MAX)
                     || containers.iter().any(|container| container.name == *name)
             });
-        *self
-            .containers
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = containers;
+        let mut listed = self.listed.write().unwrap_or_else(PoisonError::into_inner);
+        listed.containers = containers;
+        listed.asked = Some(asked);
+        listed.touched.retain(|_, at| *at >= asked);
     }
 }
 
@@ -250,7 +286,7 @@ impl Observer {
                     Some(request) => self.on_watch(request),
                     None => return,
                 },
-                () = look.notified() => look_at = Instant::now(),
+                () = look.notified() => look_at = look_at.min(Instant::now() + LOOK_AFTER_ACT),
                 event = events.next() => match event {
                     Some(Ok(event)) => {
                         self.on_event(&event);
@@ -277,6 +313,7 @@ impl Observer {
         if let Some(Err(error)) = ended {
             tracing::debug!(%error, "the engine's events ended");
         }
+        self.picture.stale();
         tokio::time::sleep(ENGINE_AGAIN_AFTER).await;
         // From the microsecond after the last one: what happened meanwhile is not missed.
         let since = if self.last_event_us == 0 {
@@ -329,6 +366,9 @@ impl Observer {
         } else {
             Causes::Life
         };
+        if causes == Causes::Life {
+            self.picture.touch(&event.name);
+        }
         let ours = self.picture.acting(&event.name, causes, event.at_us);
         if let Some(mut report) = self.log.report(event, ours) {
             report.at_us -= self.time.own_clock_ahead_us();
@@ -368,9 +408,10 @@ impl Observer {
     }
 
     async fn look(&mut self) {
+        let asked = Instant::now();
         match self.runtime.list().await {
             Ok(containers) => {
-                self.picture.set(containers);
+                self.picture.set(containers, asked);
                 if self.engine_gone || !self.engine.error.is_empty() || self.engine.kind.is_empty()
                 {
                     self.engine = self.runtime.facts().await;
@@ -381,6 +422,7 @@ impl Observer {
                 }
             }
             Err(error) => {
+                self.picture.stale();
                 self.engine = self.runtime.facts().await;
                 if !self.engine_gone {
                     self.engine_gone = true;
@@ -408,12 +450,7 @@ impl Observer {
         if self.link.is_none() || self.engine.kind.is_empty() {
             return;
         }
-        let containers = self
-            .picture
-            .containers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let containers = self.picture.listed().containers.clone();
         for part in self
             .inventory
             .parts(&containers, &self.engine, self.time.now_us())
@@ -484,12 +521,33 @@ mod tests {
             id: id.to_owned(),
             ..Container::default()
         };
-        picture.set(vec![
-            container("web", "abcd1234"),
-            container("abcd", "ffff0000"),
-        ]);
+        let listed = vec![container("web", "abcd1234"), container("abcd", "ffff0000")];
+        picture.set(listed, Instant::now());
         assert_eq!(picture.name_of("abcd12"), "web");
         assert_eq!(picture.name_of("abcd"), "abcd", "names beat prefixes");
         assert_eq!(picture.name_of("new"), "new");
+    }
+
+    #[test]
+    fn a_picture_is_fresh_until_something_happens() {
+        let picture = Picture::default();
+        assert!(!picture.is_fresh("web"), "nothing was listed yet");
+        picture.set(Vec::new(), Instant::now());
+        assert!(picture.is_fresh("web"));
+        let asked_before = Instant::now();
+        picture.acts("web", id(1), Causes::Life, 1);
+        assert!(picture.is_fresh("web"), "the act itself may rely on it");
+        picture.acted("web", id(1), 2);
+        assert!(!picture.is_fresh("web"));
+        assert!(picture.is_fresh("db"));
+        picture.set(Vec::new(), asked_before);
+        assert!(
+            !picture.is_fresh("web"),
+            "it was listed before the act ended"
+        );
+        picture.set(Vec::new(), Instant::now());
+        assert!(picture.is_fresh("web"));
+        picture.stale();
+        assert!(!picture.is_fresh("web"));
     }
 }

@@ -24,6 +24,8 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 const WAIT_FIRST: Duration = Duration::from_millis(100);
 /// Longest wait: the supervisor never gives up.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Wait after a start that did not even begin.
+const WAIT_FAILED: Duration = Duration::from_secs(2);
 /// How long an agent may take to leave when it is asked to.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// Exit code of an agent that cannot run without somebody's doing (no token, refused).
@@ -33,12 +35,12 @@ pub const EXIT_NEEDS_HELP: i32 = 78;
 #[derive(Debug, thiserror::Error)]
 pub enum SuperviseError {
     /// The state directory cannot be used.
-    #[error("cannot use {path}: {source}")]
+    #[error("cannot use {path}: {reason}")]
     State {
         /// What.
         path: String,
         /// Why.
-        source: io::Error,
+        reason: String,
     },
     /// Another supervisor serves this directory.
     #[error("another supervisor serves {0} already; one machine runs one agent")]
@@ -56,16 +58,27 @@ pub enum SuperviseError {
 /// # Errors
 /// When the state directory cannot be used or another supervisor uses it.
 pub fn supervise(state_dir: &Path, arguments: &[String]) -> Result<(), SuperviseError> {
-    files::private_dir(state_dir).map_err(|source| state_error(state_dir, source))?;
+    files::private_dir(state_dir).map_err(|error| state_error(state_dir, &error))?;
     let _lock = lock(state_dir)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(SuperviseError::Signals)?;
     let run = RunId::from_bytes(fairlead_identity::random::bytes());
     let program = std::env::current_exe().map_err(SuperviseError::Start)?;
     let mut wait = WAIT_FIRST;
     loop {
-        let epoch = next_epoch(state_dir)?;
         let started = Instant::now();
-        let mut child = start(&program, arguments, state_dir, epoch, run)?;
+        let begun = next_epoch(state_dir)
+            .and_then(|epoch| Ok((epoch, start(&program, arguments, state_dir, epoch, run)?)));
+        let (epoch, mut child) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                // A full disk passes; a supervisor that gave up would be gone for good.
+                tracing::error!(%error, "the agent cannot be started; it is tried again");
+                if interrupted_while_waiting(WAIT_FAILED, &mut signals) {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
         write_status(state_dir, &child, epoch);
         tracing::info!(pid = child.id(), epoch, "agent started");
         let Some(status) = watch(&mut child, &mut signals) else {
@@ -80,10 +93,10 @@ pub fn supervise(state_dir: &Path, arguments: &[String]) -> Result<(), Supervise
     }
 }
 
-fn state_error(path: &Path, source: io::Error) -> SuperviseError {
+fn state_error(path: &Path, error: &io::Error) -> SuperviseError {
     SuperviseError::State {
         path: path.display().to_string(),
-        source,
+        reason: error.to_string(),
     }
 }
 
@@ -95,7 +108,7 @@ fn lock(state_dir: &Path) -> Result<File, SuperviseError> {
         .write(true)
         .mode(0o600)
         .open(&path)
-        .map_err(|source| state_error(&path, source))?;
+        .map_err(|error| state_error(&path, &error))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| SuperviseError::Taken(state_dir.display().to_string()))?;
     Ok(file)
@@ -107,7 +120,7 @@ fn next_epoch(state_dir: &Path) -> Result<u64, SuperviseError> {
     let last = read_epoch(&path)?;
     let next = last + 1;
     files::replace(&path, next.to_string().as_bytes())
-        .map_err(|source| state_error(&path, source))?;
+        .map_err(|error| state_error(&path, &error))?;
     Ok(next)
 }
 
@@ -116,12 +129,12 @@ fn epoch_path(state_dir: &Path) -> PathBuf {
 }
 
 fn read_epoch(path: &Path) -> Result<u64, SuperviseError> {
-    let read = files::read_if_there(path).map_err(|source| state_error(path, source))?;
+    let read = files::read_if_there(path).map_err(|error| state_error(path, &error))?;
     let Some(bytes) = read else { return Ok(0) };
     let text = String::from_utf8_lossy(&bytes);
     text.trim().parse().map_err(|_| {
         let reason = format!("it holds {text:?}, not a number; write the last epoch into it");
-        state_error(path, io::Error::new(io::ErrorKind::InvalidData, reason))
+        state_error(path, &io::Error::new(io::ErrorKind::InvalidData, reason))
     })
 }
 
@@ -135,7 +148,7 @@ pub fn raise_epoch(state_dir: &Path, seen: u64) -> Result<bool, SuperviseError> 
         return Ok(false);
     }
     files::replace(&path, seen.to_string().as_bytes())
-        .map_err(|source| state_error(&path, source))?;
+        .map_err(|error| state_error(&path, &error))?;
     Ok(true)
 }
 

@@ -135,13 +135,14 @@ impl Dispatch {
     // === what regions say
 
     /// A command is somewhere on its way.
-    pub fn on_progress(&self, region: &str, progress: Progress) {
+    pub fn on_progress(&self, region: &str, host: &[u8], progress: Progress) {
         let Ok(id) = CommandId::from_wire(&progress.command) else {
             return;
         };
         // Of a command that has ended, or is another region's, nothing is believed or kept.
         let open = self.store.look(|tx| tx.command(id)).ok().flatten();
-        if open.is_none_or(|row| row.finished_us != 0 || row.region != region) {
+        let theirs = |row: &CommandRow| row.region == region && row.host.as_bytes()[..] == *host;
+        if open.is_none_or(|row| row.finished_us != 0 || !theirs(&row)) {
             return;
         }
         lock(&self.progress).insert(id, progress);
@@ -158,6 +159,7 @@ impl Dispatch {
         &self,
         tx: &Tx<'_>,
         region: &str,
+        host: &[u8],
         result: &CommandResult,
     ) -> Result<Option<CommandId>, StoreError> {
         let Ok(id) = CommandId::from_wire(&result.command) else {
@@ -166,8 +168,8 @@ impl Dispatch {
         let Some(row) = tx.command(id)? else {
             return Ok(None);
         };
-        if row.region != region {
-            tracing::error!(region, command = %id, "a region reports another region's command");
+        if row.region != region || row.host.as_bytes()[..] != *host {
+            tracing::error!(region, command = %id, "a result for a command of another region or host");
             return Ok(None);
         }
         let now_us = self.clock.now_us();
@@ -192,6 +194,23 @@ impl Dispatch {
         lock(&self.stored_at).remove(&id);
         let _ = self.changes.send(id);
     }
+}
+
+/// The whole list as it stands.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) fn revocations(tx: &Tx<'_>, now_us: i64) -> Result<Revocations, StoreError> {
+    Ok(Revocations {
+        version: now_us.unsigned_abs(),
+        hosts: tx
+            .revoked_hosts()?
+            .into_iter()
+            .map(HostId::to_wire)
+            .collect(),
+        serials: tx.revoked_serials()?,
+        as_of_us: now_us,
+    })
 }
 
 fn stamp(stage: Stage, at_us: i64) -> Stamp {
@@ -340,12 +359,7 @@ impl Dispatching for Dispatch {
             .store
             .write(move |tx| {
                 let hosts = tx.revoked_hosts()?;
-                let list = Revocations {
-                    version: now_us.unsigned_abs(),
-                    hosts: hosts.iter().map(|host| host.to_wire()).collect(),
-                    serials: tx.revoked_serials()?,
-                    as_of_us: now_us,
-                };
+                let list = revocations(tx, now_us)?;
                 let mut regions = Vec::new();
                 for region in tx.regions(fairlead_store::DEFAULT_TENANT)? {
                     tx.send_later(&region.name, numbered::Kind::Revocations(list.clone()))?;

@@ -280,8 +280,15 @@ fn commit_batch(connection: &mut Connection, batch: &mut Vec<Job>, path: &str) {
     let mut answers = Vec::with_capacity(batch.len());
     let committed = (|| {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for job in batch.drain(..) {
-            answers.push(job(&transaction));
+        while !batch.is_empty() {
+            answers.push(batch.remove(0)(&transaction));
+            if transaction.is_autocommit() {
+                // A full disk has undone the whole transaction, not only that job's part.
+                return Err(rusqlite::Error::SqliteFailure(
+                    rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL),
+                    Some("the transaction was undone".to_owned()),
+                ));
+            }
         }
         transaction.commit()
     })();
@@ -294,12 +301,10 @@ fn commit_batch(connection: &mut Connection, batch: &mut Vec<Job>, path: &str) {
     });
     if let Err(error) = &outcome {
         tracing::error!(error = %error, writes = answers.len(), "store could not commit");
-        if answers.is_empty() {
-            // The transaction did not even begin: were the jobs only dropped, their callers would see
-            // `Closed` through the dropped channel; they are told the true reason instead.
-            for job in batch.drain(..) {
-                refuse(job, error);
-            }
+        // These did not even run: were they only dropped, their callers would see `Closed` through the
+        // dropped channel; they are told the true reason instead.
+        for job in batch.drain(..) {
+            refuse(job, error);
         }
     }
     for answer in answers {

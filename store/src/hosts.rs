@@ -128,6 +128,20 @@ impl Tx<'_> {
             .optional()?)
     }
 
+    /// The living host of that name.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn host_named(&self, tenant: &str, name: &str) -> Result<Option<HostRow>, StoreError> {
+        Ok(self
+            .sql
+            .prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM hosts WHERE tenant = ?1 AND name = ?2 AND revoked_us = 0"
+            ))?
+            .query_row((tenant, name), host_row)
+            .optional()?)
+    }
+
     /// The living host that enrolled with that key and token: asking twice gives one host.
     ///
     /// # Errors

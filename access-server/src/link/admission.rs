@@ -15,6 +15,7 @@ use fairlead_protocol::{
 use fairlead_store::hosts::HostRow;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::{Agent, Link};
 use crate::doors;
@@ -70,8 +71,14 @@ impl Link {
             serial,
             to_host,
             lagging: Arc::default(),
+            end: CancellationToken::new(),
         };
         Self::take_place(&region, host, entry.clone()).await?;
+        // It may have been revoked since the door; from here on a new list finds it in the registry.
+        if let Some(refusal) = region.revoked(host, &entry.serial) {
+            region.registry.remove(host, connection);
+            return Err((refusal, 0));
+        }
         let now_us = region.clock.now_us();
         let presence = HostPresence {
             host: host.to_wire(),

@@ -160,9 +160,9 @@ async fn live(job: &mut Job, kind: &Kind, around: &Surroundings) -> Outcome {
     }
 }
 
-/// Looks at the container and puts the intent on disk. The two go side by side: the intent is written
-/// with what the newest picture shows of the container, and written again in the rare case that the
-/// engine shows something else.
+/// Looks at the container and puts the intent on disk. Where the newest picture of it still holds it is
+/// not looked at again; else the two go side by side: the intent is written with what the picture shows,
+/// and written again in the rare case that the engine shows something else.
 async fn prepare(job: &mut Job, kind: &Kind, around: &Surroundings) -> Result<Intent, Outcome> {
     let pictured = existing_container(kind).and_then(|name| around.picture.seen(name));
     let mut intent = Intent {
@@ -180,7 +180,10 @@ async fn prepare(job: &mut Job, kind: &Kind, around: &Surroundings) -> Result<In
         look_before(job, kind, around).await?;
         return Ok(intent);
     }
-    let before = if pictured.is_some() {
+    let before = if pictured.is_some() && needs_no_look(job, kind, around)? {
+        write_intent(job, &intent, around).await?;
+        None
+    } else if pictured.is_some() {
         let (before, written) = tokio::join!(
             look_before(job, kind, around),
             around.appender.intent(intent.clone())
@@ -213,6 +216,24 @@ async fn prepare(job: &mut Job, kind: &Kind, around: &Surroundings) -> Result<In
     };
     let _ = around.news.send(news).await;
     Ok(intent)
+}
+
+/// Whether the engine's own answer will say all that a look would: these kinds name the container to the
+/// engine, which refuses when it is not there. A precondition is always looked at.
+fn needs_no_look(job: &Job, kind: &Kind, around: &Surroundings) -> Result<bool, Outcome> {
+    let (Kind::Start(_) | Kind::Stop(_) | Kind::Restart(_) | Kind::Kill(_)) = kind else {
+        return Ok(false);
+    };
+    let Some(container) = existing_container(kind) else {
+        return Ok(false);
+    };
+    if job.command.precondition.is_some() || !around.picture.is_fresh(container) {
+        return Ok(false);
+    }
+    match around.policy.check_named(&job.command, container) {
+        Ok(()) => Ok(true),
+        Err(refusal) => Err(Outcome::failed(refusal.code, refusal.message)),
+    }
 }
 
 fn see(intent: &mut Intent, detail: &ContainerDetail) {

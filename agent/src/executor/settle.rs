@@ -273,8 +273,15 @@ async fn executed(
     loop {
         match runtime.exec_state(exec).await? {
             ExecState::Running => tokio::time::sleep(ASK_AGAIN_AFTER).await,
-            // Made and never started; the engine refuses a second start, so a new one is safe.
-            ExecState::Created => return Ok(Settled::NotDone),
+            // Made and not started, as far as is known: this very one is started, because the engine
+            // refuses to start it twice, and a new one might run beside it.
+            ExecState::Created => {
+                let Kind::Exec(wanted) = before.kind else {
+                    return Ok(Settled::NotDone);
+                };
+                let outcome = super::attached::run_exec(runtime, exec, wanted, None).await?;
+                return Ok(Settled::Done(outcome));
+            }
             ExecState::Exited(code) => {
                 let mut outcome = exited(code);
                 "the agent was restarted while it ran: its output was lost"

@@ -184,7 +184,11 @@ impl Executor {
                 continue;
             };
             tracing::info!(command = %id, kind = kind.name(), "settling what an earlier instance began");
-            let lane = kind.lane();
+            // As it was resolved when the command was accepted.
+            let lane = match intent.lane.strip_prefix("container/") {
+                Some(name) => Lane::Container(name.to_owned()),
+                None => kind.lane(),
+            };
             self.lanes.accept(id, lane.clone(), manner(kind));
             let live = Live {
                 stamps: intent.stamps.clone(),

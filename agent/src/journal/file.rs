@@ -357,6 +357,8 @@ impl WriterThread {
         };
         if reading.torn {
             tracing::error!(path = %self.path.display(), "journal is damaged; it is not written anew");
+            self.length_when_new = self.length;
+            self.grown.store(false, Ordering::Relaxed);
             return;
         }
         let mut all = vec![JournalRecord {

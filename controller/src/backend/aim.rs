@@ -115,7 +115,7 @@ fn the_only(mut hosts: Vec<HostRow>) -> Result<HostRow, ApiError> {
 }
 
 /// The name of the existing container that an action is about, where it is about one.
-fn container_of(action: &mut Action) -> Option<&mut String> {
+pub(super) fn container_of(action: &mut Action) -> Option<&mut String> {
     match action {
         Action::Start { container }
         | Action::Stop { container, .. }

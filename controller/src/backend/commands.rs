@@ -19,7 +19,7 @@ use futures_util::stream::{self, BoxStream};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::Instant;
 
-use super::aim::aim;
+use super::aim::{aim, container_of};
 use super::dispatch::{Dispatching, NewCommand};
 use super::hosts::{is_visible, pick};
 use super::{ControllerBackend, Note, convert, show, spec, store_error};
@@ -87,13 +87,10 @@ impl ControllerBackend {
             return Err(invalid(format!("deadline_s must be 1 to {max}")));
         }
         let mut precondition = convert::precondition(request.precondition.as_ref())?;
-        let hosts = self.visible_hosts(caller).await?;
-        let aimed = aim(
-            &self.parts.fleet,
-            hosts,
-            request.host.as_deref(),
-            request.action,
-        )?;
+        let (host, mut action) = (request.host.as_deref(), request.action);
+        let container = container_of(&mut action).map(|container| container.as_str());
+        let hosts = self.meant_hosts(caller, host, container).await?;
+        let aimed = aim(&self.parts.fleet, hosts, host, action)?;
         if let Some(container_id) = aimed.must_be
             && precondition
                 .as_ref()
@@ -165,7 +162,11 @@ impl ControllerBackend {
         };
         let host = host.filter(|host| is_visible(caller, host));
         match host {
-            Some(host) if row.tenant == caller.tenant && row.request_hash == request_hash => {
+            Some(host)
+                if row.tenant == caller.tenant
+                    && row.token_id == caller.token_id
+                    && row.request_hash == request_hash =>
+            {
                 Ok(Some((row, host)))
             }
             _ => Err(ApiError::new(

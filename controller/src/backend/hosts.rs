@@ -31,6 +31,50 @@ impl ControllerBackend {
             .collect())
     }
 
+    /// The visible hosts that a request may mean: those it names, or those known to have the container;
+    /// all of them where that leaves it open (an id, an unknown name).
+    pub(super) async fn meant_hosts(
+        &self,
+        caller: &Caller,
+        host: Option<&str>,
+        container: Option<&str>,
+    ) -> Result<Vec<HostRow>, ApiError> {
+        let container = container.map(|typed| typed.trim_start_matches('/'));
+        let path = container.and_then(|typed| typed.split_once('/'));
+        let names: Vec<&str> = host.into_iter().chain(path.map(|(host, _)| host)).collect();
+        let rows = if names.is_empty() {
+            let having = container.map(|name| self.parts.fleet.hosts_with(name));
+            let having = having.unwrap_or_default();
+            self.look(|tx| having.into_iter().map(|id| tx.host(id)).collect())?
+        } else {
+            self.look(|tx| {
+                names
+                    .iter()
+                    .map(|name| tx.host_named(&caller.tenant, name))
+                    .collect()
+            })?
+        };
+        let rows: Vec<Option<HostRow>> = rows;
+        let is_seen = |row: &HostRow| {
+            row.tenant == caller.tenant && row.revoked_us == 0 && is_visible(caller, row)
+        };
+        let seen: Vec<HostRow> = rows
+            .iter()
+            .flatten()
+            .filter(|row| is_seen(row))
+            .cloned()
+            .collect();
+        let is_certain = if names.is_empty() {
+            !seen.is_empty()
+        } else {
+            seen.len() == names.len()
+        };
+        if is_certain {
+            return Ok(seen);
+        }
+        self.visible_hosts(caller).await
+    }
+
     pub(super) async fn list_hosts(&self, caller: &Caller) -> Result<Vec<Host>, ApiError> {
         let rows = self.visible_hosts(caller).await?;
         Ok(rows.iter().map(|row| self.parts.fleet.host(row)).collect())

@@ -64,6 +64,11 @@ pub(super) fn command(
     }
 }
 
+/// True before and after that moment: a command of a host that does not answer may have begun in time.
+fn until_when(until: jiff::Timestamp) -> String {
+    format!("waits until {until}, and is not begun after that")
+}
+
 /// Why it has not begun, in words.
 fn waiting_for(
     row: &CommandRow,
@@ -81,15 +86,19 @@ fn waiting_for(
         let since = time(since_us);
         match state {
             "offline" => {
-                return format!("host {name} is offline since {since}; waits until {until}");
-            }
-            "unknown" => {
                 return format!(
-                    "region {} is not connected since {since}; waits until {until}",
-                    host.region
+                    "host {name} is offline since {since}; {}",
+                    until_when(until)
                 );
             }
-            "held" => return format!("host {name} is held: {reason}; waits until {until}"),
+            "unknown" => {
+                let region = &host.region;
+                return format!(
+                    "region {region} is not connected since {since}; {}",
+                    until_when(until)
+                );
+            }
+            "held" => return format!("host {name} is held: {reason}; {}", until_when(until)),
             "revoked" => return format!("host {name} was revoked; ends at {until}"),
             _ => {}
         }

@@ -29,15 +29,29 @@ pub enum Resolved {
 }
 
 impl Fleet {
+    /// Hosts that are known to have a container of that name, or whose id begins so.
+    #[must_use]
+    pub fn hosts_with(&self, container: &str) -> Vec<HostId> {
+        let inner = self.read();
+        let is_meant = |known: &fairlead_protocol::Container| {
+            known.name == container || (is_prefix(container) && known.id.starts_with(container))
+        };
+        let pictures = inner
+            .hosts
+            .iter()
+            .filter_map(|(id, host)| Some((*id, host.picture.as_ref()?)));
+        pictures
+            .filter(|(_, picture)| picture.entries().iter().any(|entry| is_meant(&entry.container)))
+            .map(|(id, _)| id)
+            .collect()
+    }
+
     /// The container of that name, or whose id begins so, on one of these hosts. Names go before
     /// ids, so that nothing that happens to look like an id hides a name.
     #[must_use]
     pub fn resolve_container(&self, hosts: &[HostRow], container: &str) -> Resolved {
         let inner = self.read();
-        let is_prefix = container.len() >= ID_PREFIX_MIN
-            && container
-                .bytes()
-                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let is_prefix = is_prefix(container);
         let mut named = Vec::new();
         let mut begun = Vec::new();
         for row in hosts {
@@ -75,4 +89,9 @@ impl Fleet {
             }
         }
     }
+}
+
+fn is_prefix(text: &str) -> bool {
+    let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    text.len() >= ID_PREFIX_MIN && text.bytes().all(is_hex)
 }

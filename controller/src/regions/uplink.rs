@@ -129,6 +129,9 @@ impl Uplink {
             .write(move |tx| {
                 let missing = tx.meet(&region, taken, kept_from)?;
                 tx.region_seen(&region, now_us, &software)?;
+                // What was revoked while the region was away, or before its ledger was lost.
+                let list = crate::dispatch::revocations(tx, now_us)?;
+                tx.send_later(&region, numbered::Kind::Revocations(list))?;
                 Ok((missing, tx.watermarks(&region)?))
             })
             .await?;
@@ -297,7 +300,9 @@ impl Uplink {
             }
             Some(K::Progress(said)) if centre.is_home(&self.region, &said.host) => {
                 if let Some(progress) = said.progress {
-                    centre.dispatch.on_progress(&self.region, progress);
+                    centre
+                        .dispatch
+                        .on_progress(&self.region, &said.host, progress);
                 }
             }
             // A region that speaks for another's hosts is not heard.
@@ -414,7 +419,7 @@ fn record(
                 return Ok(Taken::Nothing);
             };
             let state = State::try_from(result.state).unwrap_or(State::Unknown);
-            let id = dispatch.record_result(tx, region, result)?;
+            let id = dispatch.record_result(tx, region, &said.host, result)?;
             Ok(id.map_or(Taken::Nothing, |id| Taken::Finished(id, state)))
         }
         Some(numbered::Kind::Event(said)) => {
