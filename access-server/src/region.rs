@@ -174,6 +174,13 @@ impl Region {
         }
     }
 
+    /// As [`Self::tell`], for what comes again by itself.
+    pub fn tell_if_room(&self, kind: uplink_up::Kind) {
+        if self.is_attached() {
+            let _ = self.volatile.try_send(UplinkUp { kind: Some(kind) });
+        }
+    }
+
     /// Notes and tells that a host came, went or changed.
     pub fn note_presence(&self, host: HostId, presence: HostPresence) {
         self.fleet.presence(host, presence.clone());

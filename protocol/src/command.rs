@@ -203,7 +203,7 @@ impl crate::wire::Stage {
             Self::EngineCalled => "engine_called",
             Self::EngineAnswered => "engine_answered",
             Self::ResultStored => "result_stored",
-            Self::RegionResultStored => "region_result_stored",
+            Self::RegionResultReceived => "region_result_received",
             Self::Recorded => "recorded",
             Self::Settled => "settled",
             Self::Resent => "resent",

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use fairlead_protocol::{
     CancelRefused, CommandId, CommandProgress, CommandResult, EventAck, HostId, HostInventory,
-    HostMetrics, LinkDown, LinkUp, Progress, RegionResult, ResultAck, ResultPart, Stage, Stamp,
-    State, StreamRefused, Unsupported, codes, limits, link_down, link_up, numbered, uplink_up,
+    HostMetrics, LinkDown, LinkUp, Numbered, Progress, RegionResult, ResultAck, ResultPart, Stage,
+    Stamp, State, StreamRefused, Unsupported, codes, limits, link_down, link_up, numbered,
+    uplink_up,
 };
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Enqueued, StoreError, Tx};
@@ -19,6 +20,8 @@ use crate::router::ToHost;
 
 /// Bodies of results that are being received on one link, together.
 const BODIES_BYTES_MAX: usize = 2 * limits::RESULT_BODY_BYTES_MAX;
+/// Results with more of a body take the ordinary way only.
+const BODY_AHEAD_BYTES_MAX: usize = 4096;
 /// Events and results that are recorded of one host within [`EVENTS_WINDOW`]; a restart makes six.
 const EVENTS_PER_WINDOW_MAX: u32 = 1000;
 /// See [`EVENTS_PER_WINDOW_MAX`].
@@ -163,6 +166,7 @@ impl Link {
         let host = self.host;
         let stored_us = self.region.take_stored(id);
         let now_us = self.region.clock.now_us();
+        self.send_ahead(id, &result, stored_us, now_us);
         let recording = self
             .region
             .ledger
@@ -189,6 +193,37 @@ impl Link {
             }
         });
         Ok(())
+    }
+
+    /// Tells the centre at once, side by side with the ledger's sync. The original, with its number,
+    /// follows from the outbox; the agent keeps the result until the ledger has it.
+    fn send_ahead(
+        &self,
+        id: CommandId,
+        result: &CommandResult,
+        stored_us: Option<i64>,
+        now_us: i64,
+    ) {
+        if result.body.len() > BODY_AHEAD_BYTES_MAX {
+            return;
+        }
+        // A very fast one may be here before its command is committed; it takes the ordinary way.
+        let Ok(Some(row)) = self.region.ledger.look(|tx| tx.command(id)) else {
+            return;
+        };
+        if row.host != self.host || row.finished_us != 0 {
+            return;
+        }
+        let mut result = result.clone();
+        complete(&mut result, row.stamps, stored_us, now_us);
+        let report = RegionResult {
+            host: self.host.to_wire(),
+            result: Some(result),
+        };
+        self.region.tell_if_room(uplink_up::Kind::Report(Numbered {
+            seq: 0,
+            kind: Some(numbered::Kind::Result(report)),
+        }));
     }
 
     /// Answers once the ledger has synced, without holding the link up meanwhile. An answer that finds
@@ -237,10 +272,7 @@ fn record(
     if row.host != host {
         return Ok(Known::Another);
     }
-    let stored = stored_us.map(|at_us| stamp(Stage::RegionStored, at_us));
-    let before = row.stamps.into_iter().chain(stored);
-    result.stamps = before.chain(result.stamps).collect();
-    result.stamps.push(stamp(Stage::RegionResultStored, now_us));
+    complete(&mut result, row.stamps, stored_us, now_us);
     if tx.finish_command(id, &result, now_us)? {
         let report = RegionResult {
             host: host.to_wire(),
@@ -249,6 +281,21 @@ fn record(
         tx.send_later(CENTRE, numbered::Kind::Result(report))?;
     }
     Ok(Known::Recorded)
+}
+
+/// Puts the region's stations into the result's timeline.
+fn complete(
+    result: &mut CommandResult,
+    before: Vec<Stamp>,
+    stored_us: Option<i64>,
+    received_us: i64,
+) {
+    let stored = stored_us.map(|at_us| stamp(Stage::RegionStored, at_us));
+    let reported = std::mem::take(&mut result.stamps);
+    result.stamps = before.into_iter().chain(stored).chain(reported).collect();
+    result
+        .stamps
+        .push(stamp(Stage::RegionResultReceived, received_us));
 }
 
 enum Known {

@@ -428,7 +428,7 @@ pub struct Command {
 pub struct Stamp {
     /// `accepted`, `stored`, `region_received`, `region_stored`, `delivered`, `verified`,
     /// `intent_stored`, `engine_called`, `engine_answered`, `result_stored`,
-    /// `region_result_stored`, `recorded`, `settled`, `resent`.
+    /// `region_result_received`, `recorded`, `settled`, `resent`.
     pub stage: String,
     /// When, by the server's clock.
     pub at: Timestamp,

@@ -264,7 +264,7 @@ fn station(stamp: &Stamp, command: &Command) -> String {
         "engine_called" => "engine called".to_owned(),
         "engine_answered" => "engine answered".to_owned(),
         "result_stored" => "result on the host's disk".to_owned(),
-        "region_result_stored" => format!("result on region {}'s disk", command.region),
+        "region_result_received" => format!("result reached region {}", command.region),
         "recorded" => "result on the controller's disk".to_owned(),
         "settled" => "settled after a crash".to_owned(),
         "resent" => "delivered again".to_owned(),

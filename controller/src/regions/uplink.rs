@@ -278,10 +278,12 @@ impl Uplink {
                         None => break,
                     }
                 }
-                let seq = reports.last().map_or(0, |last| last.seq);
+                let seq = reports.iter().map(|report| report.seq).max();
                 self.on_reports(reports).await?;
-                let ack = uplink_down::Kind::Ack(Ack { seq });
-                socket.send(&UplinkDown { kind: Some(ack) }).await?;
+                if let Some(seq) = seq.filter(|seq| *seq > 0) {
+                    let ack = uplink_down::Kind::Ack(Ack { seq });
+                    socket.send(&UplinkDown { kind: Some(ack) }).await?;
+                }
                 if let Some(other) = other {
                     // Not a report, so this goes no deeper than once.
                     return Box::pin(self.on_message(socket, other)).await;
@@ -385,7 +387,9 @@ impl Uplink {
             .write(move |tx| {
                 let mut taken = Vec::new();
                 for (report, home) in &judged {
-                    if tx.take_from(&region, report.seq)? && *home {
+                    let is_ahead =
+                        report.seq == 0 && matches!(report.kind, Some(numbered::Kind::Result(_)));
+                    if (is_ahead || tx.take_from(&region, report.seq)?) && *home {
                         taken.push(record(tx, &dispatch, &region, report)?);
                     }
                 }

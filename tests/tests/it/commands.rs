@@ -43,7 +43,7 @@ async fn a_restart_goes_through_all_four_processes_once() {
         "engine_called",
         "engine_answered",
         "result_stored",
-        "region_result_stored",
+        "region_result_received",
         "recorded",
     ];
     for station in way {
