@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use fairlead_api::server::{Limits, serve};
 use fairlead_daemon::clock::Clock;
+use fairlead_daemon::files::{self, ClaimError};
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::chain::Usage;
 use fairlead_identity::tls::{self, Expected, Trust};
@@ -26,6 +27,9 @@ use crate::{listener, metrics, sweeper, uplink};
 /// Why the access server does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
+    /// The data directory is another process's.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// It serves no region.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -75,6 +79,7 @@ impl App {
     /// # Errors
     /// When any of that fails.
     pub async fn build(config: Config) -> Result<Self, AppError> {
+        files::claim(&config.data_dir)?;
         let agents = listen(config.agent_listen).await?;
         let web = listen(config.listen).await?;
         let joined = join(&config).await?;
@@ -97,7 +102,7 @@ impl App {
             Expected::Controller,
             Some(joined.server.clone()),
         )?;
-        let dialler = Dialler::new(dialler_tls, Some(joined.root.clone()));
+        let dialler = Dialler::new(dialler_tls, Some(joined.root.clone()), version::sni::UPLINK);
         let web_tls = Arc::new(tls::https(joined.web)?);
         let (region, volatile) = Region::new(RegionParts {
             name: joined.region,

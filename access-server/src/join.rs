@@ -139,7 +139,7 @@ async fn ask(config: &Config, keys: &Keys) -> Result<RegionEnrolReply, JoinError
     let token: JoinToken = text.parse()?;
     let tls = tls::client(Trust::RootHash(token.ca_hash), Expected::Controller, None)
         .map_err(|error| JoinError::Keys(error.to_string()))?;
-    let (mut socket, _): (Socket<UplinkUp, UplinkDown>, _) = Dialler::new(tls, None)
+    let (mut socket, _): (Socket<UplinkUp, UplinkDown>, _) = Dialler::new(tls, None, version::sni::UPLINK)
         .messages(
             &config.controller,
             version::paths::ENROL,

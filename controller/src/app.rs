@@ -6,6 +6,7 @@ use std::time::Duration;
 use fairlead_api::server::{Limits, serve};
 use fairlead_api::{Options, router};
 use fairlead_daemon::clock::Clock;
+use fairlead_daemon::files::{self, ClaimError};
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::{random, tls};
 use fairlead_link::accept::Acceptor;
@@ -35,6 +36,9 @@ const FOLLOWERS_MAX: usize = 2048;
 /// Why the controller does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
+    /// The data directory is another process's.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// The CA cannot be used.
     #[error(transparent)]
     Authority(#[from] CaError),
@@ -88,6 +92,7 @@ impl App {
         if !config.public_url.starts_with("https://") {
             return Err(AppError::PublicUrl(config.public_url));
         }
+        files::claim(&config.data_dir)?;
         let web = listen(config.listen).await?;
         let uplinks = listen(config.uplink_listen).await?;
         let clock = Clock::system();

@@ -6,6 +6,67 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use rustix::fs::{FlockOperation, Mode, flock};
+
+/// The file in a data directory whose lock says that a process works there.
+const LOCK_FILE: &str = "lock";
+
+/// Why a process may not work in a data directory.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// Another process works there.
+    #[error(
+        "another process works with {0} already (already_running): end it first, or give this one a \
+         data directory of its own with --data-dir"
+    )]
+    Taken(String),
+    /// The directory or its lock cannot be used.
+    #[error("cannot use {path}: {reason}")]
+    File {
+        /// What.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Claims a data directory (made when it is not there) for the life of this process: the kernel gives
+/// it free when the process is gone, however it ended.
+///
+/// # Errors
+/// When another process has it, or it cannot be used. Nothing in it was touched then.
+pub fn claim(dir: &Path) -> Result<(), ClaimError> {
+    // Never dropped: whatever still writes there while the process leaves is this process too.
+    std::mem::forget(locked(dir)?);
+    Ok(())
+}
+
+fn locked(dir: &Path) -> Result<File, ClaimError> {
+    let unusable = |path: &Path, error: &io::Error| ClaimError::File {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    };
+    private_dir(dir).map_err(|error| unusable(dir, &error))?;
+    let path = dir.join(LOCK_FILE);
+    let mut make = OpenOptions::new();
+    make.create(true).truncate(false).write(true).mode(0o600);
+    let file = make
+        .open(&path)
+        // A disk that takes nothing any more can still be read from.
+        .or_else(|error| File::open(&path).map_err(|_| error))
+        .map_err(|error| unusable(&path, &error))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(ClaimError::Taken(dir.display().to_string())),
+        Err(error) => Err(unusable(&path, &error.into())),
+    }
+}
+
+/// From here on whatever this process makes is for its owner only. Called once, by `main`.
+pub fn private_by_default() {
+    let _ = rustix::process::umask(Mode::RWXG | Mode::RWXO);
+}
+
 /// Replaces (or makes) a file that only its owner can read. Either the old content or the new one
 /// is there afterwards, never a mixture.
 ///
@@ -62,5 +123,23 @@ pub fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
         Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let held = locked(&data).unwrap();
+        let error = locked(&data).unwrap_err();
+        assert!(matches!(error, ClaimError::Taken(_)), "{error}");
+        assert!(error.to_string().contains(&data.display().to_string()));
+        assert!(error.to_string().contains("already_running"));
+        drop(held);
+        locked(&data).unwrap();
     }
 }

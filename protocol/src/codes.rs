@@ -43,6 +43,12 @@ codes! {
     PROTOCOL_VIOLATION = "protocol_violation";
     /// Too many at once; come back later.
     BUSY = "busy";
+    /// The proxy wants a user and password, or other ones.
+    PROXY_AUTH = "proxy_auth";
+    /// The proxy is not there, does not answer, or is none.
+    PROXY_UNREACHABLE = "proxy_unreachable";
+    /// The proxy does not connect to that address.
+    PROXY_REFUSED = "proxy_refused";
 
     // The API.
     /// No or an invalid API token.
@@ -81,6 +87,8 @@ codes! {
     REGION_OFFLINE = "region_offline";
     /// The disk is full or cannot be written; nothing was accepted.
     STORAGE_UNAVAILABLE = "storage_unavailable";
+    /// Another process works with the same data directory.
+    ALREADY_RUNNING = "already_running";
     /// A defect of ours.
     INTERNAL = "internal";
 

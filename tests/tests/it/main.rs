@@ -19,3 +19,4 @@ mod exec;
 mod hostile;
 mod lanes;
 mod liar;
+mod one_process;
