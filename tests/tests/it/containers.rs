@@ -276,8 +276,14 @@ async fn looking_changes_nothing_and_tells_the_truth() {
     fleet.done(Action::Ping {}).await;
 
     let before = fleet.api.host(&host).await.unwrap();
-    let renewed = fleet.done(Action::RenewCertificate {}).await;
-    assert!(renewed.output.unwrap()["not_after_s"].as_i64().is_some());
+    // Ends are whole seconds: one renewed in the second of the first ends with it.
+    wait_for("a certificate that ends later", SOON, async || {
+        let renewed = fleet.done(Action::RenewCertificate {}).await;
+        let ends = renewed.output.unwrap()["not_after_s"].as_i64().unwrap();
+        let ended = before.certificate_expires_at.map(|at| at.as_second());
+        (Some(ends) > ended).then_some(()).ok_or(ends)
+    })
+    .await;
     wait_for(
         "the new certificate is known at the centre",
         SOON,
