@@ -281,7 +281,8 @@ async fn looking_changes_nothing_and_tells_the_truth() {
         let renewed = fleet.done(Action::RenewCertificate {}).await;
         let ends = renewed.output.unwrap()["not_after_s"].as_i64().unwrap();
         let ended = before.certificate_expires_at.map(|at| at.as_second());
-        (Some(ends) > ended).then_some(()).ok_or(ends)
+        let later = Some(ends) > ended;
+        later.then_some(()).ok_or_else(|| format!("{ends}"))
     })
     .await;
     wait_for(
