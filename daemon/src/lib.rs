@@ -5,3 +5,4 @@ pub mod clock;
 pub mod shutdown;
 pub mod telemetry;
 pub mod files;
+pub mod process;
