@@ -123,7 +123,10 @@ async fn open(
     let hello = Hello {
         version_min: version::OLDEST,
         version_max: version::NEWEST,
-        software: concat!("fairlead-access-server ", env!("CARGO_PKG_VERSION")).to_owned(),
+        software: format!(
+            "fairlead-access-server {}",
+            fairlead_protocol::software::version()
+        ),
         instance: bytes::Bytes::copy_from_slice(&fairlead_identity::random::bytes::<16>()),
         taken: marks.taken,
         kept_from: marks.kept_from,

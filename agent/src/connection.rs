@@ -199,7 +199,7 @@ impl Connection {
         let hello = Hello {
             version_min: version::OLDEST,
             version_max: version::NEWEST,
-            software: concat!("fairlead-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
+            software: format!("fairlead-agent {}", fairlead_protocol::software::version()),
             features: version::AGENT_FEATURES
                 .iter()
                 .map(|&f| f.to_owned())

@@ -157,7 +157,7 @@ impl App {
             clock: clock.clone(),
             ca_hash: authority.root.hash(),
             uplink_addresses: vec![config.uplink_address.clone()],
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: fairlead_protocol::software::version().to_owned(),
         });
         let centre = Arc::new(Centre {
             store,

@@ -245,7 +245,10 @@ impl Link {
     ) -> Result<(), SocketError> {
         let welcome = Welcome {
             version,
-            software: concat!("fairlead-access-server ", env!("CARGO_PKG_VERSION")).to_owned(),
+            software: format!(
+                "fairlead-access-server {}",
+                fairlead_protocol::software::version()
+            ),
             features: Vec::new(),
             server: self.region.server.to_string(),
             connection: self.connection,

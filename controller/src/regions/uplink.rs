@@ -140,12 +140,10 @@ impl Uplink {
         }
         let welcome = Welcome {
             version,
-            software: concat!("fairlead-controller ", env!("CARGO_PKG_VERSION")).to_owned(),
+            software: format!("fairlead-controller {}", fairlead_protocol::software::version()),
             server: fairlead_identity::Role::Controller.to_string(),
             server_time_us: now_us,
-            command_keys: Some(CommandKeys {
-                chains: vec![centre.authority.signer.chain()],
-            }),
+            command_keys: Some(centre.authority.command_keys()),
             taken: marks.taken,
             kept_from: marks.kept_from,
             ..Welcome::default()

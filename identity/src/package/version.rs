@@ -18,7 +18,7 @@ pub struct VersionError;
 /// A version of Fairlead's programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version {
-    numbers: [u64; 3],
+    numbers: [u32; 3],
     /// Empty for a final version.
     pre: Vec<Part>,
 }
@@ -26,7 +26,7 @@ pub struct Version {
 /// Variants in SemVer's order: numbers rank below words.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
-    Number(u64),
+    Number(u32),
     Word(String),
 }
 
@@ -56,7 +56,7 @@ impl FromStr for Version {
 }
 
 /// Decimal digits without leading zeros: one number, one way to write it.
-fn number(text: &str) -> Option<u64> {
+fn number(text: &str) -> Option<u32> {
     let canonical = text == "0" || (!text.starts_with('0') && !text.is_empty());
     if canonical && text.bytes().all(|b| b.is_ascii_digit()) {
         text.parse().ok()
