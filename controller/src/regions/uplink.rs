@@ -143,7 +143,9 @@ impl Uplink {
             software: format!("fairlead-controller {}", fairlead_protocol::software::version()),
             server: fairlead_identity::Role::Controller.to_string(),
             server_time_us: now_us,
-            command_keys: Some(centre.authority.command_keys()),
+            command_keys: Some(CommandKeys {
+                chains: vec![centre.authority.signer.chain()],
+            }),
             taken: marks.taken,
             kept_from: marks.kept_from,
             ..Welcome::default()
