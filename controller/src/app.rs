@@ -28,6 +28,9 @@ use crate::streams::Streams;
 /// How often what is merely good to keep is kept.
 const HOUSEKEEP_EVERY: Duration = Duration::from_secs(2);
 
+/// How often it is asked whether the command key needs its next certificate.
+const LOOK_AT_COMMAND_KEY_EVERY: Duration = Duration::from_secs(24 * 3600);
+
 /// Command streams of clients at a time.
 const STREAMS_MAX: usize = 2048;
 /// Followers of events and commands at a time.
@@ -191,6 +194,7 @@ impl App {
             followers_max: FOLLOWERS_MAX,
         };
         let router = router(Arc::<ControllerBackend>::clone(&self.backend), options);
+        let dispatch = Arc::clone(&self.centre.dispatch);
         let (served, ..) = tokio::join!(
             serve(
                 self.web,
@@ -200,10 +204,25 @@ impl App {
                 Limits::default()
             ),
             regions::run(self.uplinks, self.acceptor, self.centre, shutdown.clone()),
-            housekeep(self.backend, shutdown),
+            housekeep(self.backend, shutdown.clone()),
+            keep_command_key(dispatch, shutdown),
         );
         if let Err(error) = served {
             tracing::error!(%error, "https ended");
+        }
+    }
+}
+
+async fn keep_command_key(dispatch: Arc<Dispatch>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(LOOK_AT_COMMAND_KEY_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = dispatch.renew_command_key().await {
+            tracing::error!(%error, "the command key's certificate was not renewed");
         }
     }
 }

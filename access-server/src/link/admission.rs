@@ -105,6 +105,7 @@ impl Link {
             beat_at: now + interval,
             bodies: HashMap::new(),
             challenge: None,
+            keys: region.command_keys(),
             entry,
             events: 0,
             events_since: now,
@@ -255,7 +256,7 @@ impl Link {
             server_time_us: self.region.clock.now_us(),
             ping_interval_ms: self.region.ping_interval_ms,
             addresses: self.region.addresses.clone(),
-            command_keys: Some(self.region.command_keys()),
+            command_keys: Some(self.keys.borrow().clone()),
             epoch,
             ..Welcome::default()
         };
