@@ -117,8 +117,11 @@ impl Connection {
             let addresses = self.all_addresses().await;
             let Some(address) = addresses.get(attempt % addresses.len().max(1)).cloned() else {
                 tracing::error!(
-                    "no address of an access server is known: pass --address HOST:PORT"
+                    "no address of an access server is known: pass --address HOST:PORT or \
+                     FAIRLEAD_ADDRESS"
                 );
+                // The supervisor starts another instance, which may be told one.
+                shutdown.cancel();
                 return;
             };
             let started = self.clock.boot_us();
