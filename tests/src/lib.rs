@@ -13,6 +13,7 @@
 //! | `client` | the HTTP API, typed |
 //! | `stream` | a command's stream |
 //! | `disk` | a small disk that can be filled |
+//! | `hosts` | machines with systemd and an engine of their own |
 //! | `engine` | the container engine, asked through its own CLI |
 //! | `ports` | ports that nobody else takes |
 //! | `wait` | the one place that sleeps |
@@ -25,6 +26,7 @@ pub mod client;
 pub mod disk;
 pub mod engine;
 pub mod fleet;
+pub mod hosts;
 pub mod ports;
 pub mod process;
 pub mod programs;

@@ -19,6 +19,7 @@ mod withdrawn;
 mod containers;
 mod exec;
 mod hostile;
+mod hosts;
 mod lanes;
 mod liar;
 mod one_process;

@@ -1,0 +1,70 @@
+//! What runs that were killed left behind in the engine, known by a label that says who made it.
+
+use std::path::Path;
+
+use super::run::{docker, docker_says};
+
+/// On everything that is made here; `./dev` looks for it too.
+pub(super) const LABEL: &str = "fairlead.test-host";
+
+/// The label of this process: `PID.START.NAMESPACE`. A pid is used again, a start time with it is not;
+/// of another pid namespace nothing can be said.
+pub(super) fn label() -> String {
+    let pid = std::process::id();
+    let start = started(pid).expect("this process has a start time");
+    format!("{LABEL}={pid}.{start}.{}", namespace())
+}
+
+fn started(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The 22nd field; the second, in parentheses, may hold blanks.
+    let after_name = stat.rsplit(") ").next()?;
+    after_name.split(' ').nth(19).map(str::to_owned)
+}
+
+fn namespace() -> String {
+    let link = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let digits = |c: &char| c.is_ascii_digit();
+    link.to_string_lossy().chars().filter(digits).collect()
+}
+
+/// Whether the process that a label names is gone for sure.
+fn is_dead(owner: &str) -> bool {
+    let mut parts = owner.split('.');
+    let (Some(pid), Some(start), Some(space)) = (parts.next(), parts.next(), parts.next()) else {
+        return false;
+    };
+    let Ok(pid) = pid.parse() else { return false };
+    space == namespace()
+        && Path::new("/proc/self").exists()
+        && started(pid).as_deref() != Some(start)
+}
+
+/// Removes what dead processes made: containers first, they hold the rest.
+pub(super) async fn sweep() {
+    let filter = format!("label={LABEL}");
+    let format = format!("{{{{.ID}}}} {{{{.Label \"{LABEL}\"}}}}");
+    let kinds: [(&[&str], &[&str]); 2] = [
+        (&["ps", "-a"], &["rm", "-f", "-v"]),
+        (&["network", "ls"], &["network", "rm"]),
+    ];
+    for (list, remove) in kinds {
+        let list = [list, &["--filter", &filter, "--format", &format]].concat();
+        for line in docker_says(&list).await.lines() {
+            if let Some((id, owner)) = line.split_once(' ')
+                && is_dead(owner)
+            {
+                docker(&[remove, &[id]].concat()).await;
+            }
+        }
+    }
+    // The list of images has no labels in it.
+    let listed = docker_says(&["image", "ls", "-q", "--filter", &filter]).await;
+    let format = format!("{{{{index .Config.Labels \"{LABEL}\"}}}}");
+    for id in listed.lines() {
+        let owner = docker(&["image", "inspect", "--format", &format, id]).await;
+        if owner.is_ok() && is_dead(owner.stdout.trim()) {
+            docker(&["image", "rm", id]).await;
+        }
+    }
+}
