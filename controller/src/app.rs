@@ -21,12 +21,17 @@ use crate::dispatch::Dispatch;
 use crate::feed::Feed;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::packages::{self, Packages};
 use crate::regions::{self, Centre, Regions};
 use crate::setup::{Setup, SetupError};
 use crate::streams::Streams;
+use crate::web_certificate::{WebCertificate, WebCertificateError};
 
 /// How often what is merely good to keep is kept.
 const HOUSEKEEP_EVERY: Duration = Duration::from_secs(2);
+
+/// How often the files of the https certificate are looked at.
+const WEB_CERTIFICATE_LOOKED_AT_EVERY: Duration = Duration::from_secs(30);
 
 /// Command streams of clients at a time.
 const STREAMS_MAX: usize = 2048;
@@ -59,6 +64,9 @@ pub enum AppError {
     /// Keys and certificates do not fit.
     #[error("cannot use the certificates: {0}")]
     Tls(#[from] rustls::Error),
+    /// Nor do those for https.
+    #[error(transparent)]
+    WebCertificate(#[from] WebCertificateError),
     /// The public address makes no sense.
     #[error("--public-url {0} is not an https address")]
     PublicUrl(String),
@@ -70,6 +78,9 @@ pub struct App {
     backend: Arc<ControllerBackend>,
     web: TcpListener,
     web_tls: Arc<rustls::ServerConfig>,
+    /// When it comes from files that somebody else renews.
+    certificate: Option<Arc<WebCertificate>>,
+    packages: Arc<Packages>,
     uplinks: TcpListener,
     acceptor: Acceptor,
 }
@@ -145,7 +156,18 @@ impl App {
             authority.root.clone(),
             Duration::ZERO,
         );
-        let web_tls = Arc::new(tls::https(authority.web.clone())?);
+        let certificate = match (&config.web_certificate, &config.web_key) {
+            (Some(chain), Some(key)) => Some(WebCertificate::open(chain, key)?),
+            _ => None,
+        };
+        let web_tls = Arc::new(match &certificate {
+            Some(certificate) => tls::https_with(Arc::<WebCertificate>::clone(certificate))?,
+            None => tls::https(authority.web.clone())?,
+        });
+        let for_packages = clock.clone();
+        let packages = Packages::new(&config.data_dir.join(packages::DIR), move || {
+            for_packages.now_us()
+        });
         let backend = ControllerBackend::new(Parts {
             store: store.clone(),
             fleet: Arc::clone(&fleet),
@@ -176,6 +198,8 @@ impl App {
             backend,
             web,
             web_tls,
+            certificate,
+            packages,
             uplinks,
             acceptor,
         })
@@ -190,7 +214,8 @@ impl App {
             streams_max: STREAMS_MAX,
             followers_max: FOLLOWERS_MAX,
         };
-        let router = router(Arc::<ControllerBackend>::clone(&self.backend), options);
+        let router = router(Arc::<ControllerBackend>::clone(&self.backend), options)
+            .merge(self.packages.router());
         let (served, ..) = tokio::join!(
             serve(
                 self.web,
@@ -200,10 +225,29 @@ impl App {
                 Limits::default()
             ),
             regions::run(self.uplinks, self.acceptor, self.centre, shutdown.clone()),
-            housekeep(self.backend, shutdown),
+            housekeep(self.backend, shutdown.clone()),
+            renew_web_certificate(self.certificate, shutdown),
         );
         if let Err(error) = served {
             tracing::error!(%error, "https ended");
+        }
+    }
+}
+
+/// Takes the https certificate up anew when its files change.
+async fn renew_web_certificate(certificate: Option<Arc<WebCertificate>>, shutdown: Shutdown) {
+    let Some(certificate) = certificate else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(WEB_CERTIFICATE_LOOKED_AT_EVERY) => {}
+        }
+        match certificate.refresh() {
+            Ok(false) => {}
+            Ok(true) => tracing::info!("https has a new certificate"),
+            Err(error) => tracing::error!(%error, "the new https certificate cannot be used"),
         }
     }
 }

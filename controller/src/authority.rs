@@ -58,6 +58,7 @@ pub struct CertificateAuthority {
     issuer: Authority,
     servers: Authority,
     web_ca: Authority,
+    web_key_hash: [u8; 32],
     clock: Clock,
 }
 
@@ -139,8 +140,16 @@ impl CertificateAuthority {
             issuer,
             servers,
             web_ca,
+            web_key_hash: web_key.public_hash(),
             clock,
         })
+    }
+
+    /// What `curl --pinnedpubkey` takes for the https certificate of our own CA. The key stays when the
+    /// certificate is made anew.
+    #[must_use]
+    pub fn web_pin(&self) -> String {
+        format!("sha256//{}", STANDARD.encode(self.web_key_hash))
     }
 
     /// Certifies a region's access server and its CA.

@@ -30,6 +30,13 @@ pub struct Config {
     /// Names and addresses in the https certificate.
     #[arg(long = "web-name", env = "FAIRLEAD_WEB_NAMES", value_delimiter = ',')]
     pub web_names: Vec<String>,
+    /// Certificate chain for https (PEM), of a public CA; default: one of the installation's own CA. Taken
+    /// up anew when the file changes.
+    #[arg(long, env = "FAIRLEAD_WEB_CERTIFICATE", requires = "web_key")]
+    pub web_certificate: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "FAIRLEAD_WEB_KEY", requires = "web_certificate")]
+    pub web_key: Option<PathBuf>,
     /// The installation's domain, in every certificate; fixed at the first start.
     #[arg(long, env = "FAIRLEAD_DOMAIN", default_value = "fairlead.internal")]
     pub domain: String,
