@@ -156,18 +156,10 @@ impl App {
             authority.root.clone(),
             Duration::ZERO,
         );
-        let certificate = match (&config.web_certificate, &config.web_key) {
-            (Some(chain), Some(key)) => Some(WebCertificate::open(chain, key)?),
-            _ => None,
-        };
-        let web_tls = Arc::new(match &certificate {
-            Some(certificate) => tls::https_with(Arc::<WebCertificate>::clone(certificate))?,
-            None => tls::https(authority.web.clone())?,
-        });
+        let (certificate, web_tls) = web_tls(&config, &authority)?;
         let for_packages = clock.clone();
-        let packages = Packages::new(&config.data_dir.join(packages::DIR), move || {
-            for_packages.now_us()
-        });
+        let packages = config.data_dir.join(packages::DIR);
+        let packages = Packages::new(&packages, move || for_packages.now_us());
         let backend = ControllerBackend::new(Parts {
             store: store.clone(),
             fleet: Arc::clone(&fleet),
@@ -232,6 +224,17 @@ impl App {
             tracing::error!(%error, "https ended");
         }
     }
+}
+
+type WebTls = (Option<Arc<WebCertificate>>, Arc<rustls::ServerConfig>);
+
+fn web_tls(config: &Config, authority: &CertificateAuthority) -> Result<WebTls, AppError> {
+    let (Some(chain), Some(key)) = (&config.web_certificate, &config.web_key) else {
+        return Ok((None, Arc::new(tls::https(authority.web.clone())?)));
+    };
+    let certificate = WebCertificate::open(chain, key)?;
+    let tls = tls::https_with(Arc::<WebCertificate>::clone(&certificate))?;
+    Ok((Some(certificate), Arc::new(tls)))
 }
 
 /// Takes the https certificate up anew when its files change.

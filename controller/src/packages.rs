@@ -119,7 +119,6 @@ impl Packages {
     }
 
     /// `/install.sh` and `/packages/…`.
-    #[must_use]
     pub fn router(self: &Arc<Self>) -> Router {
         // Answers of files know ranges, so that a download goes on where it broke off.
         let files = ServeDir::new(&self.dir)
