@@ -10,13 +10,20 @@ verb_test() {
     fi
     need_rust
     ensure_packages docker test "$test_agreed"
-    trap release_engine EXIT
+    trap 'sweep_test_hosts; release_engine' EXIT
     trap 'exit 130' INT TERM HUP
     ensure_engine test "$@"
     FAIRLEAD_TEST_BUSYBOX=$(static_busybox)
     export FAIRLEAD_TEST_BUSYBOX
 
     test_code=0
+    # What is asked for one other package needs no test hosts.
+    case "$* " in
+        ' ' | *fairlead-tests* | *--workspace*)
+            ensure_test_image "$test_agreed" ||
+                note "SKIPPED: the tests on test hosts: $(cat "$TEST_HOST_WHY")"
+            ;;
+    esac
     lint || test_code=1
 
     note "== build the tests"
@@ -49,10 +56,13 @@ sum_up() {
             running = 0
         }
         /^running [0-9]+ tests?$/ { if (running) died++; running = 1 }
+        # Such a test could not look; libtest knows no third word and says ok.
+        /SKIPPED test / { skipped++; print substr($0, index($0, "SKIPPED test ")) }
         END {
             if (running) died++
             if (died) printf "%d test programs ended without a result; each counts as failed\n", died
-            printf "%d passed, %d failed\n", passed, failed + died
+            if (skipped) printf "%d SKIPPED, for the reasons above; they do not count as passed\n", skipped
+            printf "%d passed, %d failed\n", passed - skipped, failed + died
             exit failed + died > 0
         }
     ' "$1"
@@ -80,7 +90,7 @@ lint() {
     fi
     lint_step "one TLS provider" no_ring
     if has shellcheck; then
-        lint_step "shellcheck" shellcheck -s sh -x dev dev.d/*.sh .ci/run
+        lint_step "shellcheck" shellcheck -s sh -x dev dev.d/*.sh .ci/run tests/src/hosts/recipe.sh
     else
         note "  shellcheck is not here: apt-get install shellcheck"
     fi

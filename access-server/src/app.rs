@@ -13,7 +13,7 @@ use fairlead_identity::chain::Usage;
 use fairlead_identity::tls::{self, Expected, Trust};
 use fairlead_link::accept::Acceptor;
 use fairlead_link::dial::Dialler;
-use fairlead_protocol::{UplinkUp, limits};
+use fairlead_protocol::{UplinkUp, limits, version};
 use fairlead_store::{Store, StoreError};
 use rustls::pki_types::UnixTime;
 use tokio::net::TcpListener;

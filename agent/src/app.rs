@@ -8,6 +8,7 @@ use fairlead_daemon::files;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::random;
 use fairlead_identity::signing::Verifier;
+use fairlead_link::proxy::{Proxy, ProxyError};
 use fairlead_protocol::{EngineFacts, HostFacts, InstanceId, RunId};
 use rustls::pki_types::UnixTime;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -62,6 +63,9 @@ pub enum AppError {
         /// Why.
         reason: String,
     },
+    /// The environment names a proxy that cannot be used.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// The supervisor's grant makes no sense.
     #[error("the run id {0:?} is not one")]
     Grant(String),
@@ -74,7 +78,7 @@ impl AppError {
         match self {
             Self::Enrol(error) => error.may_pass(),
             Self::Journal(_) | Self::State { .. } => true,
-            Self::Identity(_) | Self::Runtime(_) | Self::Grant(_) => false,
+            Self::Identity(_) | Self::Runtime(_) | Self::Proxy(_) | Self::Grant(_) => false,
         }
     }
 }
@@ -202,6 +206,13 @@ fn floor_writer(config: &Config) -> Box<dyn Fn(i64) + Send> {
 /// When the machine is not a host and cannot become one, or its state cannot be used.
 pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(), AppError> {
     prepare_state(&config)?;
+    let proxy = Proxy::from_env()?;
+    if let Some(proxy) = &proxy {
+        tracing::info!(
+            proxy = proxy.address(),
+            "access servers are dialled through a proxy"
+        );
+    }
     let clock = Clock::system();
     let runtime = runtime(&config)?;
     let policy = Arc::new(PolicyFile::new(&config.policy));
@@ -215,7 +226,7 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(),
     let identity = match files.load()? {
         Some(identity) => identity,
         None => {
-            let identity = enrol(&config, &files, facts.gather().await).await?;
+            let identity = enrol(&config, &files, facts.gather().await, proxy.clone()).await?;
             owner_log.agent(&format!(
                 "this machine was enrolled as {} in region {}",
                 identity.enrolment.name, identity.enrolment.region
@@ -274,6 +285,7 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(),
         executor: to_executor,
         observer: to_observer,
         owner_log,
+        proxy,
         facts,
     };
     tokio::join!(

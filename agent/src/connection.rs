@@ -10,7 +10,8 @@ use std::time::Duration;
 use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_link::backoff::{Backoff, random_share};
-use fairlead_link::dial::DialError;
+use fairlead_link::dial::{DialError, Dialler};
+use fairlead_link::proxy::Proxy;
 use fairlead_link::socket::{Socket, SocketError};
 use fairlead_protocol::version::{self, paths};
 use fairlead_protocol::{
@@ -55,6 +56,8 @@ pub struct Connection {
     pub observer: mpsc::Sender<Watch>,
     /// For the machine's owner.
     pub owner_log: OwnerLog,
+    /// What everything is dialled through, where there is one.
+    pub proxy: Option<Proxy>,
     /// What the machine is, asked anew for each hello.
     pub facts: crate::app::Facts,
 }
@@ -174,14 +177,22 @@ impl Connection {
         }
     }
 
+    /// Dials access servers as this host.
+    ///
+    /// # Errors
+    /// When key and certificate do not fit together.
+    pub fn dialler(&self, identity: &Identity) -> Result<Dialler, LinkEnd> {
+        identity
+            .dialler(self.proxy.clone())
+            .map_err(|error| LinkEnd::Identity(error.to_string()))
+    }
+
     async fn open_link(
         &self,
         address: &str,
     ) -> Result<(Socket<LinkUp, LinkDown>, Welcome), LinkEnd> {
         let identity = self.identity.lock().await.clone();
-        let dialler = identity
-            .dialler()
-            .map_err(|error| LinkEnd::Identity(error.to_string()))?;
+        let dialler = self.dialler(&identity)?;
         let (mut socket, _): (Socket<LinkUp, LinkDown>, _) = dialler
             .messages(address, paths::LINK, limits::LINK_MESSAGE_BYTES_MAX)
             .await?;
@@ -214,9 +225,7 @@ impl Connection {
 
     /// The certificate has expired: the renew door takes it for 90 days.
     async fn renew_at_door(&self, address: &str, identity: &Identity) -> Result<(), LinkEnd> {
-        let dialler = identity
-            .dialler()
-            .map_err(|error| LinkEnd::Identity(error.to_string()))?;
+        let dialler = self.dialler(identity)?;
         let (mut socket, _): (Socket<LinkUp, LinkDown>, _) = dialler
             .messages(address, paths::RENEW, limits::LINK_MESSAGE_BYTES_MAX)
             .await?;

@@ -8,8 +8,9 @@ use fairlead_identity::tls::{self, Expected, Trust};
 use fairlead_identity::token::{JoinToken, TokenError};
 use fairlead_link::backoff::{Backoff, random_share};
 use fairlead_link::dial::{DialError, Dialler};
+use fairlead_link::proxy::Proxy;
 use fairlead_link::socket::{Socket, SocketError};
-use fairlead_protocol::version::paths;
+use fairlead_protocol::version::{paths, sni};
 use fairlead_protocol::{
     EnrolReply, EnrolRequest, HostFacts, LinkDown, LinkUp, codes, limits, link_down, link_up,
 };
@@ -46,7 +47,7 @@ pub enum EnrolError {
     #[error("no access server is named: pass --address HOST:PORT or FAIRLEAD_ADDRESS")]
     NoAddress,
     /// Nobody was reached.
-    #[error("cannot enrol: {0}")]
+    #[error("cannot enrol: {0}{code}", code = in_brackets(.0))]
     Dial(DialError),
     /// The connection broke.
     #[error("cannot enrol: {0}")]
@@ -72,7 +73,9 @@ impl EnrolError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Dial(DialError::Tls { .. } | DialError::Address(_)) => false,
+            Self::Dial(
+                DialError::Tls { .. } | DialError::Address(_) | DialError::ProxyAuth { .. },
+            ) => false,
             Self::Dial(_) | Self::Socket(_) => true,
             Self::Refused { code, .. } => [
                 codes::BUSY,
@@ -83,6 +86,12 @@ impl EnrolError {
             _ => false,
         }
     }
+}
+
+fn in_brackets(error: &DialError) -> String {
+    error
+        .code()
+        .map_or_else(String::new, |code| format!(" ({code})"))
 }
 
 /// The join token, from file or environment.
@@ -105,6 +114,7 @@ pub async fn enrol(
     config: &Config,
     files: &IdentityFiles,
     facts: HostFacts,
+    proxy: Option<Proxy>,
 ) -> Result<Identity, EnrolError> {
     let token = token(config)?;
     if config.addresses.is_empty() {
@@ -116,7 +126,7 @@ pub async fn enrol(
         None,
     )
     .map_err(|error| EnrolError::Answer(error.to_string()))?;
-    let dialler = Dialler::new(tls, None);
+    let dialler = Dialler::new(tls, None, sni::AGENTS).through(proxy);
     let mut backoff = Backoff::default();
     let mut attempt = 0;
     loop {

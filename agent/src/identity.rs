@@ -9,7 +9,8 @@ use fairlead_identity::authority::PrivateKey;
 use fairlead_identity::tls::{self, Credentials, Expected, Trust};
 use fairlead_identity::{Identity as Certified, Root, chain::Usage};
 use fairlead_link::dial::Dialler;
-use fairlead_protocol::{EnrolReply, HostId, HostIdentity, Message};
+use fairlead_link::proxy::Proxy;
+use fairlead_protocol::{EnrolReply, HostId, HostIdentity, Message, version};
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 /// Why the identity cannot be used.
@@ -214,11 +215,11 @@ impl Identity {
             .map_or(0, |certified| certified.not_after_s)
     }
 
-    /// Dials access servers of this host's region, as this host.
+    /// Dials access servers of this host's region, as this host, through the proxy where there is one.
     ///
     /// # Errors
     /// When key and certificate do not fit together.
-    pub fn dialler(&self) -> Result<Dialler, rustls::Error> {
+    pub fn dialler(&self, proxy: Option<Proxy>) -> Result<Dialler, rustls::Error> {
         let key = PrivateKey::from_der(&self.key_der)
             .map_err(|error| rustls::Error::General(error.to_string()))?;
         let credentials = Credentials {
@@ -227,6 +228,6 @@ impl Identity {
         };
         let expected = Expected::AccessServer(self.enrolment.region.clone());
         let config = tls::client(Trust::Root(self.root.clone()), expected, Some(credentials))?;
-        Ok(Dialler::new(config, Some(self.root.clone())))
+        Ok(Dialler::new(config, Some(self.root.clone()), version::sni::AGENTS).through(proxy))
     }
 }

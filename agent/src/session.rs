@@ -146,11 +146,8 @@ async fn announce(
     outbound: mpsc::Sender<LinkUp>,
 ) -> Result<(), LinkEnd> {
     let identity = connection.identity.lock().await.clone();
-    let dialler = identity
-        .dialler()
-        .map_err(|error| LinkEnd::Identity(error.to_string()))?;
     let streams = StreamDialler {
-        dialler,
+        dialler: connection.dialler(&identity)?,
         address: address.to_owned(),
         server: welcome.server.clone(),
     };

@@ -1,10 +1,11 @@
-//! Dialling: address, TCP, TLS, WebSocket, in one deadline.
+//! Dialling: address, TCP (through a proxy, where there is one), TLS, WebSocket, in one deadline.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairlead_identity::chain::Usage;
 use fairlead_identity::{Identity, Root};
-use fairlead_protocol::{StreamId, limits, version};
+use fairlead_protocol::{StreamId, codes, limits, version};
 use prost::Message;
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -13,7 +14,11 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::ClientRequestBuilder;
 
+use crate::proxy::{Proxy, Refusal};
 use crate::socket::{Raw, Socket, StreamSocket, config};
+
+/// A proxy that has not made the connection within this is held to be gone: there is time left to say so.
+const PROXY_WITHIN: Duration = Duration::from_secs(8);
 
 /// Why nobody was reached.
 #[derive(Debug, thiserror::Error)]
@@ -59,27 +64,86 @@ pub enum DialError {
         /// What is wrong.
         reason: String,
     },
+    /// The proxy asks who we are, or does not believe it.
+    #[error(
+        "the proxy {proxy} wants a user and password: set them in HTTPS_PROXY \
+         (http://USER:PASSWORD@HOST:PORT)"
+    )]
+    ProxyAuth {
+        /// Which.
+        proxy: String,
+    },
+    /// The proxy is not there, or is no proxy.
+    #[error("cannot reach {address} through the proxy {proxy}: {reason}")]
+    ProxyUnreachable {
+        /// Which.
+        proxy: String,
+        /// What was dialled through it.
+        address: String,
+        /// In its words, or the system's.
+        reason: String,
+    },
+    /// The proxy will not, or cannot, connect us.
+    #[error(
+        "the proxy {proxy} does not connect to {address}: it answered {status}; allow that address \
+         there, or name it in NO_PROXY"
+    )]
+    ProxyRefused {
+        /// Which.
+        proxy: String,
+        /// What was dialled through it.
+        address: String,
+        /// In its words.
+        status: String,
+    },
 }
 
-/// A way to reach servers: TLS configuration and the root behind it.
+impl DialError {
+    /// The stable code of what a person can do something about; none for the rest.
+    #[must_use]
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::ProxyAuth { .. } => Some(codes::PROXY_AUTH),
+            Self::ProxyUnreachable { .. } => Some(codes::PROXY_UNREACHABLE),
+            Self::ProxyRefused { .. } => Some(codes::PROXY_REFUSED),
+            _ => None,
+        }
+    }
+}
+
+/// A way to reach servers: TLS configuration and the root behind it, and the proxy before them.
 #[derive(Clone)]
 pub struct Dialler {
     tls: Arc<ClientConfig>,
     root: Option<Root>,
+    /// What TLS says it wants: the kind of server. One port can serve several kinds by it. Who the
+    /// server is, its certificate's role says, and the name is not compared with it.
+    sni: &'static str,
+    proxy: Option<Proxy>,
 }
 
 impl Dialler {
-    /// A dialler. Without a root (enrolment) the server's identity was checked during the
-    /// handshake only, which is enough because such a connection is never resumed.
+    /// A dialler of one kind of server (`sni`, of [`version::sni`]). Without a root (enrolment) the
+    /// server's identity was checked during the handshake only, which is enough because such a
+    /// connection is never resumed.
     #[must_use]
-    pub fn new(mut tls: ClientConfig, root: Option<Root>) -> Self {
+    pub fn new(mut tls: ClientConfig, root: Option<Root>, sni: &'static str) -> Self {
         if root.is_none() {
             tls.resumption = rustls::client::Resumption::disabled();
         }
         Self {
             tls: Arc::new(tls),
             root,
+            sni,
+            proxy: None,
         }
+    }
+
+    /// The same through a proxy, but for the hosts that are excepted from it.
+    #[must_use]
+    pub fn through(mut self, proxy: Option<Proxy>) -> Self {
+        self.proxy = proxy;
+        self
     }
 
     /// Opens a door and speaks messages there.
@@ -153,20 +217,8 @@ impl Dialler {
         message_bytes_max: usize,
     ) -> Result<(Raw, Vec<CertificateDer<'static>>, Option<Identity>), DialError> {
         let owned = || address.to_owned();
-        let (host, _) = address
-            .rsplit_once(':')
-            .ok_or_else(|| DialError::Address(owned()))?;
-        let bare = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
-        let name = ServerName::try_from(bare).map_err(|_| DialError::Address(owned()))?;
-        let tcp = TcpStream::connect(address)
-            .await
-            .map_err(|error| DialError::Unreachable {
-                address: owned(),
-                reason: error.to_string(),
-            })?;
+        let name = ServerName::try_from(self.sni).map_err(|_| DialError::Address(owned()))?;
+        let tcp = self.tcp(address).await?;
         // Commands are small and must not wait for more bytes to share a packet with.
         let _ = tcp.set_nodelay(true);
         let tls = TlsConnector::from(Arc::clone(&self.tls))
@@ -200,6 +252,27 @@ impl Dialler {
         Ok((raw, chain, peer))
     }
 
+    /// TCP to the address, by itself or through the proxy.
+    async fn tcp(&self, address: &str) -> Result<TcpStream, DialError> {
+        let whole = address.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty()
+                && port.parse::<u16>().is_ok()
+                && !address.contains(char::is_whitespace)
+        });
+        if !whole {
+            return Err(DialError::Address(address.to_owned()));
+        }
+        if let Some(proxy) = self.proxy.as_ref().filter(|proxy| proxy.serves(address)) {
+            return via(proxy, address, PROXY_WITHIN).await;
+        }
+        TcpStream::connect(address)
+            .await
+            .map_err(|error| DialError::Unreachable {
+                address: address.to_owned(),
+                reason: error.to_string(),
+            })
+    }
+
     /// Who the server is, looked at again because a resumed session skips the TLS verifier.
     fn identify(
         &self,
@@ -215,5 +288,54 @@ impl Dialler {
                 address: address.to_owned(),
                 reason: error.to_string(),
             })
+    }
+}
+
+/// TCP to the address through the proxy.
+async fn via(proxy: &Proxy, address: &str, within: Duration) -> Result<TcpStream, DialError> {
+    let name = || proxy.address().to_owned();
+    let unreachable = |reason: String| DialError::ProxyUnreachable {
+        proxy: name(),
+        address: address.to_owned(),
+        reason,
+    };
+    let connected = async {
+        let mut tcp = TcpStream::connect(proxy.address())
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
+        match proxy.connect(&mut tcp, address).await {
+            Ok(()) => Ok(tcp),
+            Err(Refusal::Auth) => Err(DialError::ProxyAuth { proxy: name() }),
+            Err(Refusal::Broken(reason)) => Err(unreachable(reason)),
+            Err(Refusal::Status(status)) => Err(DialError::ProxyRefused {
+                proxy: name(),
+                address: address.to_owned(),
+                status,
+            }),
+        }
+    };
+    match tokio::time::timeout(within, connected).await {
+        Ok(done) => done,
+        Err(_) => Err(unreachable(format!("it did not answer within {within:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_proxy_that_is_silent_or_gone_is_said_to_be() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let proxy = Proxy::new(&format!("http://me:hush@{at}"), "").unwrap();
+        let silent = via(&proxy, "server:1", Duration::from_millis(50)).await;
+        let silent = silent.unwrap_err();
+        assert_eq!(silent.code(), Some(codes::PROXY_UNREACHABLE));
+        assert!(silent.to_string().contains("did not answer"), "{silent}");
+        drop(listener);
+        let gone = via(&proxy, "server:1", PROXY_WITHIN).await.unwrap_err();
+        assert_eq!(gone.code(), Some(codes::PROXY_UNREACHABLE));
+        assert!(!gone.to_string().contains("hush"), "{gone}");
     }
 }

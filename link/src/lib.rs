@@ -6,8 +6,9 @@
 //!
 //! # The handshake, step by step (the specification)
 //!
-//! 1. The dialler opens TCP and TLS 1.3. Unless it is enrolling it shows its certificate. The server
-//!    shows leaf, intermediate and root.
+//! 1. The dialler opens TCP (where there is a proxy, by CONNECT through it) and TLS 1.3, naming the kind
+//!    of server in SNI (`agents.fairlead.internal`, `uplink.fairlead.internal`). Unless it is enrolling
+//!    it shows its certificate. The server shows leaf, intermediate and root.
 //! 2. The dialler checks the server's chain against the installation's root (or finds the root by the
 //!    hash in its join token) and demands the role that it dialled: an agent an access server of its
 //!    region, an access server the controller. Failure: TLS alert, nothing was sent.
@@ -30,5 +31,6 @@
 
 pub mod backoff;
 pub mod socket;
+pub mod proxy;
 pub mod dial;
 pub mod accept;

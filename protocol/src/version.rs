@@ -20,6 +20,15 @@ pub mod paths {
     pub const STREAM: &str = "/v1/stream/";
 }
 
+/// What a dialler names in TLS (SNI): the kind of server, so that one port can pass raw connections on to
+/// several by it. Certificates do not carry these names; who a server is, its role says.
+pub mod sni {
+    /// Access servers, as agents dial them: link, streams, enrolment, renewal.
+    pub const AGENTS: &str = "agents.fairlead.internal";
+    /// The controller, as access servers dial it: uplink, streams, a region's enrolment.
+    pub const UPLINK: &str = "uplink.fairlead.internal";
+}
+
 /// The features this build of the agent knows. A command may require any of them.
 pub const AGENT_FEATURES: &[&str] = &[
     "container",

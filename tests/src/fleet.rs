@@ -37,6 +37,8 @@ pub struct Options {
     pub ping_interval_ms: u32,
     /// More flags of each agent.
     pub agent_flags: Vec<(String, String)>,
+    /// The environment of each agent.
+    pub agent_env: Vec<(String, String)>,
     /// Data directories (`controller`, `access-server-REGION`, `agent-HOST`) that lie on a small disk
     /// of their own.
     pub small_disks: Vec<String>,
@@ -52,6 +54,7 @@ impl Options {
             hosts: vec!["box".to_owned()],
             ping_interval_ms: 15_000,
             agent_flags: Vec::new(),
+            agent_env: Vec::new(),
             small_disks: Vec::new(),
         }
     }
@@ -97,6 +100,13 @@ impl Options {
     #[must_use]
     pub fn agent_flag(mut self, flag: &str, value: impl Into<String>) -> Self {
         self.agent_flags.push((flag.to_owned(), value.into()));
+        self
+    }
+
+    /// With one more variable in each agent's environment.
+    #[must_use]
+    pub fn agent_env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.agent_env.push((name.to_owned(), value.into()));
         self
     }
 }
@@ -440,7 +450,7 @@ impl Fleet {
             &format!("host {name}"),
             program("fairlead-agent"),
             flags("supervise", &pairs),
-            Vec::new(),
+            self.options.agent_env.clone(),
             dir.with_extension("log"),
         );
         HostSide {

@@ -16,7 +16,7 @@ use fairlead_identity::token::JoinToken;
 use fairlead_identity::{Role, Root};
 use fairlead_link::dial::Dialler;
 use fairlead_link::socket::Socket;
-use fairlead_protocol::version::paths;
+use fairlead_protocol::version::{paths, sni};
 use fairlead_protocol::{
     EnrolReply, EnrolRequest, HostFacts, LinkDown, LinkUp, limits, link_down, link_up,
 };
@@ -260,7 +260,7 @@ async fn enrol_by_hand(fleet: &Fleet, token: &JoinToken, key: &PrivateKey) -> En
         None,
     )
     .unwrap();
-    let (mut socket, _): (Socket<LinkUp, LinkDown>, _) = Dialler::new(config, None)
+    let (mut socket, _): (Socket<LinkUp, LinkDown>, _) = Dialler::new(config, None, sni::AGENTS)
         .messages(
             &fleet.regions[0].agents.address(),
             paths::ENROL,

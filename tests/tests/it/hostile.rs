@@ -15,7 +15,7 @@ use fairlead_identity::tls::{self, Credentials, Expected, Trust};
 use fairlead_identity::{Role, Root, random};
 use fairlead_link::dial::{DialError, Dialler};
 use fairlead_link::socket::Socket;
-use fairlead_protocol::version::{self, paths};
+use fairlead_protocol::version::{self, paths, sni};
 use fairlead_protocol::{
     Cancel, CommandId, CommandResult, Hello, HostId, HostIdentity, InventoryPart, LinkDown, LinkUp,
     Message, Numbered, ResultPart, State, UplinkDown, UplinkUp, limits, link_down, link_up,
@@ -67,7 +67,7 @@ impl Stolen {
             expected,
             Some(self.credentials.clone()),
         );
-        Dialler::new(config.unwrap(), Some(self.root.clone()))
+        Dialler::new(config.unwrap(), Some(self.root.clone()), sni::AGENTS)
     }
 
     async fn knock<Out: Message>(&self, address: &str, path: &str) -> Socket<Out, LinkDown> {
@@ -138,7 +138,7 @@ async fn strangers_find_only_the_door_for_strangers() {
         Expected::AnyAccessServer,
         None,
     );
-    let nobody = Dialler::new(nobody.unwrap(), Some(stolen.root.clone()));
+    let nobody = Dialler::new(nobody.unwrap(), Some(stolen.root.clone()), sni::AGENTS);
     for path in [paths::LINK, paths::RENEW] {
         let (mut socket, _): (Socket<LinkUp, LinkDown>, _) = nobody
             .messages(&agents, path, limits::LINK_MESSAGE_BYTES_MAX)

@@ -1,5 +1,5 @@
 //! End-to-end tests: real processes, real sockets, and (where its effects are judged) the machine's
-//! real container engine. One module per promise (DESIGN §14) or topic; each says what it holds.
+//! real container engine. One module per promise or topic; each says at its beginning what it holds.
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -12,6 +12,7 @@ mod commands;
 mod enrol;
 mod offline;
 mod policy;
+mod proxied;
 mod storage;
 mod survive;
 mod containers;

@@ -1,0 +1,2294 @@
+#!/bin/sh
+# Installs Fairlead: the agent on this host or, with `server`, the servers. `--help` says how.
+#
+# The same bytes for everybody: nothing is written into this file by whoever serves it, except the
+# three lines below, which are the same for all who install one version. Everything stands between
+# one pair of braces, so that a shell that received only a part of this file finds an unfinished
+# sentence and does nothing at all.
+{
+stamped_version=''
+stamped_manifest_sha256=''
+stamped_keys=''
+
+set -eu
+umask 022
+LC_ALL=C
+PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
+export LC_ALL PATH
+# `cd` and the shell's own habits must not depend on who calls.
+unset CDPATH ENV BASH_ENV
+IFS=' 	
+'
+
+# --- words -----------------------------------------------------------------------------------
+
+help_text() {
+    printf '%s\n' "usage: install.sh [server|check] [options]
+       install.sh print-unit systemd|openrc|controller|access-server
+
+Without a verb: installs the Fairlead agent, or brings what is here to the state asked for.
+  server                  install the controller and an access server beside it
+  check                   look, and say what would stand in the way; change nothing
+  print-unit WHICH        print a service file
+
+What to install, and from where
+  --from URL|DIR          repository of packages (https, or a folder)      FAIRLEAD_FROM
+  --bundle FILE           one package as a tar file, for hosts without a network
+                                                                          FAIRLEAD_BUNDLE
+  --version VERSION       this version                                     FAIRLEAD_VERSION
+  --channel NAME          the newest version of a channel                  FAIRLEAD_CHANNEL
+  --key KEYID:BASE64      also believe packages signed with this key       FAIRLEAD_KEY
+  --pin sha256//BASE64    public key of the repository's https             FAIRLEAD_PIN
+  --allow-downgrade       also install a version older than the one here
+
+The host
+  --address HOST:PORT,…   access servers that the agent dials              FAIRLEAD_ADDRESS
+  --token-file FILE       join token (FL1…); - for standard input          FAIRLEAD_JOIN_TOKEN_FILE
+                          or the token itself, in FAIRLEAD_JOIN_TOKEN; never as an argument
+  --host-name NAME        what the host is called                          FAIRLEAD_HOST_NAME
+  --engine-socket PATH    the container engine's socket                    FAIRLEAD_ENGINE_SOCKET
+  --re-enrol              give up the identity that is here for a new one
+  --allow-unreachable     install also when no access server answers now
+
+The servers (after \`server\`)
+  --name NAME             name that people and agents use, for instance fleet.example.com
+                                                                          FAIRLEAD_NAME
+  further arguments after -- go to \`fairlead-controller setup\`
+
+Where and how
+  --prefix DIR            instead of /opt/fairlead                         FAIRLEAD_PREFIX
+  --root DIR              install into the tree below DIR; nothing is started
+  --init KIND             systemd, openrc or none, instead of what is found
+  --no-start              install, start nothing
+  --dry-run               say what would be done; change nothing
+  --uninstall [--purge]   take it away again; --purge: all its data too
+  --quiet                 say only what went wrong
+
+A proxy is taken from HTTPS_PROXY and NO_PROXY, and kept for the agent.
+Exit codes: 0 ok, 1 failed, 2 the request makes no sense, 3 the host is not fit for it."
+}
+
+say() {
+    if [ "$quiet" = no ]; then
+        printf '%s\n' "$*" >&2
+    fi
+}
+
+# die EXIT CODE WHAT NEXT
+die() {
+    die_exit=$1
+    explained=yes
+    printf 'error: %s (%s)\n  host: %s\n  next: %s\n' "$3" "$2" "$this_host" "$4" >&2
+    exit "$die_exit"
+}
+
+usage() {
+    die 2 "$1" "$2" "${3:-see: sh install.sh --help}"
+}
+
+# plan TEXT: says what is done now. In a dry run it says what would be done, and is false.
+plan() {
+    if [ "$dry_run" = yes ]; then
+        printf 'would %s\n' "$*" >&2
+        return 1
+    fi
+    say "- $*"
+}
+
+has() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+# --- cleaning up -----------------------------------------------------------------------------
+
+# What was begun and not finished goes away again: temporary files, and folders that are empty.
+# shellcheck disable=SC2317 # called by the trap
+clean_up() {
+    clean_code=$?
+    trap - EXIT INT TERM HUP
+    set +e
+    if [ -n "$stage" ]; then
+        rm -rf "$stage"
+    fi
+    if [ -n "$temporary" ]; then
+        rm -f "$temporary"
+    fi
+    if [ "$committed" = no ] && [ "$clean_code" -ne 0 ]; then
+        if [ -n "$lock_made" ]; then
+            rm -f "$lock_made"
+        fi
+        for clean_dir in $made_dirs; do
+            rmdir "$root$clean_dir" 2>/dev/null
+        done
+    fi
+    if [ "$clean_code" -ne 0 ] && [ "$explained" = no ]; then
+        printf 'error: stopped before the end, with code %s (installer_stopped)\n  host: %s\n  next: %s\n' \
+            "$clean_code" "$this_host" "run it again: it goes on from what is there" >&2
+        case $clean_code in
+        2 | 3) clean_code=1 ;;
+        *) ;;
+        esac
+    fi
+    exit "$clean_code"
+}
+
+# --- checking what was said ------------------------------------------------------------------
+
+# only TEXT ALLOWED: whether the text has characters of the set alone, and at least one.
+only() {
+    case $1 in
+    '') return 1 ;;
+    *) ;;
+    esac
+    only_rest=$(printf '%s' "$1" | tr -d "$2" && printf x)
+    [ "$only_rest" = x ]
+}
+
+is_path() {
+    case $1 in
+    /*) ;;
+    *) return 1 ;;
+    esac
+    case $1/ in
+    */../* | */./* | *//*) return 1 ;;
+    *) ;;
+    esac
+    only "$1" 'A-Za-z0-9/._+-'
+}
+
+is_version() {
+    case $1 in
+    [0-9]*) ;;
+    *) return 1 ;;
+    esac
+    case $1 in
+    *..* | *-) return 1 ;;
+    *.*.*) ;;
+    *) return 1 ;;
+    esac
+    only "$1" 'A-Za-z0-9.+-'
+}
+
+is_key() {
+    case $1 in
+    ????????????????:*) ;;
+    *) return 1 ;;
+    esac
+    only "${1%%:*}" '0-9a-f' && only "${1#*:}" 'A-Za-z0-9+/=' && [ "${#1}" -eq 61 ]
+}
+
+is_number() {
+    only "$1" '0-9'
+}
+
+is_address() {
+    only "$1" 'A-Za-z0-9._:[]-' || return 1
+    case $1 in
+    \[*\]:* | *:*) ;;
+    *) return 1 ;;
+    esac
+    is_address_port=${1##*:}
+    is_address_host=${1%:*}
+    case $is_address_host in
+    '' | -*) return 1 ;;
+    \[*\]) ;;
+    *[:[]* | *]*) return 1 ;;
+    *) ;;
+    esac
+    is_number "$is_address_port" && [ "${#is_address_port}" -le 5 ] &&
+        [ "$is_address_port" -ge 1 ] && [ "$is_address_port" -le 65535 ]
+}
+
+check_addresses() {
+    check_left=$1,
+    while [ -n "$check_left" ]; do
+        check_one=${check_left%%,*}
+        check_left=${check_left#*,}
+        is_address "$check_one" ||
+            usage installer_address "an address is HOST:PORT, and one of these is not: $(printable "$1")"
+    done
+}
+
+# What somebody typed, fit to be shown.
+printable() {
+    printf '%s' "$1" | tr -c 'A-Za-z0-9 ._:/@,=+-' '?' | cut -c 1-120
+}
+
+# A token's outer blanks and line ends are what copying adds; what is inside must be as it was made.
+trimmed() {
+    trim_text=$1
+    while :; do
+        case $trim_text in
+        [[:space:]]*) trim_text=${trim_text#?} ;;
+        *[[:space:]]) trim_text=${trim_text%?} ;;
+        *) break ;;
+        esac
+    done
+    printf '%s' "$trim_text"
+}
+
+is_join_token() {
+    case $1 in
+    FL1*::*.*) ;;
+    *) return 1 ;;
+    esac
+    token_hash=${1#FL1}
+    token_hash=${token_hash%%::*}
+    token_rest=${1#*::}
+    token_id=${token_rest%%.*}
+    token_secret=${token_rest#*.}
+    [ "${#token_hash}" -eq 64 ] && only "$token_hash" '0-9a-fA-F' &&
+        [ "${#token_id}" -eq 10 ] && only "$token_id" 'a-z0-9' &&
+        [ "${#token_secret}" -eq 32 ] && only "$token_secret" 'a-z0-9'
+}
+
+# Takes the token out of the environment, so that no program that is started here gets it.
+take_token() {
+    token=${FAIRLEAD_JOIN_TOKEN:-}
+    unset FAIRLEAD_JOIN_TOKEN
+    if [ -z "$token" ] && [ -n "$token_file" ]; then
+        if [ "$token_file" = - ]; then
+            token=$(head -c 4096) || token=
+        elif [ -f "$token_file" ] && [ -r "$token_file" ]; then
+            token=$(head -c 4096 "$token_file") || token=
+        else
+            usage installer_token_file "the token's file cannot be read: $(printable "$token_file")" \
+                "write the join token into a file that root can read, or pass it as FAIRLEAD_JOIN_TOKEN"
+        fi
+        if [ -z "$token" ]; then
+            usage installer_token_empty "there is no join token in $(printable "$token_file")" \
+                "when this script itself comes through standard input, pass the token as FAIRLEAD_JOIN_TOKEN"
+        fi
+    fi
+    [ -n "$token" ] || return 0
+    token=$(trimmed "$token")
+    case $token in
+    FA1*) usage installer_api_token "this is an API token (FA1…): it opens the API, and no machine joins with it" \
+        "make a join token (FL1…): fairlead host add, or fairlead join-token create" ;;
+    *) ;;
+    esac
+    is_join_token "$token" ||
+        usage installer_token "this is not a join token: it has $(count_chars "$token") characters and should read FL1<64 hex digits>::<id>.<secret>" \
+            "copy it whole, in one piece, with quotes around it and nothing else inside them"
+}
+
+count_chars() {
+    printf '%s' "${#1}"
+}
+
+# older A B: whether version A comes before B (numbers, then: a pre-release before its release).
+older() {
+    older_a=${1%%[-+]*}
+    older_b=${2%%[-+]*}
+    while [ -n "$older_a$older_b" ]; do
+        older_x=${older_a%%.*}
+        older_y=${older_b%%.*}
+        case $older_a in
+        *.*) older_a=${older_a#*.} ;;
+        *) older_a= ;;
+        esac
+        case $older_b in
+        *.*) older_b=${older_b#*.} ;;
+        *) older_b= ;;
+        esac
+        older_x=$(leading_number "$older_x")
+        older_y=$(leading_number "$older_y")
+        [ "$older_x" -ge "$older_y" ] || return 0
+        [ "$older_x" -le "$older_y" ] || return 1
+    done
+    case $1 in
+    *-*) case $2 in
+        *-*) [ "$1" != "$2" ] && [ "$(printf '%s\n%s\n' "$1" "$2" | sort | head -n 1)" = "$1" ] ;;
+        *) return 0 ;;
+        esac ;;
+    *) return 1 ;;
+    esac
+}
+
+leading_number() {
+    leading=${1%%[!0-9]*}
+    while :; do
+        case $leading in
+        0?*) leading=${leading#0} ;;
+        *) break ;;
+        esac
+    done
+    printf '%s' "${leading:-0}" | cut -c 1-9
+}
+
+# --- what kind of machine --------------------------------------------------------------------
+
+look_around() {
+    case $(uname -s) in
+    Linux) ;;
+    *) die 3 installer_system "Fairlead's agent and servers run on Linux, and this is $(uname -s)" \
+        "the command line (fairlead) runs elsewhere too: see the guide" ;;
+    esac
+    machine=$(uname -m)
+    case $machine in
+    x86_64 | amd64) target=linux-x86_64 ;;
+    aarch64 | arm64) target=linux-aarch64 ;;
+    *) die 3 installer_architecture "there are no programs for $machine processors, only for x86_64 and aarch64" \
+        "ask for them, or build from source" ;;
+    esac
+    if [ -z "$init" ]; then
+        init=$(find_init)
+    fi
+    is_root=no
+    if [ "$(id -u)" -eq 0 ]; then
+        is_root=yes
+    fi
+    running_system=yes
+    if [ -n "$root" ] || [ "$init" = none ]; then
+        running_system=no
+    fi
+    if [ -z "$root" ] && [ "$is_root" = no ] && [ "$dry_run" = no ] && [ "$verb" != check ]; then
+        die 3 installer_not_root "this changes the system, and you are not root" \
+            "as root; or: curl … | sudo --preserve-env=FAIRLEAD_JOIN_TOKEN,HTTPS_PROXY,NO_PROXY sh -s -- …"
+    fi
+}
+
+find_init() {
+    if [ -z "$root" ]; then
+        if [ -d /run/systemd/system ]; then
+            printf 'systemd'
+            return
+        elif [ -d /run/openrc ] && has rc-service; then
+            printf 'openrc'
+            return
+        fi
+    else
+        for find_init_at in lib/systemd/systemd usr/lib/systemd/systemd; do
+            if [ -e "$root/$find_init_at" ]; then
+                printf 'systemd'
+                return
+            fi
+        done
+        if [ -e "$root/sbin/openrc-run" ] || [ -e "$root/usr/sbin/openrc-run" ]; then
+            printf 'openrc'
+            return
+        fi
+    fi
+    printf 'none'
+}
+
+# The nearest folder that is there: where a new one would be made.
+existing_parent() {
+    parent=$1
+    while [ ! -d "$parent" ]; do
+        parent=${parent%/*}
+        parent=${parent:-/}
+    done
+    printf '%s' "$parent"
+}
+
+# The options of the file system that holds a folder.
+mount_options() {
+    [ -r /proc/self/mounts ] || return 0
+    mounted_at=$(df -P "$1" 2>/dev/null | sed -n '2s/.*% *//p')
+    while read -r _ mount_at _ mount_opts _; do
+        if [ "$mount_at" = "$mounted_at" ]; then
+            printf ',%s,' "$mount_opts"
+            return 0
+        fi
+    done </proc/self/mounts
+}
+
+free_mib() {
+    df -Pk "$1" 2>/dev/null | sed -n '2s/^.* \([0-9][0-9]*\)  *[0-9-]*% .*$/\1/p' | while read -r kib; do
+        printf '%s' $((kib / 1024))
+    done
+}
+
+find_engine() {
+    engine_kind=none
+    engine_socket_found=
+    for engine_try in "$engine_socket" "${DOCKER_HOST:-}" /var/run/docker.sock /run/podman/podman.sock; do
+        case $engine_try in
+        unix://*) engine_try=${engine_try#unix://} ;;
+        /*) ;;
+        *) continue ;;
+        esac
+        if [ -S "$root$engine_try" ]; then
+            engine_socket_found=$engine_try
+            case $engine_try in
+            *podman*) engine_kind=Podman ;;
+            *) engine_kind=Docker ;;
+            esac
+            return 0
+        fi
+    done
+}
+
+# --- preflight -------------------------------------------------------------------------------
+
+# row NAME STATE TEXT [CODE]: one line of the table; FAIL makes the host unfit.
+row() {
+    if [ "$2" = FAIL ]; then
+        preflight_failed="$preflight_failed $4"
+        printf '  %-9s %-5s %s\n' "$1" "$2" "$3" >&2
+    elif [ "$quiet" = no ]; then
+        printf '  %-9s %-5s %s\n' "$1" "$2" "$3" >&2
+    fi
+}
+
+preflight() {
+    preflight_failed=
+    say "preflight on $this_host"
+    row system ok "Linux $machine, init: $init"
+    preflight_place
+    preflight_tools
+    preflight_proxy
+    preflight_clock
+    if [ "$verb" != server ]; then
+        preflight_reach
+        preflight_engine
+    fi
+    if [ -n "$preflight_failed" ]; then
+        die 3 "${preflight_failed##* }" "this host is not fit yet:$preflight_failed" \
+            "see the lines marked FAIL above, then run the same line again"
+    fi
+}
+
+preflight_place() {
+    place=$(existing_parent "$root$prefix")
+    place_options=$(mount_options "$place")
+    place_next="; choose another place with --prefix DIR"
+    case $place_options in
+    *,ro,*)
+        row place FAIL "$place is mounted read-only$place_next" installer_read_only
+        return 0
+        ;;
+    *,noexec,*)
+        row place FAIL "$place is mounted noexec: no program can be started from it$place_next" installer_noexec
+        return 0
+        ;;
+    *) ;;
+    esac
+    if [ ! -w "$place" ] && [ "$is_root$root" != no ]; then
+        row place FAIL "$place cannot be written to$place_next" installer_read_only
+        return 0
+    fi
+    place_free=$(free_mib "$place")
+    if [ "${place_free:-$min_free_mib}" -lt "$min_free_mib" ]; then
+        row place FAIL "$place has $place_free MB free, and $min_free_mib are needed" installer_disk
+    else
+        row place ok "$root$prefix, ${place_free:-?} MB free"
+    fi
+    if [ "$verb" != server ]; then
+        state_place=$(existing_parent "$root$state_dir")
+        case $(mount_options "$state_place") in
+        *,ro,*) row state FAIL "$state_place, for the agent's state, is mounted read-only" installer_read_only ;;
+        *) ;;
+        esac
+        state_free=$(free_mib "$state_place")
+        if [ "${state_free:-1}" -lt 1 ]; then
+            row state FAIL "$state_place, for the agent's state, is full" installer_disk
+        fi
+    fi
+}
+
+preflight_tools() {
+    hasher=
+    for tool in sha256sum shasum openssl; do
+        if has "$tool"; then
+            hasher=$tool
+            break
+        fi
+    done
+    if [ -z "$hasher" ]; then
+        row tools FAIL "none of sha256sum, shasum and openssl is here: nothing could be checked" installer_tools
+    fi
+    getter=
+    if [ "$source_kind" = url ]; then
+        if has curl; then
+            getter=curl
+        elif has wget; then
+            getter=wget
+            if [ -n "$pin" ] && ! wget --help 2>&1 | grep -q pinnedpubkey; then
+                row tools FAIL "this wget cannot hold a connection to a public key (--pin): install curl" installer_tools
+            fi
+        else
+            row tools FAIL "neither curl nor wget is here" installer_tools
+        fi
+    fi
+    if [ "$source_kind" = bundle ] && ! has tar; then
+        row tools FAIL "tar is not here, and a bundle is a tar file" installer_tools
+    fi
+}
+
+preflight_proxy() {
+    if [ -n "$proxy" ]; then
+        row proxy ok "through $(shown_proxy "$proxy")"
+    fi
+}
+
+# Without its password.
+shown_proxy() {
+    case $1 in
+    *@*) printf '%s' "${1##*@}" ;;
+    *) printf '%s' "${1#*://}" ;;
+    esac
+}
+
+preflight_clock() {
+    if [ "$source_kind" != url ] || [ "$getter" != curl ]; then
+        return 0
+    fi
+    clock_said=$(curl --silent --insecure --head --connect-timeout 5 --max-time 8 "$source/" </dev/null 2>/dev/null |
+        tr -d '\r' | sed -n 's/^[Dd][Aa][Tt][Ee]: *//p' | tail -n 1) || clock_said=
+    clock_there=$(seconds_of_http_date "$clock_said")
+    if [ -z "$clock_there" ]; then
+        return 0
+    fi
+    clock_off=$(($(date -u +%s) - clock_there))
+    clock_word=ahead
+    if [ "$clock_off" -lt 0 ]; then
+        clock_off=$((-clock_off))
+        clock_word=behind
+    fi
+    if [ "$clock_off" -gt 300 ]; then
+        row clock warn "this clock is $clock_off s $clock_word of $(host_of "$source"): certificates may seem expired or not yet valid; set it (timedatectl set-ntp true)"
+    else
+        row clock ok "within $((clock_off + 1)) s of $(host_of "$source")"
+    fi
+}
+
+host_of() {
+    host_of=${1#*://}
+    host_of=${host_of%%/*}
+    printf '%s' "${host_of##*@}"
+}
+
+# Sat, 21 Nov 2026 03:03:02 GMT, in seconds since 1970; nothing for anything else.
+seconds_of_http_date() {
+    # shellcheck disable=SC2086 # it is to be cut into words
+    set -- $1
+    if [ "$#" -ne 6 ] || [ "$6" != GMT ]; then
+        return 0
+    fi
+    case $3 in
+    Jan) hd_month=1 ;; Feb) hd_month=2 ;; Mar) hd_month=3 ;; Apr) hd_month=4 ;;
+    May) hd_month=5 ;; Jun) hd_month=6 ;; Jul) hd_month=7 ;; Aug) hd_month=8 ;;
+    Sep) hd_month=9 ;; Oct) hd_month=10 ;; Nov) hd_month=11 ;; Dec) hd_month=12 ;;
+    *) return 0 ;;
+    esac
+    case $2:$4:$5 in
+    [0-9][0-9]:[0-9][0-9][0-9][0-9]:[0-9][0-9]:[0-9][0-9]:[0-9][0-9]) ;;
+    *) return 0 ;;
+    esac
+    hd_hour=${5%%:*}
+    hd_minute=${5#*:}
+    hd_minute=${hd_minute%:*}
+    hd_second=${5##*:}
+    hd_day=${2#0}
+    hd_year=$4
+    # Days since 1970, counting years from March.
+    if [ "$hd_month" -le 2 ]; then
+        hd_year=$((hd_year - 1))
+        hd_month=$((hd_month + 12))
+    fi
+    hd_days=$((365 * hd_year + hd_year / 4 - hd_year / 100 + hd_year / 400 + (153 * (hd_month - 3) + 2) / 5 + hd_day - 1 - 719468))
+    printf '%s' $((hd_days * 86400 + ${hd_hour#0} * 3600 + ${hd_minute#0} * 60 + ${hd_second#0}))
+}
+
+preflight_reach() {
+    if [ -z "$address" ]; then
+        return 0
+    fi
+    # Who is a host already, or is only being prepared, need not get there now.
+    reach_bad=FAIL
+    if [ "$allow_unreachable" = yes ] || [ "$enrolled" = yes ] || [ "$running_system" = no ] || [ "$start" = no ]; then
+        reach_bad=warn
+    fi
+    if ! has curl; then
+        row reach - "not looked at: curl is not here"
+        return 0
+    fi
+    reach_left=$address,
+    reach_words=
+    reach_code=installer_unreachable
+    while [ -n "$reach_left" ]; do
+        reach_one=${reach_left%%,*}
+        reach_left=${reach_left#*,}
+        reach_try "$reach_one"
+        if [ -z "$reach_said" ]; then
+            row reach ok "$reach_one answers"
+            preflight_tls "$reach_one"
+            return 0
+        fi
+        reach_words="$reach_words${reach_words:+; }$reach_said"
+    done
+    row reach "$reach_bad" "$reach_words" "$reach_code"
+}
+
+# Sets reach_said to what is wrong, in words, or to nothing.
+reach_try() {
+    reach_host=${1%:*}
+    reach_exit=0
+    reach_err=$(curl --silent --show-error --insecure --output /dev/null --connect-timeout 5 --max-time 8 \
+        "https://$1/" </dev/null 2>&1) || reach_exit=$?
+    reach_said=
+    case $reach_exit in
+    5) reach_said="the proxy's name cannot be found ($(shown_proxy "$proxy"))" ;;
+    6)
+        reach_said="the name $reach_host cannot be found (DNS)"
+        reach_code=installer_dns
+        ;;
+    7) reach_said="$1 refuses connections, or a firewall does: let this host out to port ${1##*:}" ;;
+    28) reach_said="$1 does not answer within 8 s: is a firewall in between? Let this host out to port ${1##*:}, or set HTTPS_PROXY" ;;
+    97) reach_said="the proxy $(shown_proxy "$proxy") cannot be used" ;;
+    *)
+        case $reach_err in
+        *407*) reach_said="the proxy $(shown_proxy "$proxy") wants a user and a password: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT" ;;
+        *"from proxy"* | *"CONNECT tunnel failed"*) reach_said="the proxy $(shown_proxy "$proxy") does not let through to $1" ;;
+        *) ;;
+        esac
+        ;;
+    esac
+}
+
+# Somebody in between who opens TLS shows a CA of his own instead of the token's.
+preflight_tls() {
+    if [ -z "$token" ] || ! has openssl; then
+        return 0
+    fi
+    set -- "$1" -connect "$1"
+    case $proxy in
+    '') ;;
+    *@*) return 0 ;;
+    *)
+        proxy_at=$(host_of "$proxy")
+        set -- "$@" -proxy "$proxy_at"
+        ;;
+    esac
+    tls_address=$1
+    shift
+    tls_host=${tls_address%:*}
+    tls_want=${token#FL1}
+    tls_want=${tls_want%%::*}
+    tls_shown=$(bounded 8 openssl s_client "$@" -servername "$tls_host" -showcerts </dev/null 2>/dev/null) || :
+    tls_any=no
+    for tls_one in $(printf '%s\n' "$tls_shown" | awk '
+        /-----BEGIN CERTIFICATE-----/ { on = 1; text = ""; next }
+        /-----END CERTIFICATE-----/ { if (on) print text; on = 0 }
+        on { text = text $0 }'); do
+        tls_any=yes
+        if [ "$(printf '%s' "$tls_one" | openssl base64 -d -A | sha256)" = "$tls_want" ]; then
+            row tls ok "$tls_address shows the CA that the token names"
+            return 0
+        fi
+    done
+    if [ "$tls_any" = yes ]; then
+        tls_issuer=$(printf '%s\n' "$tls_shown" | openssl x509 -noout -issuer 2>/dev/null) || tls_issuer=
+        row tls warn "$tls_address shows another CA than the token names (${tls_issuer:-issuer unknown}): it is another installation's, or something in between opens TLS; then have $tls_address exempted from inspection. The agent does not send its token there"
+    fi
+}
+
+# bounded SECONDS COMMAND…: with a time limit, where the system has one.
+bounded() {
+    bounded_s=$1
+    shift
+    if has timeout && timeout 1 true 2>/dev/null; then
+        timeout "$bounded_s" "$@"
+    else
+        "$@"
+    fi
+}
+
+preflight_engine() {
+    find_engine
+    if [ "$engine_kind" = none ]; then
+        row engine warn "no Docker and no Podman socket: the agent is installed all the same, and uses the engine as soon as one is there"
+        return 0
+    fi
+    engine_answer=
+    if has curl && [ -z "$root" ]; then
+        engine_answer=$(curl --silent --max-time 3 --unix-socket "$engine_socket_found" http://localhost/_ping </dev/null 2>/dev/null) || engine_answer=
+        if [ "$engine_answer" = OK ]; then
+            row engine ok "$engine_kind answers at $engine_socket_found"
+        else
+            row engine warn "$engine_kind's socket $engine_socket_found is there and does not answer; the agent goes on asking"
+        fi
+    else
+        row engine ok "$engine_kind's socket $engine_socket_found"
+    fi
+}
+
+# --- getting files ---------------------------------------------------------------------------
+
+# fetch NAME LIMIT: one file of the source, to standard output; not more than LIMIT bytes of it.
+# On failure fetch_exit is the reason.
+fetch() {
+    case $source_kind in
+    url) download "$source/$1" "$2" ;;
+    dir) if [ -f "$source/$1" ] && [ -r "$source/$1" ]; then head -c "$(($2 + 1))" "$source/$1"; else return 66; fi ;;
+    bundle)
+        # To standard output: no name, link or device in the tar is ever made.
+        { tar -xOf "$bundle" "$1" 2>/dev/null || tar -xOf "$bundle" "./$1" 2>/dev/null || :; } |
+            head -c "$(($2 + 1))"
+        ;;
+    *) return 64 ;;
+    esac
+}
+
+download() {
+    # Too large: the write fails instead of filling the disk.
+    trap '' XFSZ
+    ulimit -f "$(($2 / 512 + 8))" 2>/dev/null || :
+    if [ "$getter" = curl ]; then
+        set -- "$1"
+        if [ -n "$pin" ]; then
+            # With a pinned key no authority is needed: the key itself is what is believed.
+            set -- --insecure --pinnedpubkey "$pin" "$1"
+        fi
+        case $source in
+        https:*) set -- --proto '=https' --proto-redir '=https' --tlsv1.2 "$@" ;;
+        *) set -- --proto '=http,https' "$@" ;;
+        esac
+        curl --fail --silent --show-error --location --max-redirs 5 --connect-timeout 10 \
+            --max-time "$time_limit" --speed-limit 1000 --speed-time 30 "$@" </dev/null
+    else
+        set -- "$1"
+        if [ -n "$pin" ]; then
+            set -- --no-check-certificate "--pinnedpubkey=$pin" "$1"
+        fi
+        bounded "$time_limit" wget -q -T 10 -O - "$@" </dev/null
+    fi
+}
+
+# get NAME LIMIT FILE WHAT: fetches into a file, or ends with the reason in words.
+get() {
+    get_tries=0
+    while :; do
+        get_exit=0
+        get_error=$( (fetch "$1" "$2" >"$3") 2>&1) || get_exit=$?
+        get_tries=$((get_tries + 1))
+        # A name that is not there does not come with time; a broken line may.
+        case $get_exit in
+        0) break ;;
+        7 | 18 | 52 | 55 | 56) if [ "$get_tries" -lt 3 ]; then
+            sleep 1
+            continue
+        fi ;;
+        *) ;;
+        esac
+        get_failed "$1" "$2" "$3" "$4"
+    done
+    get_size=$(size_of "$3")
+    if [ "$get_size" -eq 0 ] && [ "$source_kind" = bundle ]; then
+        get_failed "$1" "$2" "$3" "$4"
+    fi
+    if [ "$get_size" -gt "$2" ]; then
+        die 1 installer_size "$4 is larger than the $2 bytes that it may have" "$(next_for_source)"
+    fi
+}
+
+size_of() {
+    size_now=$(wc -c <"$1") || size_now=0
+    printf '%s' "$((size_now))"
+}
+
+get_failed() {
+    get_where=$source/$1
+    get_last=$(printable "$(printf '%s' "$get_error" | tail -n 1)")
+    case $source_kind:$getter:$get_exit in
+    dir:* | bundle:*) die 1 installer_not_found "$4 is not in $source: $1" \
+        "is it a whole repository or bundle, and is the version right?" ;;
+    url:curl:22)
+        case $get_error in
+        *"error: 40"[34]*) die 1 installer_not_found "$4 is not at $get_where: $get_last" \
+            "is --from right, and is there such a version? Ask who runs the repository" ;;
+        *) die 1 installer_download "$4 was refused by $(host_of "$source"): $get_last" "try again in a minute" ;;
+        esac
+        ;;
+    url:wget:8 | url:wget:1) die 1 installer_not_found "$4 cannot be had from $get_where: $get_last" \
+        "is --from right, and is there such a version?" ;;
+    url:curl:5 | url:curl:97) die 1 installer_proxy "the proxy $(shown_proxy "$proxy") cannot be used" "look at HTTPS_PROXY" ;;
+    url:curl:6) die 1 installer_dns "the name $(host_of "$source") cannot be found" "look at this host's DNS (/etc/resolv.conf), or set HTTPS_PROXY" ;;
+    url:curl:7) die 1 installer_unreachable "$(host_of "$source") refuses connections, or a firewall does" "let this host out to it, or set HTTPS_PROXY" ;;
+    url:curl:28 | url:wget:124 | url:wget:143) die 1 installer_timeout "$4 did not come within the time: $get_last" \
+        "try again, use a mirror (--from), or bring it along (--bundle FILE)" ;;
+    url:curl:18) die 1 installer_truncated "$4 broke off: $get_last" "try again" ;;
+    url:curl:90) die 1 installer_pin "$(host_of "$source") has another public key than the one pinned: it was renewed, or something in between opens TLS" \
+        "get the line anew from the console (fairlead host add); do not leave the pin out" ;;
+    url:curl:35 | url:curl:51 | url:curl:58 | url:curl:60 | url:curl:77 | url:wget:5)
+        die 1 installer_tls "$(host_of "$source") cannot prove who it is: $get_last" \
+            "is something in between opening TLS? Is the clock right ($(date -u +%Y-%m-%dT%H:%M:%SZ))? With a CA of one's own the line needs --pin"
+        ;;
+    *) ;;
+    esac
+    if [ "$(size_of "$3")" -gt "$2" ]; then
+        die 1 installer_size "$4 is larger than the $2 bytes that it may have" "$(next_for_source)"
+    fi
+    get_free=$(free_mib "${3%/*}")
+    if [ "${get_free:-9}" -lt 2 ] || [ "$get_exit" -eq 23 ]; then
+        die 1 installer_disk "$4 cannot be written: the disk is full at ${3%/*}" "make room, or choose another place with --prefix DIR"
+    fi
+    die 1 installer_download "$4 cannot be had from $get_where: ${get_last:-code $get_exit}" "try again"
+}
+
+next_for_source() {
+    if [ "$source_kind" = url ]; then
+        printf '%s' "try again; if it stays so, a proxy, a mirror or somebody in between changes files: look at $source"
+    else
+        printf '%s' "copy it again, whole; if it stays so, it was changed after it was signed: look where $source comes from"
+    fi
+}
+
+sha256() {
+    case $hasher in
+    sha256sum) sha256sum | cut -d ' ' -f 1 ;;
+    shasum) shasum -a 256 | cut -d ' ' -f 1 ;;
+    *) openssl dgst -sha256 | sed 's/^.*[= ]//' ;;
+    esac
+}
+
+# --- which version, and is it genuine --------------------------------------------------------
+
+choose_version() {
+    if [ -n "$version" ]; then
+        return 0
+    fi
+    case $source_kind in
+    bundle)
+        version=$(tar -tf "$bundle" 2>/dev/null | sed -n 's|^\(\./\)\{0,1\}\([^/]*\)/manifest$|\2|p' | head -n 1) || version=
+        if ! is_version "$version"; then
+            die 1 installer_bundle "$bundle is not a bundle: it holds no VERSION/manifest" "copy it again, whole"
+        fi
+        return 0
+        ;;
+    *) ;;
+    esac
+    if [ -z "$channel" ] && [ -n "$stamped_version" ]; then
+        version=$stamped_version
+        return 0
+    fi
+    channel=${channel:-stable}
+    if [ "$dry_run" = yes ]; then
+        version=$( (fetch "channels/$channel" 100) 2>/dev/null) || version=
+        if ! is_version "$version"; then
+            die 1 installer_not_found "channel $channel cannot be had from $source" "is --from right?"
+        fi
+        return 0
+    fi
+    get "channels/$channel" 100 "$stage/channel" "channel $channel"
+    version=$(head -n 1 "$stage/channel")
+    if ! is_version "$version"; then
+        not_ours "$stage/channel" "channel $channel"
+        die 1 installer_channel "what came for channel $channel is not a version" "$(next_for_source)"
+    fi
+}
+
+# A login page of a hotel, a proxy's warning: said as what it is.
+not_ours() {
+    case $(head -c 200 "$1" | tr -d '\000' | tr 'A-Z\n' 'a-z ') in
+    *'<html'* | *'<!doctype'* | *'<head'*) die 1 installer_web_page \
+        "a web page came instead of $2: a captive portal, a proxy's login or a wrong address answered" \
+        "open this host's way to $(host_of "$source"), or bring the package along (--bundle FILE)" ;;
+    *) ;;
+    esac
+}
+
+# Chain of proofs: this script names the manifest's hash (or a key that signed it), the manifest
+# names each file's hash. All of it before anything of the package is executed.
+verify_manifest() {
+    get "$version/manifest" 262144 "$stage/manifest" "the manifest of $version"
+    manifest_hash=$(sha256 <"$stage/manifest")
+    if [ -n "$stamped_version" ] && [ "$version" = "$stamped_version" ] && [ -n "$stamped_manifest_sha256" ]; then
+        if [ "$manifest_hash" != "$stamped_manifest_sha256" ]; then
+            not_ours "$stage/manifest" "the manifest"
+            die 1 installer_checksum "the manifest of $version is not the one that this script names" "$(next_for_source)"
+        fi
+        if [ -n "$(trimmed "$keys")" ] && can_verify; then
+            verify_signature
+        fi
+    else
+        not_ours "$stage/manifest" "the manifest"
+        if ! can_verify; then
+            die 1 installer_no_verifier "the signature of $version cannot be checked here: no openssl that knows Ed25519" \
+                "install OpenSSL 3 (package openssl), or leave --version, --channel and --bundle out and install ${stamped_version:-a version that this script is made for}"
+        fi
+        verify_signature
+    fi
+    read_manifest
+}
+
+can_verify() {
+    has openssl && openssl pkeyutl -help 2>&1 | grep -q -- -rawin
+}
+
+verify_signature() {
+    get "$version/manifest.sig" 8192 "$stage/manifest.sig" "the manifest's signature"
+    verify_known=no
+    # shellcheck disable=SC2094 # in the loop it is only read
+    while read -r sig_id sig_text sig_more; do
+        if [ -n "${sig_more:-}" ] || ! only "$sig_id" '0-9a-f' || ! only "${sig_text:-}" 'A-Za-z0-9+/='; then
+            not_ours "$stage/manifest.sig" "the signature"
+            die 1 installer_signature "the manifest's signature cannot be read" "$(next_for_source)"
+        fi
+        for key_one in $keys; do
+            if [ "${key_one%%:*}" = "$sig_id" ]; then
+                verify_known=yes
+                if signed_by "${key_one#*:}" "$sig_id" "$sig_text"; then
+                    return 0
+                fi
+            fi
+        done
+    done <"$stage/manifest.sig"
+    if [ "$verify_known" = yes ]; then
+        die 1 installer_signature "the manifest of $version does not match its signature: it was changed after it was signed" "$(next_for_source)"
+    fi
+    die 1 installer_unknown_key "the manifest of $version is signed with a key that this script does not know" \
+        "get install.sh anew from your controller; use --key only if you know whose key it is"
+}
+
+# signed_by PUBLIC KEYID SIGNATURE
+signed_by() {
+    # The id is the key's own hash: one key cannot stand in under another's name.
+    signed_id=$(printf '%s' "$1" | openssl base64 -d -A 2>/dev/null | sha256 | cut -c 1-16)
+    [ "$signed_id" = "$2" ] || return 1
+    # The fixed beginning says: an Ed25519 public key follows (RFC 8410).
+    printf '%s\n' '-----BEGIN PUBLIC KEY-----' "MCowBQYDK2VwAyEA$1" '-----END PUBLIC KEY-----' >"$stage/key" || return 1
+    printf '%s' "$3" | openssl base64 -d -A >"$stage/signature" 2>/dev/null || return 1
+    openssl pkeyutl -verify -pubin -inkey "$stage/key" -rawin -in "$stage/manifest" \
+        -sigfile "$stage/signature" >/dev/null 2>&1
+}
+
+read_manifest() {
+    manifest_bad=
+    manifest_line=0
+    manifest_version=
+    manifest_expires=
+    manifest_min_from=
+    while read -r m_key m_one m_two m_three m_more; do
+        manifest_line=$((manifest_line + 1))
+        case $manifest_line:$m_key in
+        1:fairlead-manifest) if [ "$m_one" != 1 ]; then
+            die 1 installer_manifest "the manifest of $version has format $(printable "$m_one"), and this script knows format 1" "get install.sh anew from your controller"
+        fi ;;
+        2:version) manifest_version=$m_one ;;
+        3:released) ;;
+        4:expires) manifest_expires=$m_one ;;
+        5:min-from) manifest_min_from=$m_one ;;
+        *:file) if [ "$manifest_line" -le 5 ] || [ -n "$m_more" ] || ! is_number "$m_two" ||
+            [ "${#m_three}" -ne 64 ] || ! only "$m_three" '0-9a-f'; then
+            manifest_bad=yes
+        fi ;;
+        *) manifest_bad=yes ;;
+        esac
+    done <"$stage/manifest"
+    if [ -n "$manifest_bad" ] || [ "$manifest_line" -lt 6 ]; then
+        die 1 installer_manifest "the manifest of $version cannot be read" "$(next_for_source)"
+    fi
+    if [ "$manifest_version" != "$version" ]; then
+        die 1 installer_wrong_version "the manifest at $version is that of $(printable "$manifest_version")" "$(next_for_source)"
+    fi
+    expires_day=$(printf '%s' "$manifest_expires" | tr -d '-' | cut -c 1-8)
+    if ! is_number "$expires_day"; then
+        die 1 installer_manifest "the manifest of $version does not say when it expires" "$(next_for_source)"
+    fi
+    if [ "$(date -u +%Y%m%d)" -gt "$expires_day" ]; then
+        if [ "$manifest_hash" = "$stamped_manifest_sha256" ]; then
+            # Named by this very script: its age is no attack, only old.
+            say "  note: the manifest of $version expired on $manifest_expires; a newer version should be there by now"
+        else
+            die 1 installer_expired "the manifest of $version expired on $manifest_expires" \
+                "install a newer version; or is this host's clock wrong ($(date -u +%Y-%m-%dT%H:%M:%SZ))?"
+        fi
+    fi
+}
+
+# place_program NAME: gets one program of the version and checks it; it lies in the stage then.
+stage_program() {
+    stage_name=$1-$target
+    stage_found=
+    while read -r m_key m_one m_two m_three; do
+        if [ "$m_key" = file ] && [ "$m_one" = "$stage_name" ]; then
+            stage_found=yes
+            stage_size=$m_two
+            stage_hash=$m_three
+        fi
+    done <"$stage/manifest"
+    if [ -z "$stage_found" ]; then
+        die 1 installer_not_found "version $version has no $stage_name" "install another version"
+    fi
+    if [ "$(file_hash "$root$prefix/versions/$version/$1")" = "$stage_hash" ]; then
+        return 0
+    fi
+    stage_free=$(free_mib "$stage")
+    if [ "${stage_free:-99999}" -lt $((stage_size / 1048576 + 2)) ]; then
+        die 1 installer_disk "$1 needs $((stage_size / 1048576 + 2)) MB, and $stage_free are free at $root$prefix" \
+            "make room, or choose another place with --prefix DIR"
+    fi
+    say "- get $stage_name $version ($((stage_size / 1024)) KB) from $source"
+    get "$version/$stage_name" "$stage_size" "$stage/$1" "$stage_name"
+    if [ "$(size_of "$stage/$1")" -ne "$stage_size" ]; then
+        not_ours "$stage/$1" "$stage_name"
+        die 1 installer_truncated "$stage_name has $(size_of "$stage/$1") bytes instead of $stage_size" "$(next_for_source)"
+    fi
+    if [ "$(sha256 <"$stage/$1")" != "$stage_hash" ]; then
+        not_ours "$stage/$1" "$stage_name"
+        die 1 installer_checksum "$stage_name is not what the manifest says" "$(next_for_source)"
+    fi
+    chmod 0755 "$stage/$1"
+    own "$stage/$1"
+    if ! "$stage/$1" --version >/dev/null 2>&1 </dev/null; then
+        die 1 installer_cannot_run "$stage_name is genuine and does not start on this host" \
+            "is $root$prefix mounted noexec, or does SELinux or an application allow-list forbid it? Try: $stage_name --version"
+    fi
+    to_disk "$stage/$1"
+    staged="$staged $1"
+}
+
+file_hash() {
+    if [ -f "$1" ]; then
+        sha256 <"$1"
+    fi
+}
+
+# --- the disk --------------------------------------------------------------------------------
+
+own() {
+    if [ "$is_root" = yes ]; then
+        chown 0:0 "$1"
+    fi
+}
+
+to_disk() {
+    sync "$1" 2>/dev/null || sync
+}
+
+# Makes a folder and those above it; remembers what it made, so that it can be taken away again.
+make_dir() {
+    if [ -d "$root$1" ] || [ -z "$1" ]; then
+        return 0
+    fi
+    make_dir "${1%/*}"
+    # The recursion has its own $1, not its own variables.
+    if ! mkdir -m "${2:-0755}" "$root$1"; then
+        die 1 installer_write "$root$1 cannot be made" "is the disk full or read-only?"
+    fi
+    own "$root$1"
+    made_dirs="$1 $made_dirs"
+}
+
+# write_file PATH MODE TEXT: replaces it at once or not at all; nothing if it is so already.
+# Sets wrote to yes when it was (or, in a dry run, would be) written.
+write_file() {
+    wrote=no
+    write_at=$root$1
+    if [ -L "$write_at" ] || { [ -e "$write_at" ] && [ ! -f "$write_at" ]; }; then
+        die 1 installer_in_the_way "$write_at is there and is not a file" "look what it is, and move it away"
+    fi
+    if [ -f "$write_at" ] && [ "$(cat "$write_at")" = "$3" ] && [ -n "$(find "$write_at" -perm "$2")" ]; then
+        return 0
+    fi
+    wrote=yes
+    plan "write $1" || return 0
+    make_dir "${1%/*}"
+    temporary=$(mktemp "${write_at%/*}/.fairlead.XXXXXX") ||
+        die 1 installer_write "${write_at%/*} cannot be written to" "is the disk full or read-only?"
+    printf '%s\n' "$3" >"$temporary" 2>/dev/null ||
+        die 1 installer_disk "$1 cannot be written: the disk is full" "make room, then run the same line again"
+    chmod "$2" "$temporary"
+    own "$temporary"
+    to_disk "$temporary"
+    mv -f "$temporary" "$write_at"
+    temporary=
+}
+
+# link PATH TARGET: a symbolic link, switched in one step.
+link() {
+    link_at=$root$1
+    if [ "$(readlink "$link_at" 2>/dev/null)" = "$2" ]; then
+        return 0
+    fi
+    if [ -e "$link_at" ] && [ ! -L "$link_at" ]; then
+        die 1 installer_in_the_way "$link_at is there and is not a link of ours" "look what it is, and move it away"
+    fi
+    plan "link $1 -> $2" || return 0
+    make_dir "${1%/*}"
+    temporary=${link_at%/*}/.fairlead-link.$$
+    rm -f "$temporary"
+    ln -s "$2" "$temporary"
+    # -T: onto the link, not into the folder that it leads to.
+    if ! mv -fT "$temporary" "$link_at" 2>/dev/null; then
+        rm -f "$link_at"
+        mv "$temporary" "$link_at"
+    fi
+    temporary=
+}
+
+# take_away PATH: a file or link, if it is there.
+take_away() {
+    if [ -e "$root$1" ] || [ -L "$root$1" ]; then
+        if plan "remove $1"; then
+            rm -f "$root$1"
+        fi
+    fi
+}
+
+take_away_tree() {
+    if [ -d "$root$1" ] && [ ! -L "$root$1" ]; then
+        if plan "remove $1 and all below it"; then
+            rm -rf "$root$1"
+        fi
+    fi
+}
+
+take_away_empty() {
+    if [ -d "$root$1" ] && [ "$dry_run" = no ]; then
+        rmdir "$root$1" 2>/dev/null || :
+    fi
+}
+
+# One installation at a time.
+take_lock() {
+    if [ "$dry_run" = yes ] || ! has flock; then
+        return 0
+    fi
+    if [ ! -e "$root$prefix/.lock" ]; then
+        lock_made=$root$prefix/.lock
+    fi
+    exec 9>>"$root$prefix/.lock"
+    if ! flock -n 9; then
+        lock_made=
+        die 1 installer_busy "another installation is at work on this host" "wait until it has ended, then run the same line again"
+    fi
+}
+
+open_stage() {
+    make_dir "$prefix/versions"
+    take_lock
+    # What a run that was killed has left.
+    rm -rf "$root$prefix/versions"/.incoming.*
+    stage=$(mktemp -d "$root$prefix/versions/.incoming.XXXXXX") ||
+        die 1 installer_write "$root$prefix/versions cannot be written to" "is the disk full or read-only?"
+    chmod 0755 "$stage"
+}
+
+# The staged programs become a version, in one step where it is new.
+place_version() {
+    [ -n "$staged" ] || return 0
+    place_at=$root$prefix/versions/$version
+    if [ ! -d "$place_at" ]; then
+        place_dir=$(mktemp -d "$root$prefix/versions/.incoming.XXXXXX")
+        chmod 0755 "$place_dir"
+        own "$place_dir"
+        for placed in $staged; do
+            mv "$stage/$placed" "$place_dir/$placed"
+        done
+        to_disk "$place_dir"
+        mv "$place_dir" "$place_at"
+    else
+        for placed in $staged; do
+            mv -f "$stage/$placed" "$place_at/$placed"
+        done
+    fi
+    to_disk "$root$prefix/versions"
+    if has restorecon; then
+        restorecon -R "$root$prefix" 2>/dev/null || :
+    fi
+}
+
+# What `--uninstall` needs to know: which folders were not there before.
+remember_dirs() {
+    remembered=$(cat "$root$prefix/made" 2>/dev/null) || remembered=
+    for made_one in $made_dirs; do
+        case "
+$remembered
+" in
+        *"
+$made_one
+"*) ;;
+        *) remembered="${remembered:+$remembered
+}$made_one" ;;
+        esac
+    done
+    if [ "$dry_run" = no ]; then
+        write_file "$prefix/made" 0644 "$remembered"
+    fi
+}
+
+# The folders that were not there before, the deepest first, if nobody has put anything into them.
+remove_made() {
+    for made_one in $(printf '%s\n' "$made_before" | sort -r); do
+        if is_path "$made_one"; then
+            take_away_empty "$made_one"
+        fi
+    done
+}
+
+installed_version() {
+    installed_link=$(readlink "$root$prefix/current" 2>/dev/null) || installed_link=
+    printf '%s' "${installed_link#versions/}"
+}
+
+# --- settings of the agent -------------------------------------------------------------------
+
+env_line() {
+    printf '%s\n' "$env_text" | sed -n "s/^$1='\(.*\)'\$/\1/p; s/^$1=\([^'].*\)\$/\1/p" | head -n 1
+}
+
+# set_env KEY VALUE: replaces or adds a line; what was written by hand stays.
+set_env() {
+    if [ -z "$2" ] || [ "$(env_line "$1")" = "$2" ]; then
+        return 0
+    fi
+    env_text=$(printf '%s\n' "$env_text" | grep -v "^$1=" || :)
+    env_text="$env_text
+$1='$2'"
+}
+
+write_env() {
+    env_text=$(cat "$root$env_file" 2>/dev/null) || env_text=
+    if [ -z "$env_text" ]; then
+        env_text="# Settings of the Fairlead agent: every flag of \`fairlead-agent supervise --help\`.
+# They hold after: systemctl restart fairlead-agent (or rc-service fairlead-agent restart)"
+    fi
+    set_env FAIRLEAD_ADDRESS "$address"
+    set_env FAIRLEAD_JOIN_TOKEN_FILE "$join_token_at"
+    set_env FAIRLEAD_HOST_NAME "$host_name"
+    set_env FAIRLEAD_ENGINE_SOCKET "$engine_socket"
+    set_env HTTPS_PROXY "$proxy"
+    set_env NO_PROXY "$no_proxy_for"
+    write_file "$env_file" 0600 "$env_text"
+}
+
+write_token() {
+    wrote_token=no
+    if [ -z "$token" ] || [ "$enrolled" = yes ]; then
+        return 0
+    fi
+    write_file "$join_token_at" 0600 "$token"
+    wrote_token=$wrote
+}
+
+# --- services --------------------------------------------------------------------------------
+
+print_unit() {
+    case ${1:-} in
+    controller | access-server) prefix=${prefix:-/opt/fairlead-servers} ;;
+    *) prefix=${prefix:-/opt/fairlead} ;;
+    esac
+    is_path "$prefix" || usage installer_usage "FAIRLEAD_PREFIX is an absolute path"
+    case ${1:-} in
+    systemd) agent_unit ;;
+    openrc) agent_openrc ;;
+    controller) controller_unit ;;
+    access-server) access_server_unit ;;
+    *) usage installer_usage "print-unit knows systemd, openrc, controller and access-server" ;;
+    esac
+}
+
+agent_unit() {
+    printf '%s\n' "[Unit]
+Description=Fairlead agent: carries out signed commands on this host's containers
+Wants=network-online.target
+After=network-online.target docker.service podman.socket
+# It never gives up: a host that nobody can log in to must come back by itself.
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=main
+EnvironmentFile=-$env_file
+ExecStart=$prefix/supervisor/fairlead-agent supervise
+Restart=always
+RestartSec=1
+TimeoutStartSec=90
+TimeoutStopSec=30
+# The supervisor ends its agents itself; what is left after the time is killed.
+KillMode=mixed
+
+# The engine's socket and the network are what it needs of the host; it writes to three places.
+StateDirectory=fairlead-agent
+StateDirectoryMode=0700
+ProtectSystem=strict
+ReadWritePaths=$prefix -$etc_dir
+ProtectHome=read-only
+PrivateTmp=yes
+NoNewPrivileges=yes
+CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_CHOWN CAP_FOWNER CAP_KILL CAP_SYS_PTRACE CAP_SYS_RESOURCE
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+UMask=0077
+
+# Limits: it may never be what brings the host down, and should outlive what does.
+MemoryMax=512M
+TasksMax=512
+LimitNOFILE=16384
+LimitCORE=0
+OOMScoreAdjust=-500
+
+[Install]
+WantedBy=multi-user.target"
+}
+
+agent_openrc() {
+    printf '%s\n' "#!/sbin/openrc-run
+# Fairlead agent: carries out signed commands on this host's containers.
+
+name=\"Fairlead agent\"
+supervisor=supervise-daemon
+command=$prefix/supervisor/fairlead-agent
+command_args=supervise
+output_log=/var/log/fairlead-agent.log
+error_log=/var/log/fairlead-agent.log
+# It never gives up: a host that nobody can log in to must come back by itself.
+respawn_delay=1
+respawn_max=0
+retry=\"TERM/30/KILL/5\"
+rc_ulimit=\"-n 16384 -c 0\"
+umask=077
+
+depend() {
+    need net
+    use dns docker podman
+    after firewall
+}
+
+start_pre() {
+    if [ -f $env_file ]; then
+        set -a
+        . $env_file
+        set +a
+    fi
+    checkpath -d -m 0700 -o root:root $state_dir
+}"
+}
+
+# Writes the service file; wrote tells whether it changed.
+write_service() {
+    case $init in
+    systemd) write_file "$systemd_unit" 0644 "$(agent_unit)" ;;
+    openrc) write_file "$openrc_script" 0755 "$(agent_openrc)" ;;
+    *) wrote=no ;;
+    esac
+    wrote_service=$wrote
+}
+
+# enable_service NAME: it starts at boot.
+enable_service() {
+    case $init in
+    systemd)
+        if [ -n "$root" ]; then
+            link "/etc/systemd/system/multi-user.target.wants/$1.service" "/etc/systemd/system/$1.service"
+        else
+            if [ "$wrote_service" = yes ] && [ "$dry_run" = no ]; then
+                systemctl daemon-reload
+            fi
+            if ! systemctl is-enabled --quiet "$1" 2>/dev/null; then
+                if plan "start $1 at every boot"; then
+                    systemctl --quiet enable "$1"
+                fi
+            fi
+        fi
+        ;;
+    openrc)
+        if [ -n "$root" ]; then
+            link "/etc/runlevels/default/$1" "/etc/init.d/$1"
+        elif [ ! -e "/etc/runlevels/default/$1" ]; then
+            if plan "start $1 at every boot"; then
+                rc-update --quiet add "$1" default 9>&-
+            fi
+        fi
+        ;;
+    *) ;;
+    esac
+}
+
+service_runs() {
+    case $init in
+    systemd)
+        case $(systemctl is-active "$1" 2>/dev/null || :) in
+        active | activating | reloading) return 0 ;;
+        *) return 1 ;;
+        esac
+        ;;
+    openrc) rc-service --quiet "$1" status >/dev/null 2>&1 9>&- ;;
+    *) return 1 ;;
+    esac
+}
+
+# run_service NAME CHANGED: starts it; restarts it only when something of it changed.
+run_service() {
+    if service_runs "$1"; then
+        if [ "$2" = no ]; then
+            say "- $1 runs, and nothing of it changed"
+            return 0
+        fi
+        run_verb=restart
+    else
+        run_verb=start
+    fi
+    plan "$run_verb $1" || return 0
+    case $init in
+    systemd) systemctl --no-block "$run_verb" "$1" 9>&- ;;
+    openrc) rc-service --quiet "$1" "$run_verb" >/dev/null 9>&- ;;
+    *) ;;
+    esac || die 1 installer_service "$1 cannot be started" "see: $(log_command "$1")"
+}
+
+log_command() {
+    case $init in
+    systemd) printf 'journalctl -u %s -n 50' "$1" ;;
+    *) printf 'tail -n 50 /var/log/%s.log' "$1" ;;
+    esac
+}
+
+# remove_service NAME: stops it and takes its file away.
+remove_service() {
+    case $init in
+    systemd)
+        if [ -z "$root" ] && [ -e "/etc/systemd/system/$1.service" ]; then
+            if plan "stop $1"; then
+                systemctl --quiet disable --now "$1" 2>/dev/null || systemctl stop "$1" || :
+            fi
+        fi
+        take_away "/etc/systemd/system/multi-user.target.wants/$1.service"
+        take_away "/etc/systemd/system/$1.service"
+        if [ -z "$root" ] && [ "$dry_run" = no ]; then
+            systemctl daemon-reload || :
+            systemctl reset-failed "$1" 2>/dev/null || :
+        fi
+        ;;
+    openrc)
+        if [ -z "$root" ] && [ -e "/etc/init.d/$1" ]; then
+            if plan "stop $1"; then
+                rc-service --quiet "$1" stop >/dev/null 2>&1 || :
+                rc-update --quiet delete "$1" default >/dev/null 2>&1 || :
+            fi
+        fi
+        take_away "/etc/runlevels/default/$1"
+        take_away "/etc/init.d/$1"
+        take_away "/var/log/$1.log"
+        ;;
+    *) ;;
+    esac
+}
+
+# --- the agent -------------------------------------------------------------------------------
+
+agent_paths() {
+    etc_dir=/etc/fairlead
+    env_file=$etc_dir/agent.env
+    join_token_at=$etc_dir/join-token
+    state_dir=/var/lib/fairlead-agent
+    bin_link=/usr/local/bin/fairlead-agent
+    systemd_unit=/etc/systemd/system/fairlead-agent.service
+    openrc_script=/etc/init.d/fairlead-agent
+}
+
+# Where an earlier run put it.
+find_prefix() {
+    if [ -n "$prefix" ]; then
+        return 0
+    fi
+    found_link=$(readlink "$root$bin_link" 2>/dev/null) || found_link=
+    case $found_link in
+    */current/fairlead-agent) prefix=${found_link%/current/fairlead-agent} ;;
+    *) prefix=/opt/fairlead ;;
+    esac
+    is_path "$prefix" || prefix=/opt/fairlead
+}
+
+refuse_packaged() {
+    for packaged in /lib/systemd/system /usr/lib/systemd/system; do
+        if [ -e "$root$packaged/$1.service" ]; then
+            die 1 installer_packaged "$1 was installed here as a package of the system" \
+                "upgrade or remove it with apt, not with this script"
+        fi
+    done
+}
+
+install_agent() {
+    # A converging run may leave out what an earlier one was told.
+    env_text=$(cat "$root$env_file" 2>/dev/null) || env_text=
+    if [ -z "$address" ]; then
+        address=$(env_line FAIRLEAD_ADDRESS)
+    fi
+    enrolled=no
+    if [ -e "$root$state_dir/identity" ]; then
+        enrolled=yes
+    fi
+    if [ -z "$address" ] && [ "$verb" = agent ]; then
+        usage installer_no_address "no access server is named" "pass --address HOST:PORT (the line from fairlead host add has it)"
+    fi
+    if [ "$verb" = agent ] && [ "$enrolled" = no ] && [ -z "$token" ] && [ ! -s "$root$join_token_at" ] &&
+        [ "$running_system" = yes ] && [ "$start" = yes ]; then
+        usage installer_no_token "this host has not joined yet, and there is no join token" \
+            "make one (fairlead host add) and pass it as FAIRLEAD_JOIN_TOKEN or with --token-file FILE"
+    fi
+    if [ "$enrolled" = yes ] && [ -n "$token" ] && [ "$re_enrol" = no ]; then
+        say "this host has joined already: the token is not used (--re-enrol gives up the identity that is here)"
+        token=
+    fi
+    if [ "$re_enrol" = yes ] && [ -z "$token" ]; then
+        usage installer_no_token "--re-enrol needs a new join token" "make one: fairlead host add"
+    fi
+    refuse_packaged fairlead-agent
+    preflight
+    if [ "$verb" = check ]; then
+        say "nothing stands in the way"
+        return 0
+    fi
+
+    if [ "$dry_run" = no ]; then
+        open_stage
+    fi
+    choose_version
+    before=$(installed_version)
+    keep_newer
+    if [ "$dry_run" = yes ]; then
+        if [ "$before" != "$version" ]; then
+            plan "get fairlead-agent-$target $version from $source, check manifest, size and hash, and put it at $prefix/versions/$version" || :
+        fi
+    elif [ "$kept" = no ]; then
+        verify_manifest
+        check_min_from
+        stage_program fairlead-agent
+        remember_dirs
+        place_version
+    fi
+    binary_changed=no
+    if [ -n "$staged" ] || [ "$before" != "$version" ]; then
+        binary_changed=yes
+    fi
+    if [ "$re_enrol" = yes ] && [ "$enrolled" = yes ]; then
+        give_up_identity
+    fi
+    write_env
+    wrote_env=$wrote
+    write_token
+    # The agent moves the supervisor's link by itself, some time after its own upgrade.
+    if [ "$binary_changed" = yes ] || [ ! -L "$root$prefix/supervisor" ]; then
+        link "$prefix/supervisor" "versions/$version"
+    fi
+    link "$prefix/current" "versions/$version"
+    link "$bin_link" "$prefix/current/fairlead-agent"
+    write_service
+    enable_service fairlead-agent
+    remember_dirs
+    committed=yes
+
+    changed=no
+    case $binary_changed$wrote_env$wrote_token$wrote_service$re_enrol in
+    *yes*) changed=yes ;;
+    *) ;;
+    esac
+    start_agent
+}
+
+# An agent upgrades itself: an old line that is run again must not take it back.
+keep_newer() {
+    kept=no
+    if [ -z "$before" ] || ! older "$version" "$before" || [ "$allow_downgrade" = yes ]; then
+        return 0
+    fi
+    if [ -x "$root$prefix/current/fairlead-agent" ]; then
+        say "version $before is here, newer than $version, and stays (--allow-downgrade takes it back)"
+        version=$before
+        kept=yes
+    fi
+}
+
+check_min_from() {
+    if [ -n "$before" ] && [ -n "$manifest_min_from" ] && older "$before" "$manifest_min_from"; then
+        die 1 installer_min_from "version $version can follow on $manifest_min_from or later, and $before is here" \
+            "install $manifest_min_from first: --version $manifest_min_from"
+    fi
+}
+
+give_up_identity() {
+    plan "give up the identity that is here" || return 0
+    if [ "$running_system" = yes ] && service_runs fairlead-agent; then
+        case $init in
+        systemd) systemctl stop fairlead-agent || : ;;
+        *) rc-service --quiet fairlead-agent stop >/dev/null 2>&1 9>&- || : ;;
+        esac
+    fi
+    leave_fleet || say "  it could not be ended at the server: fairlead host rm does that"
+    rm -f "$root$state_dir/identity" "$root$state_dir/next.key"
+    enrolled=no
+}
+
+# The agent ends its own identity at the server; whether it could. Only while it does not run.
+leave_fleet() {
+    leave_program=$root$prefix/current/fairlead-agent
+    if [ ! -e "$root$state_dir/identity" ]; then
+        return 0
+    fi
+    [ -x "$leave_program" ] || return 1
+    env_text=$(cat "$root$env_file" 2>/dev/null) || env_text=
+    leave_address=$(env_line FAIRLEAD_ADDRESS)
+    leave_proxy=$(env_line HTTPS_PROXY)
+    leave_direct=$(env_line NO_PROXY)
+    FAIRLEAD_STATE_DIR=$root$state_dir
+    FAIRLEAD_ADDRESS=$leave_address
+    export FAIRLEAD_STATE_DIR FAIRLEAD_ADDRESS
+    if [ -n "$leave_proxy" ]; then
+        HTTPS_PROXY=$leave_proxy
+        NO_PROXY=$leave_direct
+        export HTTPS_PROXY NO_PROXY
+    fi
+    bounded 20 "$leave_program" leave </dev/null >/dev/null 2>&1 9>&-
+}
+
+start_agent() {
+    if [ "$running_system" = no ] || [ "$start" = no ]; then
+        say "fairlead-agent $version is installed on $this_host${root:+ below $root}; nothing was started"
+        if [ "$init" = none ] && [ -z "$root" ]; then
+            say "there is no systemd and no OpenRC here; start it at every boot, as root, with:"
+            say "  set -a; . $env_file; set +a; exec $prefix/supervisor/fairlead-agent supervise"
+        fi
+        return 0
+    fi
+    run_started=$(date +%s)
+    run_service fairlead-agent "$changed"
+    if [ "$dry_run" = yes ]; then
+        return 0
+    fi
+    wait_until_enrolled
+    if [ -e "$root$join_token_at" ]; then
+        # Used up; the agent needs it no more.
+        rm -f "$root$join_token_at"
+    fi
+    say "fairlead-agent $version runs on $this_host"
+    FAIRLEAD_STATE_DIR=$state_dir "$prefix/current/fairlead-agent" status 2>/dev/null </dev/null 9>&- |
+        sed -n '/^identity/s/^/  /p; /^engine/s/^/  /p; /^policy/s/^/  /p' |
+        if [ "$quiet" = no ]; then cat >&2; else cat >/dev/null; fi || :
+}
+
+wait_until_enrolled() {
+    waited=0
+    while [ ! -e "$root$state_dir/identity" ]; do
+        if [ "$waited" -ge $((wait_limit * 5)) ] || { [ $((waited % 10)) -eq 9 ] && agent_gave_up; }; then
+            printf '%s\n' "last words of the agent:" >&2
+            agent_log | tail -n 5 | cut -c 1-400 | sed 's/^/  /' >&2
+            die 1 installer_not_enrolled "fairlead-agent $version is installed and runs, and this host has not joined yet" \
+                "the agent goes on trying; see $(log_command fairlead-agent). A refused token: make a new one (fairlead host add) and run its line"
+        fi
+        sleep 0.2 2>/dev/null || sleep 1
+        waited=$((waited + 1))
+    done
+}
+
+agent_log() {
+    case $init in
+    systemd) journalctl -u fairlead-agent --since "@$run_started" -n 40 -o cat --no-pager 2>/dev/null || : ;;
+    *) tail -n 40 /var/log/fairlead-agent.log 2>/dev/null || : ;;
+    esac
+}
+
+agent_gave_up() {
+    agent_log | grep -q 'agent cannot run'
+}
+
+uninstall_agent() {
+    refuse_packaged fairlead-agent
+    if [ ! -d "$root$prefix/versions" ] && [ ! -e "$root$systemd_unit" ] && [ ! -e "$root$openrc_script" ] &&
+        [ ! -e "$root$state_dir" ] && [ ! -e "$root$env_file" ]; then
+        say "nothing of fairlead-agent is on $this_host"
+        return 0
+    fi
+    # Its containers go on: they are the engine's, and nothing here touches them.
+    if [ "$init" != none ]; then
+        remove_service fairlead-agent
+    fi
+    stop_by_hand
+    left=yes
+    if [ -e "$root$state_dir/identity" ]; then
+        if plan "leave the fleet"; then
+            leave_fleet || left=no
+        fi
+    fi
+    made_before=$(cat "$root$prefix/made" 2>/dev/null) || made_before=
+    take_away "$bin_link"
+    take_away "$env_file"
+    take_away "$join_token_at"
+    if [ "$purge" = yes ]; then
+        take_away_tree "$etc_dir"
+    fi
+    take_away "$prefix/current"
+    take_away "$prefix/supervisor"
+    take_away_tree "$prefix/versions"
+    take_away "$prefix/made"
+    take_away "$prefix/.lock"
+    take_away_empty "$prefix"
+    if [ "$left" = yes ] || [ "$purge" = yes ]; then
+        take_away_tree "$state_dir"
+    fi
+    take_away_empty "$etc_dir"
+    remove_made
+    if [ "$left" = no ]; then
+        printf '%s\n' "the server could not be told: end this host's identity with: fairlead host rm $this_host" >&2
+        if [ "$purge" = no ]; then
+            printf '%s\n' "its state stays at $state_dir until then (--uninstall --purge removes it)" >&2
+        fi
+    fi
+    if [ "$dry_run" = no ]; then
+        say "fairlead-agent is gone from $this_host; no container was touched"
+    fi
+}
+
+# A supervisor that no service runs; only if it is one of ours.
+stop_by_hand() {
+    if [ -n "$root" ] || [ ! -r "$state_dir/status.json" ]; then
+        return 0
+    fi
+    hand_pid=$(sed -n 's/.*"supervisor" *: *\([0-9][0-9]*\).*/\1/p' "$state_dir/status.json")
+    is_number "$hand_pid" || return 0
+    case $(readlink "/proc/$hand_pid/exe" 2>/dev/null) in
+    "$prefix"/*fairlead-agent*) ;;
+    *) return 0 ;;
+    esac
+    plan "stop the supervisor (process $hand_pid)" || return 0
+    kill -TERM "$hand_pid" 2>/dev/null || return 0
+    hand_waited=0
+    while [ -e "/proc/$hand_pid" ] && [ "$hand_waited" -lt 30 ]; do
+        sleep 1
+        hand_waited=$((hand_waited + 1))
+    done
+}
+
+# --- the servers -----------------------------------------------------------------------------
+
+server_unit_head() {
+    printf '%s\n' "[Unit]
+Description=$1
+Wants=network-online.target
+After=network-online.target$2
+StartLimitIntervalSec=0
+
+[Service]
+Type=exec
+User=$3
+Group=$3
+EnvironmentFile=$4
+ExecStart=$prefix/current/$5 run
+Restart=always
+RestartSec=1
+TimeoutStopSec=30
+LimitNOFILE=1048576
+LimitCORE=0
+
+# It opens ports, and writes to its own folder; nothing else.
+AmbientCapabilities=CAP_NET_BIND_SERVICE
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+StateDirectory=$6
+StateDirectoryMode=0700
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+NoNewPrivileges=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+UMask=0077
+
+[Install]
+WantedBy=multi-user.target"
+}
+
+controller_unit() {
+    server_unit_head "Fairlead controller: API, console and CA" "" \
+        fairlead-controller /etc/fairlead/controller.env fairlead-controller fairlead-controller
+}
+
+access_server_unit() {
+    server_unit_head "Fairlead access server: the links of a region's hosts" " fairlead-controller.service" \
+        fairlead-access /etc/fairlead/access-server.env fairlead-access-server fairlead-access-server
+}
+
+# make_user NAME HOME: a system user that nobody logs in as.
+make_user() {
+    if id "$1" >/dev/null 2>&1; then
+        return 0
+    fi
+    plan "make the system user $1" || return 0
+    nologin=/usr/sbin/nologin
+    [ -e "$nologin" ] || nologin=/sbin/nologin
+    if has useradd; then
+        useradd --system --user-group --no-create-home --home-dir "$2" --shell "$nologin" "$1"
+    elif has adduser; then
+        addgroup -S "$1" && adduser -S -D -H -h "$2" -s "$nologin" -G "$1" "$1"
+    else
+        false
+    fi || die 1 installer_user "the system user $1 cannot be made" "make it by hand, then run the same line again"
+}
+
+# own_dir DIR USER MODE
+own_dir() {
+    if [ -d "$1" ]; then
+        return 0
+    fi
+    plan "make $1 for $2" || return 0
+    make_dir "$1" "$3"
+    chown "$2:$2" "$1"
+}
+
+# Hosts get their programs from the controller: it keeps the whole package it was installed from.
+keep_package() {
+    packages=/var/lib/fairlead-controller/packages
+    plan "keep the package $version in $packages, for the hosts" || return 0
+    own_dir "$packages" fairlead-controller 0755
+    if [ ! -d "$packages/$version" ]; then
+        mkdir "$stage/package"
+        cp "$stage/manifest" "$stage/package/manifest"
+        if [ ! -f "$stage/manifest.sig" ]; then
+            get "$version/manifest.sig" 8192 "$stage/manifest.sig" "the manifest's signature"
+        fi
+        cp "$stage/manifest.sig" "$stage/package/manifest.sig"
+        while read -r keep_key keep_name keep_size keep_hash; do
+            [ "$keep_key" = file ] || continue
+            only "$keep_name" 'A-Za-z0-9._+-' || die 1 installer_manifest "the manifest names a file that no package has: $(printable "$keep_name")" "$(next_for_source)"
+            if [ -f "$stage/${keep_name%-"$target"}" ] && [ "$keep_name" != "${keep_name%-"$target"}" ]; then
+                cp "$stage/${keep_name%-"$target"}" "$stage/package/$keep_name"
+            else
+                get "$version/$keep_name" "$keep_size" "$stage/package/$keep_name" "$keep_name"
+            fi
+            if [ "$(sha256 <"$stage/package/$keep_name")" != "$keep_hash" ]; then
+                die 1 installer_checksum "$keep_name is not what the manifest says" "$(next_for_source)"
+            fi
+            chmod 0755 "$stage/package/$keep_name"
+        done <"$stage/manifest"
+        keep_script
+        place_package
+    fi
+    mkdir -p "$packages/channels"
+    printf '%s\n' "$version" >"$packages/channels/.stable.$$"
+    mv -f "$packages/channels/.stable.$$" "$packages/channels/stable"
+    chown -R fairlead-controller:fairlead-controller "$packages"
+    chmod 0755 "$packages" "$packages/channels" "$packages/$version"
+}
+
+# The script that hosts will run: this very file, where it is one; else the repository's, which is
+# where this one came from.
+keep_script() {
+    if [ -f "$0" ] && [ -n "$stamped_version" ] && grep -q "^stamped_manifest_sha256='$stamped_manifest_sha256'\$" "$0" 2>/dev/null; then
+        cp "$0" "$stage/package/install.sh"
+    elif [ "$source_kind" = bundle ] || [ "$version" != "$stamped_version" ]; then
+        get "$version/install.sh" 1048576 "$stage/package/install.sh" install.sh
+    else
+        get install.sh 1048576 "$stage/package/install.sh" install.sh
+    fi
+    if [ "$(sed -n 1p "$stage/package/install.sh")" != '#!/bin/sh' ]; then
+        die 1 installer_checksum "what came for install.sh is no script" "$(next_for_source)"
+    fi
+    chmod 0755 "$stage/package/install.sh"
+}
+
+place_package() {
+    # On the data's file system, then in one step.
+    package_part=$(mktemp -d "$packages/.incoming.XXXXXX") ||
+        die 1 installer_write "$packages cannot be written to" "is the disk full or read-only?"
+    if ! cp "$stage/package/"* "$package_part/"; then
+        rm -rf "$package_part"
+        die 1 installer_disk "the package cannot be kept in $packages: the disk is full" "make room, then run the same line again"
+    fi
+    to_disk "$package_part"
+    cp "$package_part/install.sh" "$packages/.install.sh.$$"
+    mv -f "$packages/.install.sh.$$" "$packages/install.sh"
+    mv "$package_part" "$packages/$version"
+}
+
+install_servers() {
+    if [ -n "$root" ]; then
+        usage installer_usage "server does not go with --root: it makes users and starts services"
+    fi
+    if [ -z "$name" ]; then
+        usage installer_usage "server needs --name, the name that people and hosts use for it" "for instance: --name fleet.example.com"
+    fi
+    if [ "$init" != systemd ] && [ "$dry_run" = no ]; then
+        die 3 installer_no_systemd "the servers are started by systemd, and it does not run here" \
+            "use a machine with systemd, or start fairlead-controller and fairlead-access-server yourself (see the guide)"
+    fi
+    refuse_packaged fairlead-controller
+    min_free_mib=128
+    preflight
+    if [ "$dry_run" = no ]; then
+        open_stage
+    fi
+    choose_version
+    before=$(installed_version)
+    keep_newer_servers
+    if [ "$dry_run" = yes ]; then
+        plan "get fairlead-controller, fairlead-access-server and fairlead $version from $source, check manifest, sizes and hashes, and put them at $prefix/versions/$version" || :
+    elif [ "$kept" = no ]; then
+        verify_manifest
+        check_min_from
+        for program in fairlead-controller fairlead-access-server fairlead; do
+            stage_program "$program"
+        done
+    fi
+    make_user fairlead-controller /var/lib/fairlead-controller
+    make_user fairlead-access /var/lib/fairlead-access-server
+    own_dir /var/lib/fairlead-controller fairlead-controller 0700
+    own_dir /var/lib/fairlead-access-server fairlead-access 0700
+    if [ "$kept" = no ]; then
+        keep_package
+    fi
+    if [ "$dry_run" = no ]; then
+        remember_dirs
+        place_version
+    fi
+    servers_changed=no
+    if [ -n "$staged" ] || [ "$before" != "$version" ]; then
+        servers_changed=yes
+    fi
+    link "$prefix/current" "versions/$version"
+    for program in fairlead-controller fairlead-access-server fairlead; do
+        link "/usr/local/bin/$program" "$prefix/current/$program"
+    done
+    write_file /etc/systemd/system/fairlead-controller.service 0644 "$(controller_unit)"
+    wrote_service=$wrote
+    write_file /etc/systemd/system/fairlead-access-server.service 0644 "$(access_server_unit)"
+    if [ "$wrote" = yes ]; then
+        wrote_service=yes
+    fi
+    if [ "$wrote_service" = yes ] && [ "$dry_run" = no ]; then
+        systemctl daemon-reload
+        servers_changed=yes
+    fi
+    plan "run fairlead-controller setup --name $name" || return 0
+    make_dir /etc/fairlead
+    remember_dirs
+    committed=yes
+    finish_servers
+}
+
+keep_newer_servers() {
+    kept=no
+    if [ -n "$before" ] && older "$version" "$before" && [ "$allow_downgrade" = no ]; then
+        die 1 installer_older "version $before is here, and $version is older: a store that a newer version has changed may be unreadable to it" \
+            "install a newer version, or restore the backup made before the upgrade and pass --allow-downgrade"
+    fi
+}
+
+# Settings, certificate, first region, start, and the three last lines are setup's: it does the same
+# after an installation from .deb files. Run again, it changes only what is asked for.
+finish_servers() {
+    if [ "$start" = no ]; then
+        say "the servers $version are installed; next: fairlead-controller setup --name $name"
+        return 0
+    fi
+    if [ "$servers_changed" = yes ]; then
+        for service in fairlead-controller fairlead-access-server; do
+            if service_runs "$service"; then
+                run_service "$service" yes
+            fi
+        done
+    fi
+    set -f
+    IFS='
+'
+    # shellcheck disable=SC2086 # one argument a line
+    set -- $setup_args
+    set +f
+    IFS=' 	
+'
+    "$prefix/current/fairlead-controller" setup --name "$name" "$@" </dev/null 9>&- ||
+        die 1 installer_setup "the servers are installed, and setup did not succeed (code $?)" \
+            "see what it said above; then run: fairlead-controller setup --name $name"
+}
+
+uninstall_servers() {
+    remove_service fairlead-access-server
+    remove_service fairlead-controller
+    made_before=$(cat "$root$prefix/made" 2>/dev/null) || made_before=
+    for program in fairlead-controller fairlead-access-server fairlead; do
+        take_away "/usr/local/bin/$program"
+    done
+    take_away "$prefix/current"
+    take_away_tree "$prefix/versions"
+    take_away "$prefix/made"
+    take_away "$prefix/.lock"
+    take_away_empty "$prefix"
+    if [ "$purge" = yes ]; then
+        take_away_tree /var/lib/fairlead-controller
+        take_away_tree /var/lib/fairlead-access-server
+        take_away /etc/fairlead/controller.env
+        take_away /etc/fairlead/access-server.env
+        for user in fairlead-controller fairlead-access; do
+            if id "$user" >/dev/null 2>&1 && plan "remove the system user $user"; then
+                userdel "$user" 2>/dev/null || deluser "$user" || :
+            fi
+        done
+    fi
+    take_away_empty /etc/fairlead
+    remove_made
+    if [ "$dry_run" = no ]; then
+        if [ "$purge" = yes ]; then
+            say "the servers and all their data are gone from $this_host"
+        else
+            say "the servers are gone from $this_host; their data stays in /var/lib/fairlead-controller, /var/lib/fairlead-access-server and /etc/fairlead (--purge removes it)"
+        fi
+    fi
+}
+
+# --- the beginning ---------------------------------------------------------------------------
+
+# The value of an option, which must be there.
+value() {
+    if [ "$#" -lt 2 ]; then
+        usage installer_usage "$1 needs a value"
+    fi
+}
+
+parse() {
+    while [ "$#" -gt 0 ]; do
+        case $1 in
+        FL1* | FA1* | *=FL1* | *=FA1*)
+            usage installer_token_in_arguments "a token was passed as an argument, where everybody on this host can read it (ps)" \
+                "revoke it, make a new one, and pass it as FAIRLEAD_JOIN_TOKEN or with --token-file FILE"
+            ;;
+        --*=*)
+            # --flag=value is --flag value.
+            parse_all=$1
+            shift
+            set -- "${parse_all%%=*}" "${parse_all#*=}" "$@"
+            continue
+            ;;
+        --from | --bundle | --version | --channel | --key | --pin | --address | --token-file | --host-name | \
+            --engine-socket | --prefix | --root | --init | --name)
+            value "$@"
+            case $2 in
+            FL1* | FA1*) usage installer_token_in_arguments "a token was passed as an argument, where everybody on this host can read it (ps)" \
+                "revoke it, make a new one, and pass it as FAIRLEAD_JOIN_TOKEN or with --token-file FILE" ;;
+            *) ;;
+            esac
+            ;;
+        *) ;;
+        esac
+        case $1 in
+        --from) from=$2 ;;
+        --bundle) bundle=$2 ;;
+        --version) version=$2 ;;
+        --channel) channel=$2 ;;
+        --key) extra_keys="$extra_keys $2" ;;
+        --pin) pin=$2 ;;
+        --address) address=$2 ;;
+        --token-file) token_file=$2 ;;
+        --host-name) host_name=$2 ;;
+        --engine-socket) engine_socket=$2 ;;
+        --prefix) prefix=$2 ;;
+        --root) root=$2 ;;
+        --init) init=$2 ;;
+        --name) name=$2 ;;
+        --re-enrol) re_enrol=yes ;;
+        --allow-unreachable) allow_unreachable=yes ;;
+        --allow-downgrade) allow_downgrade=yes ;;
+        --no-start) start=no ;;
+        --dry-run) dry_run=yes ;;
+        --uninstall) uninstall=yes ;;
+        --purge) purge=yes ;;
+        --quiet) quiet=yes ;;
+        --help | -h)
+            help_text
+            finished=yes
+            return 0
+            ;;
+        --)
+            shift
+            for setup_arg in "$@"; do
+                case $setup_arg in
+                *'
+'*) usage installer_usage "an argument after -- has a line end in it" ;;
+                *) ;;
+                esac
+                setup_args="$setup_args$setup_arg
+"
+            done
+            return 0
+            ;;
+        *) usage installer_usage "there is no option $(printable "$1")" ;;
+        esac
+        case $1 in
+        --from | --bundle | --version | --channel | --key | --pin | --address | --token-file | --host-name | \
+            --engine-socket | --prefix | --root | --init | --name) shift 2 ;;
+        *) shift ;;
+        esac
+    done
+}
+
+# Everything that comes from outside is looked at before it is used anywhere.
+validate() {
+    root=${root%/}
+    if [ -n "$root" ] && { ! is_path "$root" || [ ! -d "$root" ]; }; then
+        usage installer_usage "--root is the absolute path of a folder that is there, without blanks"
+    fi
+    if [ -n "$prefix" ] && ! is_path "$prefix"; then
+        usage installer_usage "--prefix is an absolute path of letters, digits and . _ + -"
+    fi
+    prefix=${prefix%/}
+    case $init in
+    '' | systemd | openrc | none) ;;
+    *) usage installer_usage "--init is systemd, openrc or none" ;;
+    esac
+    if [ -n "$version" ] && ! is_version "$version"; then
+        usage installer_usage "this is not a version: $(printable "$version")"
+    fi
+    if [ -n "$channel" ] && ! only "$channel" 'a-z0-9-'; then
+        usage installer_usage "this is not a channel: $(printable "$channel")"
+    fi
+    for key_one in $extra_keys; do
+        is_key "$key_one" || usage installer_usage "--key is KEYID:BASE64, as fairlead agent keygen prints it"
+    done
+    keys="$stamped_keys $extra_keys"
+    if [ -n "$pin" ]; then
+        case $pin in
+        sha256//*) only "${pin#sha256//}" 'A-Za-z0-9+/=' ;;
+        *) false ;;
+        esac || usage installer_usage "--pin is sha256//BASE64"
+    fi
+    if [ -n "$address" ]; then
+        check_addresses "$address"
+    fi
+    if [ -n "$host_name" ] && { ! only "$host_name" 'A-Za-z0-9._-' || [ "${#host_name}" -gt 63 ]; }; then
+        usage installer_usage "--host-name is at most 63 letters, digits and . _ -"
+    fi
+    if [ -n "$name" ] && { ! only "$name" 'A-Za-z0-9.-' || [ "${#name}" -gt 253 ]; }; then
+        usage installer_usage "--name is a name of the DNS, for instance fleet.example.com"
+    fi
+    if [ -n "$engine_socket" ] && ! is_path "$engine_socket"; then
+        usage installer_usage "--engine-socket is an absolute path"
+    fi
+    if [ -n "$proxy" ] && ! only "$proxy" 'A-Za-z0-9.:/@_~!*+,=%[]-'; then
+        usage installer_usage "HTTPS_PROXY has characters that belong percent-encoded in it" "write them as %XX"
+    fi
+    if [ -n "$no_proxy_for" ] && ! only "$no_proxy_for" 'A-Za-z0-9.:/*, []_-'; then
+        usage installer_usage "NO_PROXY is a list of names and networks"
+    fi
+    if ! is_number "$time_limit" || ! is_number "$wait_limit"; then
+        usage installer_usage "FAIRLEAD_DOWNLOAD_TIMEOUT_S and FAIRLEAD_WAIT_S are numbers of seconds"
+    fi
+}
+
+choose_source() {
+    if [ -n "$bundle" ]; then
+        source_kind=bundle
+        source=$bundle
+        if [ ! -f "$bundle" ] || [ ! -r "$bundle" ]; then
+            usage installer_bundle "there is no file $(printable "$bundle")"
+        fi
+    else
+        source=${from%/}
+        case $from in
+        https://*) source_kind=url ;;
+        # In the clear only where it does not leave the machine.
+        http://127.0.0.1:* | http://127.0.0.1/* | http://localhost:* | http://localhost/*) source_kind=url ;;
+        http://*) usage installer_insecure_url "packages come through https, not http" "write --from https://…" ;;
+        /*) source_kind=dir ;;
+        '') usage installer_no_source "it was not said where the packages are" \
+            "pass --from https://… (the line from fairlead host add has it) or --bundle FILE" ;;
+        *) usage installer_usage "--from is an https address or the absolute path of a folder" ;;
+        esac
+        if [ "$source_kind" = url ] && ! only "$source" 'A-Za-z0-9.:/@_~%[]-'; then
+            usage installer_usage "--from is an https address: $(printable "$source")"
+        fi
+        if [ "$source_kind" = dir ] && [ ! -d "$source" ]; then
+            usage installer_usage "there is no folder $(printable "$source")"
+        fi
+    fi
+    if [ -z "$stamped_version" ] && [ -z "$extra_keys" ]; then
+        usage installer_unstamped "this install.sh comes from the sources and belongs to no version: it knows no key to believe" \
+            "take the one that your controller serves; developers pass --key KEYID:BASE64 with --from or --bundle"
+    fi
+}
+
+main() {
+    quiet=no dry_run=no purge=no uninstall=no start=yes re_enrol=no finished=no
+    allow_unreachable=no allow_downgrade=no
+    setup_args='' stage='' temporary='' made_dirs='' lock_made='' staged='' committed=no explained=no
+    init='' root='' extra_keys=${FAIRLEAD_KEY:-}
+    from=${FAIRLEAD_FROM:-} bundle=${FAIRLEAD_BUNDLE:-} version=${FAIRLEAD_VERSION:-}
+    channel=${FAIRLEAD_CHANNEL:-} pin=${FAIRLEAD_PIN:-} prefix=${FAIRLEAD_PREFIX:-}
+    address=${FAIRLEAD_ADDRESS:-} host_name=${FAIRLEAD_HOST_NAME:-} name=${FAIRLEAD_NAME:-}
+    engine_socket=${FAIRLEAD_ENGINE_SOCKET:-} token_file=${FAIRLEAD_JOIN_TOKEN_FILE:-}
+    time_limit=${FAIRLEAD_DOWNLOAD_TIMEOUT_S:-600} wait_limit=${FAIRLEAD_WAIT_S:-30}
+    proxy=${HTTPS_PROXY:-${https_proxy:-}} no_proxy_for=${NO_PROXY:-${no_proxy:-}}
+    token='' source='' source_kind='' getter='' hasher=sha256sum min_free_mib=16 enrolled=no
+    this_host=$(uname -n)
+    agent_paths
+
+    verb=agent
+    case ${1:-} in
+    server | check)
+        verb=$1
+        shift
+        ;;
+    print-unit)
+        shift
+        print_unit "$@"
+        return 0
+        ;;
+    *) ;;
+    esac
+    parse "$@"
+    if [ "$finished" = yes ]; then
+        return 0
+    fi
+    validate
+    if [ -n "$proxy" ]; then
+        # The one spelling that curl, wget and the agent all know.
+        https_proxy=$proxy
+        export https_proxy
+    fi
+    trap clean_up EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    look_around
+    if [ "$verb" = server ]; then
+        prefix=${prefix:-/opt/fairlead-servers}
+    else
+        find_prefix
+    fi
+    if [ "$uninstall" = yes ]; then
+        case $verb in
+        server) uninstall_servers ;;
+        *) uninstall_agent ;;
+        esac
+        return 0
+    fi
+    take_token
+    if [ "$verb" != check ] || [ -n "$from$bundle" ]; then
+        choose_source
+    fi
+    case $verb in
+    server) install_servers ;;
+    *) install_agent ;;
+    esac
+}
+
+main "$@"
+exit 0
+}
