@@ -1,5 +1,6 @@
 //! Builds the controller from its configuration and runs it until shutdown.
 
+use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use fairlead_daemon::files::{self, ClaimError};
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::{random, tls};
 use fairlead_link::accept::Acceptor;
+use fairlead_protocol::HostId;
 use fairlead_store::{Store, StoreError};
 use tokio::net::TcpListener;
 
@@ -114,19 +116,7 @@ impl App {
             clock.clone(),
         )?);
         let store = Store::open(&config.data_dir.join("controller.db"))?;
-        let fleet = Arc::new(Fleet::new());
-        let hosts = store.read(|tx| tx.hosts(None)).await?;
-        let homes: std::collections::HashMap<_, _> = hosts
-            .into_iter()
-            .filter_map(|host| Some((host.id?, host.region)))
-            .collect();
-        let pictures = store.read(|tx| tx.pictures()).await?;
-        fleet.load_pictures(
-            pictures
-                .into_iter()
-                .filter_map(|(host, part)| Some((host, homes.get(&host)?.clone(), part)))
-                .collect(),
-        );
+        let (fleet, homes) = fleet_as_kept(&store).await?;
         let regions = Arc::new(Regions::default());
         let streams = Arc::new(Streams::default());
         let dispatch = Dispatch::new(
@@ -224,6 +214,24 @@ impl App {
             tracing::error!(%error, "https ended");
         }
     }
+}
+
+/// The fleet as it was when the controller last ran, and which region each host is of.
+async fn fleet_as_kept(store: &Store) -> Result<(Arc<Fleet>, HashMap<HostId, String>), StoreError> {
+    let fleet = Arc::new(Fleet::new());
+    let hosts = store.read(|tx| tx.hosts(None)).await?;
+    let homes: HashMap<_, _> = hosts
+        .into_iter()
+        .filter_map(|host| Some((host.id?, host.region)))
+        .collect();
+    let pictures = store.read(|tx| tx.pictures()).await?;
+    fleet.load_pictures(
+        pictures
+            .into_iter()
+            .filter_map(|(host, part)| Some((host, homes.get(&host)?.clone(), part)))
+            .collect(),
+    );
+    Ok((fleet, homes))
 }
 
 type WebTls = (Option<Arc<WebCertificate>>, Arc<rustls::ServerConfig>);
