@@ -1,25 +1,23 @@
-//! The agents' port: accepts, lets a bounded number through the handshake at once, and hands each
-//! finished connection to the task of its door. A connection that says nothing takes no place among
-//! the handshakes.
+//! The agents' port: hands each connection that came through the handshake to the task of its door.
 
 use std::sync::Arc;
 
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::Role;
 use fairlead_link::accept::{Accepted, Acceptor, Door};
-use fairlead_protocol::limits;
+use fairlead_link::doorkeeper::{self, Waiting};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::region::Region;
 use crate::{doors, link};
 
-/// Handshakes at a time: they cost CPU and memory before anybody has proved anything. More wait in the
-/// kernel's queue.
-const HANDSHAKES_MAX: usize = 64;
-/// Connections that have not said anything yet, or wait for their handshake. They cost a socket and a
-/// small task each; more wait in the kernel's queue.
-const WAITING_MAX: usize = 8192;
+/// Connections that have not said anything yet, or wait for their handshake. Hundreds of hosts behind
+/// one address may come back at once.
+const WAITING: Waiting = Waiting {
+    max: 8192,
+    per_address_max: 512,
+};
 /// Connections behind the doors for strangers at a time.
 const STRANGERS_MAX: usize = 256;
 
@@ -30,53 +28,22 @@ pub async fn run(
     region: Arc<Region>,
     shutdown: Shutdown,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
-    let waiting = Arc::new(Semaphore::new(WAITING_MAX));
-    loop {
-        let Ok(place) = Arc::clone(&waiting).acquire_owned().await else {
-            return;
-        };
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (tcp, remote) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, most likely: waiting is the only cure.
-                tracing::error!(%error, "cannot accept connections");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (acceptor, region) = (acceptor.clone(), Arc::clone(&region));
-        let (strangers, shutdown) = (Arc::clone(&strangers), shutdown.clone());
-        let handshakes = Arc::clone(&handshakes);
-        // One task a connection; its end is the connection's end.
-        tokio::spawn(async move {
-            let mut first = [0; 1];
-            let spoke = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, tcp.peek(&mut first)).await;
-            if !matches!(spoke, Ok(Ok(1))) {
-                region.counters.handshakes_failed.increment();
-                return;
-            }
-            let Ok(permit) = handshakes.acquire_owned().await else {
-                return;
-            };
-            drop(place);
-            // On the heap: those who wait must not pay for the handshake's large future.
-            let finished = Box::pin(acceptor.accept(tcp, remote)).await;
-            drop(permit);
+    let ends = shutdown.clone();
+    let then = move |finished| {
+        let (region, strangers) = (Arc::clone(&region), Arc::clone(&strangers));
+        let shutdown = shutdown.clone();
+        async move {
             match finished {
                 Ok(accepted) => through_door(accepted, region, strangers, shutdown).await,
                 Err(error) => {
                     region.counters.handshakes_failed.increment();
-                    tracing::debug!(%remote, %error, "connection refused");
+                    tracing::debug!(%error, "connection refused");
                 }
             }
-        });
-    }
+        }
+    };
+    doorkeeper::run(listener, acceptor, WAITING, ends.cancelled(), then).await;
 }
 
 async fn through_door(

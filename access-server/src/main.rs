@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use fairlead_access_server::app::App;
 use fairlead_access_server::config::Config;
-use fairlead_daemon::{files, shutdown, telemetry};
+use fairlead_daemon::{files, process, shutdown, telemetry};
 
 /// The Fairlead access server: ends the links of a region's agents and keeps the region's ledger.
 #[derive(Parser)]
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let Verb::Run(config) = Cli::parse().verb;
     telemetry::start();
     files::private_by_default();
+    process::raise_open_files();
     shutdown::die_with_parent_if_asked();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -25,11 +25,17 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use crowd::{Crowd, Place};
+
+mod crowd;
+
 /// What a server allows.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Connections at once; more wait in the kernel's queue.
     pub connections_max: usize,
+    /// Of one address, connections without a request in progress; more are closed.
+    pub idle_per_address_max: usize,
     /// TLS handshake.
     pub handshake_timeout: Duration,
     /// From a connection's (or the previous request's) end to the last header.
@@ -44,6 +50,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 1024,
+            idle_per_address_max: 256,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
@@ -92,6 +99,7 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(limits.connections_max));
+    let crowd = Crowd::new(limits.idle_per_address_max);
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -112,13 +120,18 @@ pub async fn serve(
                 continue;
             }
         };
+        let Some(idle) = crowd.enter(peer.ip()) else {
+            tracing::debug!(peer = %peer, "too many idle connections of one address");
+            continue;
+        };
         let acceptor = acceptor.clone();
         let router = router.clone();
         let shutdown = shutdown.clone();
         let limits = limits.clone();
         connections.spawn(async move {
             let _place = place;
-            if let Err(error) = connection(socket, peer, acceptor, router, shutdown, &limits).await
+            if let Err(error) =
+                connection(socket, (peer, idle), acceptor, router, shutdown, &limits).await
             {
                 tracing::debug!(peer = %peer, error = %error, "connection ended");
             }
@@ -141,7 +154,7 @@ pub async fn serve(
 
 async fn connection(
     socket: TcpStream,
-    peer: SocketAddr,
+    (peer, place): (SocketAddr, Place),
     acceptor: TlsAcceptor,
     router: Router,
     shutdown: CancellationToken,
@@ -155,7 +168,10 @@ async fn connection(
     ));
     let stream = handshake.await??;
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN[0]);
-    let activity = Arc::new(AtomicUsize::new(0));
+    let activity = Arc::new(Activity {
+        requests: AtomicUsize::new(0),
+        place,
+    });
     let idle = idle(Arc::clone(&activity), limits.idle_timeout);
     if is_http2 {
         serve_http2(stream, peer, router, shutdown, activity, idle).await
@@ -166,11 +182,11 @@ async fn connection(
 
 /// Ends when a whole period passed without a request in progress or begun. The low half of the
 /// counter counts requests in progress, the high half those that ever began.
-async fn idle(activity: Arc<AtomicUsize>, timeout: Duration) {
+async fn idle(activity: Arc<Activity>, timeout: Duration) {
     let mut before = usize::MAX;
     loop {
         tokio::time::sleep(timeout).await;
-        let now = activity.load(Ordering::Relaxed);
+        let now = activity.requests.load(Ordering::Relaxed);
         if now.is_multiple_of(IN_PROGRESS) && now == before {
             return;
         }
@@ -181,19 +197,34 @@ async fn idle(activity: Arc<AtomicUsize>, timeout: Duration) {
 /// Requests in progress are counted below this, begun ones in steps of it.
 const IN_PROGRESS: usize = 1 << 16;
 
+/// What one connection does.
+struct Activity {
+    requests: AtomicUsize,
+    /// Among the idle ones of its address while it has no request in progress.
+    place: Place,
+}
+
 /// A request that is in progress; ends with its answer's last byte.
-struct InProgress(Arc<AtomicUsize>);
+struct InProgress(Arc<Activity>);
 
 impl InProgress {
-    fn begin(activity: &Arc<AtomicUsize>) -> Self {
-        activity.fetch_add(IN_PROGRESS + 1, Ordering::Relaxed);
+    fn begin(activity: &Arc<Activity>) -> Self {
+        let before = activity
+            .requests
+            .fetch_add(IN_PROGRESS + 1, Ordering::Relaxed);
+        if before.is_multiple_of(IN_PROGRESS) {
+            activity.place.leave();
+        }
         Self(Arc::clone(activity))
     }
 }
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let before = self.0.requests.fetch_sub(1, Ordering::Relaxed);
+        if before % IN_PROGRESS == 1 {
+            self.0.place.come_back();
+        }
     }
 }
 
@@ -201,7 +232,7 @@ async fn answer(
     mut request: Request<Incoming>,
     peer: SocketAddr,
     router: Router,
-    activity: Arc<AtomicUsize>,
+    activity: Arc<Activity>,
 ) -> Result<Response<Body>, Infallible> {
     let in_progress = InProgress::begin(&activity);
     request.extensions_mut().insert(Peer(peer));
@@ -219,7 +250,7 @@ async fn serve_http1(
     peer: SocketAddr,
     router: Router,
     shutdown: CancellationToken,
-    activity: Arc<AtomicUsize>,
+    activity: Arc<Activity>,
     idle: impl Future<Output = ()>,
     limits: &Limits,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -245,7 +276,7 @@ async fn serve_http2(
     peer: SocketAddr,
     router: Router,
     shutdown: CancellationToken,
-    activity: Arc<AtomicUsize>,
+    activity: Arc<Activity>,
     idle: impl Future<Output = ()>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let service =

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use fairlead_controller::app::App;
 use fairlead_controller::config::Config;
 use fairlead_controller::provision::{Preparation, provision};
-use fairlead_daemon::{files, shutdown, telemetry};
+use fairlead_daemon::{files, process, shutdown, telemetry};
 
 /// The Fairlead controller: API, CA, and the view of the whole fleet.
 #[derive(Parser)]
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     let verb = Cli::parse().verb;
     telemetry::start();
     files::private_by_default();
+    process::raise_open_files();
     shutdown::die_with_parent_if_asked();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -11,7 +11,8 @@ use fairlead_daemon::clock::Clock;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::Role;
 use fairlead_link::accept::{Accepted, Acceptor, Door};
-use fairlead_protocol::{HostId, UplinkDown, limits, uplink_down};
+use fairlead_link::doorkeeper::{self, Waiting};
+use fairlead_protocol::{HostId, UplinkDown, uplink_down};
 use fairlead_store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, mpsc};
@@ -27,10 +28,11 @@ use crate::streams::Streams;
 mod enrolment;
 mod uplink;
 
-/// Handshakes at a time.
-const HANDSHAKES_MAX: usize = 64;
-/// Connections that have not said anything yet.
-const WAITING_MAX: usize = 512;
+/// Connections that have not said anything yet, or wait for their handshake.
+const WAITING: Waiting = Waiting {
+    max: 512,
+    per_address_max: 64,
+};
 /// Connections behind the enrol door at a time.
 const STRANGERS_MAX: usize = 32;
 /// Messages that may be lost and wait for one uplink.
@@ -163,48 +165,19 @@ pub async fn run(
     centre: Arc<Centre>,
     shutdown: Shutdown,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
-    let waiting = Arc::new(Semaphore::new(WAITING_MAX));
-    loop {
-        let Ok(place) = Arc::clone(&waiting).acquire_owned().await else {
-            return;
-        };
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (tcp, remote) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::error!(%error, "cannot accept connections");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let (acceptor, centre) = (acceptor.clone(), Arc::clone(&centre));
-        let (strangers, shutdown) = (Arc::clone(&strangers), shutdown.clone());
-        let handshakes = Arc::clone(&handshakes);
-        // One task a connection; its end is the connection's end.
-        tokio::spawn(async move {
-            // Who says nothing holds a place, but none of the few handshakes.
-            let mut first = [0; 1];
-            let spoke = tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, tcp.peek(&mut first)).await;
-            if !matches!(spoke, Ok(Ok(1))) {
-                return;
-            }
-            let Ok(permit) = handshakes.acquire_owned().await else {
-                return;
-            };
-            drop(place);
-            let finished = Box::pin(acceptor.accept(tcp, remote)).await;
-            drop(permit);
+    let ends = shutdown.clone();
+    let then = move |finished| {
+        let (centre, strangers) = (Arc::clone(&centre), Arc::clone(&strangers));
+        let shutdown = shutdown.clone();
+        async move {
             match finished {
                 Ok(accepted) => through_door(accepted, centre, &strangers, shutdown).await,
-                Err(error) => tracing::debug!(%remote, %error, "connection refused"),
+                Err(error) => tracing::debug!(%error, "connection refused"),
             }
-        });
-    }
+        }
+    };
+    doorkeeper::run(listener, acceptor, WAITING, ends.cancelled(), then).await;
 }
 
 async fn through_door(

@@ -5,3 +5,6 @@ pub mod clock;
 pub mod shutdown;
 pub mod telemetry;
 pub mod files;
+pub mod process;
+pub mod arrivals;
+pub mod passing;

@@ -1,5 +1,5 @@
 //! Accepting: TCP to TLS to WebSocket, in one deadline: a peer that dawdles is cut after ten seconds.
-//! How many handshakes go on side by side is the listener's decision.
+//! How many handshakes go on side by side is the `doorkeeper`'s decision.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,6 +35,12 @@ pub enum AcceptError {
     /// It took too long.
     #[error("handshake took too long")]
     Timeout,
+    /// Nothing was said.
+    #[error("connected and said nothing")]
+    Silent,
+    /// Its address has more connections in front of the handshake than it may.
+    #[error("too many connections of one address at once")]
+    Crowded,
 }
 
 /// A door that a peer knocked at.

@@ -16,7 +16,8 @@
 //!    than 90 days passes, for the renew door only. Failure: TLS alert.
 //! 4. WebSocket upgrade with subprotocol `fairlead.v1`. The path is the door: `/v1/link`,
 //!    `/v1/enrol`, `/v1/renew`, `/v1/uplink`, `/v1/stream/<id>`. Steps 1 to 4 share one deadline of
-//!    10 s. Failure: an HTTP status, or the connection closes.
+//!    10 s, once the dialler has said its first byte (5 s) and it is its address's turn (`doorkeeper`;
+//!    10 s). Failure: an HTTP status, or the connection closes.
 //! 5. The server looks at the verified chain again on the finished connection, because a resumed TLS
 //!    session skips step 3: role, expiry, revocation. A door that is not open to this peer is
 //!    answered with `Refused`.
@@ -34,3 +35,4 @@ pub mod socket;
 pub mod proxy;
 pub mod dial;
 pub mod accept;
+pub mod doorkeeper;

@@ -10,6 +10,7 @@ pub mod ids;
 pub mod version;
 pub mod limits;
 pub mod codes;
+pub mod origin;
 pub mod command;
 pub mod stream;
 

@@ -35,6 +35,8 @@ pub const UPLINK_SILENT_AFTER: Duration = Duration::from_secs(10);
 pub const PINGS_MISSED_SUSPECT: u32 = 2;
 /// See [`PINGS_MISSED_SUSPECT`].
 pub const PINGS_MISSED_OFFLINE: u32 = 3;
+/// A connection that has not said a single byte for so long is cut.
+pub const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(5);
 /// TLS and WebSocket handshake together; a peer that dawdles is cut.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first message after the handshake must come within this.

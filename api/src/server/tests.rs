@@ -184,3 +184,43 @@ async fn no_more_connections_than_allowed_are_served_at_once() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     served.drained().await;
 }
+
+#[tokio::test]
+async fn idle_connections_of_one_address_are_bounded_and_cost_no_other() {
+    let limits = Limits {
+        idle_per_address_max: 3,
+        ..Limits::default()
+    };
+    let served = served(limits, &[b"http/1.1"]).await;
+    let from = async |address: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket
+            .bind(format!("{address}:0").parse().unwrap())
+            .unwrap();
+        socket.connect(served.address).await.unwrap()
+    };
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(from("127.0.0.2").await);
+    }
+    let mut one_more = from("127.0.0.2").await;
+    let read = tokio::time::timeout(SOON, one_more.read(&mut [0; 16]))
+        .await
+        .expect("not cut");
+    assert!(matches!(read, Ok(0) | Err(_)));
+    // Of another address, one after another, and those with a request in progress do not count.
+    for _ in 0..5 {
+        assert!(served.ask("/from").await.starts_with("HTTP/1.1 200"));
+    }
+    let mut busy = Vec::new();
+    for _ in 0..5 {
+        let mut stream = served.dial().await;
+        stream
+            .write_all(b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        // It has begun once another connection of this address is served beside it.
+        assert!(served.ask("/from").await.starts_with("HTTP/1.1 200"));
+        busy.push(stream);
+    }
+}

@@ -26,7 +26,9 @@ use fairlead_tests::fleet::{Fleet, Options};
 use fairlead_tests::process::is_alive;
 use fairlead_tests::wait::wait_for;
 use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::acts::restart;
 
@@ -458,4 +460,51 @@ async fn an_agent_listens_on_no_port() {
         "the judge can see ports"
     );
     assert_eq!(listens(fleet.controller.pid()), 2);
+}
+
+/// A flood from another address: each dials, says one byte or nothing, and dials again when it is cut.
+/// It ends when it is dropped.
+fn flood(address: &str) -> JoinSet<()> {
+    let target: std::net::SocketAddr = address.parse().unwrap();
+    let mut tasks = JoinSet::new();
+    for number in 0..300 {
+        tasks.spawn(async move {
+            loop {
+                let socket = tokio::net::TcpSocket::new_v4().unwrap();
+                socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+                let Ok(mut stream) = socket.connect(target).await else {
+                    tokio::task::yield_now().await;
+                    continue;
+                };
+                if number % 2 == 0 {
+                    // The first of a TLS record; no more follow.
+                    let _ = stream.write_all(&[22]).await;
+                }
+                let _ = stream.read(&mut [0; 16]).await;
+            }
+        });
+    }
+    tasks
+}
+
+#[tokio::test]
+async fn a_flood_from_one_address_keeps_no_other_address_out() {
+    let fleet = Fleet::start(Options::simulated()).await;
+    let agents = fleet.regions[0].agents.address();
+    let stolen = Stolen::of(&fleet.hosts[0].dir);
+    let _floods = [flood(&agents), flood(&fleet.uplink.address())];
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        let dialled = Instant::now();
+        let _socket = stolen.knock::<LinkUp>(&agents, paths::LINK).await;
+        let took = dialled.elapsed();
+        assert!(took < Duration::from_secs(1), "a dial took {took:?}");
+    }
+    // A killed agent is back at once, and so is an access server.
+    let began = Instant::now();
+    fleet.hosts[0].kill_agent().await;
+    fleet.online("box").await;
+    fleet.done(Action::Ping {}).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "the agent took {took:?}");
 }
