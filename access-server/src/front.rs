@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use fairlead_daemon::passing::{PassedTo, Passer};
 use fairlead_daemon::shutdown::Shutdown;
-use fairlead_protocol::origin::Origin;
 use fairlead_protocol::limits;
+use fairlead_protocol::origin::Origin;
 use fairlead_protocol::version::sni;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -99,7 +99,10 @@ impl Front {
 
     fn seat(self: &Arc<Self>, remote: SocketAddr) -> Option<Seat> {
         let origin = Origin::from(remote.ip());
-        let mut addresses = self.per_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut addresses = self
+            .per_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let here = addresses.entry(origin).or_default();
         if *here >= KNOCKING_PER_ADDRESS_MAX {
             return None;
@@ -166,7 +169,10 @@ async fn who_knocks(tcp: &TcpStream) -> io::Result<Caller> {
             }
         }
         if seen == HELLO_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the first record is too long"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the first record is too long",
+            ));
         }
         if Instant::now() >= until {
             return Err(io::ErrorKind::TimedOut.into());

@@ -1,19 +1,23 @@
 //! Builds the controller from its configuration and runs it until shutdown.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use fairlead_api::server::{Limits, serve};
 use fairlead_api::{Options, router};
+use fairlead_daemon::arrivals::{self, Arrivals};
 use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files::{self, ClaimError};
+use fairlead_daemon::passing;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::{random, tls};
 use fairlead_link::accept::Acceptor;
 use fairlead_protocol::HostId;
 use fairlead_store::{Store, StoreError};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::sync::mpsc;
 
 use crate::authority::{CaError, CertificateAuthority};
 use crate::backend::live::Live;
@@ -78,13 +82,40 @@ pub enum AppError {
 pub struct App {
     centre: Arc<Centre>,
     backend: Arc<ControllerBackend>,
-    web: TcpListener,
+    web: Arrivals,
     web_tls: Arc<rustls::ServerConfig>,
     /// When it comes from files that somebody else renews.
     certificate: Option<Arc<WebCertificate>>,
     packages: Arc<Packages>,
-    uplinks: TcpListener,
+    uplinks: Arrivals,
+    front: Option<Front>,
     acceptor: Acceptor,
+}
+
+/// What another process passes on to us.
+struct Front {
+    listener: UnixListener,
+    web: mpsc::Sender<TcpStream>,
+    uplinks: mpsc::Sender<TcpStream>,
+}
+
+impl Front {
+    fn listen(
+        path: &Path,
+    ) -> Result<(Self, mpsc::Receiver<TcpStream>, mpsc::Receiver<TcpStream>), AppError> {
+        let listener = passing::listen(path).map_err(|error| AppError::Listen {
+            address: path.display().to_string(),
+            reason: error.to_string(),
+        })?;
+        let (web, to_web) = mpsc::channel(arrivals::PASSED_WAITING_MAX);
+        let (uplinks, to_uplinks) = mpsc::channel(arrivals::PASSED_WAITING_MAX);
+        let front = Self {
+            listener,
+            web,
+            uplinks,
+        };
+        Ok((front, to_web, to_uplinks))
+    }
 }
 
 async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, AppError> {
@@ -106,8 +137,15 @@ impl App {
             return Err(AppError::PublicUrl(config.public_url));
         }
         files::claim(&config.data_dir)?;
-        let web = listen(config.listen).await?;
-        let uplinks = listen(config.uplink_listen).await?;
+        let mut web = Arrivals::from(listen(config.listen).await?);
+        let mut uplinks = Arrivals::from(listen(config.uplink_listen).await?);
+        let mut front = None;
+        if let Some(path) = &config.front_socket {
+            let (made, to_web, to_uplinks) = Front::listen(path)?;
+            web = web.and(Some(to_web));
+            uplinks = uplinks.and(Some(to_uplinks));
+            front = Some(made);
+        }
         let clock = Clock::system();
         let authority = Arc::new(CertificateAuthority::open(
             &config.data_dir,
@@ -183,6 +221,7 @@ impl App {
             certificate,
             packages,
             uplinks,
+            front,
             acceptor,
         })
     }
@@ -198,6 +237,11 @@ impl App {
         };
         let router = router(Arc::<ControllerBackend>::clone(&self.backend), options)
             .merge(self.packages.router());
+        let front = async {
+            if let Some(front) = self.front {
+                passing::receive(front.listener, front.web, front.uplinks, shutdown.clone()).await;
+            }
+        };
         let (served, ..) = tokio::join!(
             serve(
                 self.web,
@@ -207,8 +251,9 @@ impl App {
                 Limits::default()
             ),
             regions::run(self.uplinks, self.acceptor, self.centre, shutdown.clone()),
+            front,
             housekeep(self.backend, shutdown.clone()),
-            renew_web_certificate(self.certificate, shutdown),
+            renew_web_certificate(self.certificate, shutdown.clone()),
         );
         if let Err(error) = served {
             tracing::error!(%error, "https ended");

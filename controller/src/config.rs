@@ -24,6 +24,10 @@ pub struct Config {
     /// What access servers dial to get there, `host:port`.
     #[arg(long, env = "FAIRLEAD_UPLINK_ADDRESS")]
     pub uplink_address: String,
+    /// A socket to make, through which an access server on this machine passes on connections that came to
+    /// the one port it shares with this controller (its `--front-listen`).
+    #[arg(long, env = "FAIRLEAD_FRONT_SOCKET")]
+    pub front_socket: Option<PathBuf>,
     /// The https address that people use for this controller.
     #[arg(long, env = "FAIRLEAD_PUBLIC_URL")]
     pub public_url: String,

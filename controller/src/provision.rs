@@ -178,6 +178,7 @@ mod tests {
                 uplink_address: "127.0.0.1:7401".to_owned(),
                 public_url: "https://fleet.example.com".to_owned(),
                 web_names: vec!["fleet.example.com".to_owned()],
+                front_socket: None,
                 web_certificate: None,
                 web_key: None,
                 domain: "fairlead.internal".to_owned(),
