@@ -121,7 +121,7 @@ async fn admit(request: EnrolRequest, region: &Region) -> Result<EnrolReply, Ref
         certificates: certified.certificates,
         certificate_counter: certified.counter,
         addresses: region.addresses.clone(),
-        command_keys: Some(region.command_keys()),
+        command_keys: Some(region.command_keys().borrow().clone()),
     })
 }
 

@@ -15,10 +15,10 @@ use fairlead_daemon::shutdown::Shutdown;
 use fairlead_link::backoff::random_share;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
-    Challenge, CommandId, Deliver, HostId, HostPresence, LinkDown, LinkUp, Message, Reconnect,
-    SignedCommand, State, codes, limits, link_down, link_up,
+    Challenge, CommandId, CommandKeys, Deliver, HostId, HostPresence, LinkDown, LinkUp, Message,
+    Reconnect, SignedCommand, State, codes, limits, link_down, link_up,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::doors;
@@ -74,6 +74,8 @@ struct Link {
     beat_at: Instant,
     bodies: HashMap<CommandId, BytesMut>,
     challenge: Option<(u64, oneshot::Sender<()>)>,
+    /// The keys that its welcome told; a change means that there are newer ones.
+    keys: watch::Receiver<CommandKeys>,
     entry: Entry,
     events: u32,
     events_since: Instant,
@@ -123,14 +125,7 @@ impl Link {
                     return "the link was ended".to_owned();
                 }
                 () = shutdown.cancelled() => {
-                    let wish = Reconnect {
-                        after_ms: DRAIN_AFTER_MS,
-                        spread_ms: DRAIN_SPREAD_MS,
-                        reason: "the access server is restarted".to_owned(),
-                    };
-                    let wish = LinkDown { kind: Some(link_down::Kind::Reconnect(wish)) };
-                    let _ = socket.send(&wish).await;
-                    socket.close().await;
+                    send_away(socket, DRAIN_AFTER_MS, "the access server is restarted").await;
                     return "the access server was shut down".to_owned();
                 }
                 Some(order) = queue.recv() => self.on_order(socket, order).await,
@@ -271,6 +266,12 @@ impl Link {
             self.presence.reason = "heartbeats are missing".to_owned();
             self.region.note_presence(self.host, self.presence.clone());
         }
+        if self.keys.has_changed().unwrap_or(false) {
+            // The next welcome tells the new ones. It is rare, and beats are spread over the links.
+            let reason = "the command key has its next certificate";
+            send_away(socket, 0, reason).await;
+            return Err(reason.to_owned());
+        }
         self.beaten();
         socket.ping().await.map_err(|error| error.to_string())
     }
@@ -292,4 +293,19 @@ impl Link {
             .record(self.host, "host.offline", reason.to_owned())
             .await;
     }
+}
+
+/// Asks the agent to come back, and closes.
+async fn send_away(socket: &mut Agent, after_ms: u32, reason: &str) {
+    let wish = Reconnect {
+        after_ms,
+        spread_ms: if after_ms == 0 { 0 } else { DRAIN_SPREAD_MS },
+        reason: reason.to_owned(),
+    };
+    let wish = LinkDown {
+        kind: Some(link_down::Kind::Reconnect(wish)),
+    };
+    // It notices the closed connection as well.
+    let _ = socket.send(&wish).await;
+    socket.close().await;
 }

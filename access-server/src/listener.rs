@@ -10,6 +10,7 @@ use fairlead_link::doorkeeper::{self, Waiting};
 use tokio::sync::Semaphore;
 
 use crate::region::Region;
+use crate::streams::Arrived;
 use crate::{doors, link};
 
 /// Connections that have not said anything yet, or wait for their handshake. Hundreds of hosts behind
@@ -67,8 +68,12 @@ async fn through_door(
                 shutdown,
             ));
         }
-        (Door::Stream(id), Some((host, _))) if !accepted.expired && revoked.is_none() => {
-            if !region.streams.arrived(id, host, accepted.stream()) {
+        (Door::Stream(id), Some((host, serial))) if !accepted.expired && revoked.is_none() => {
+            let arrived = Arrived {
+                socket: accepted.stream(),
+                serial,
+            };
+            if !region.streams.arrived(id, host, arrived) {
                 tracing::warn!(%host, stream = %id, "a stream was dialled that nobody expects");
             }
         }

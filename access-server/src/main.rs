@@ -9,7 +9,7 @@ use fairlead_daemon::{files, process, shutdown, telemetry};
 
 /// The Fairlead access server: ends the links of a region's agents and keeps the region's ledger.
 #[derive(Parser)]
-#[command(name = "fairlead-access-server", version)]
+#[command(name = "fairlead-access-server", version = fairlead_protocol::software::version())]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

@@ -14,7 +14,7 @@ use fairlead_protocol::{
 };
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Enqueued, Store, StoreError};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::fleet::Fleet;
 use crate::metrics::Counters;
@@ -71,7 +71,7 @@ pub struct Region {
     next_request: AtomicU64,
     verdicts: Mutex<HashMap<u64, oneshot::Sender<EnrolVerdict>>>,
     revoked: RwLock<Revoked>,
-    command_keys: RwLock<CommandKeys>,
+    command_keys: watch::Sender<CommandKeys>,
     /// When each open command was on the ledger's disk, for its timeline.
     stored_at: Mutex<HashMap<CommandId, i64>>,
 }
@@ -131,7 +131,7 @@ impl Region {
             next_request: AtomicU64::new(1),
             verdicts: Mutex::default(),
             revoked: RwLock::default(),
-            command_keys: RwLock::new(decoded(keys)),
+            command_keys: watch::Sender::new(decoded(keys)),
             stored_at: Mutex::default(),
             clock: parts.clock,
         };
@@ -342,16 +342,13 @@ impl Region {
             }
         }
         self.streams
-            .cut(|host| gone.contains(&host) || self.revoked(host, "").is_some());
+            .cut(|host, serial| gone.contains(&host) || self.revoked(host, serial).is_some());
         Ok(())
     }
 
-    /// The keys that may sign commands, for hosts that say hello.
-    pub fn command_keys(&self) -> CommandKeys {
-        self.command_keys
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// The keys that may sign commands, for hosts that say hello; tells when they change.
+    pub fn command_keys(&self) -> watch::Receiver<CommandKeys> {
+        self.command_keys.subscribe()
     }
 
     /// New keys from the centre; hosts judge them by themselves.
@@ -360,10 +357,11 @@ impl Region {
         self.ledger
             .write(move |tx| tx.set_meta("command_keys", &bytes))
             .await?;
-        *self
-            .command_keys
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = keys;
+        self.command_keys.send_if_modified(|known| {
+            let is_news = *known != keys;
+            *known = keys;
+            is_news
+        });
         Ok(())
     }
 

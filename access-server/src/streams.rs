@@ -5,7 +5,7 @@
 //! does not read makes the other wait.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use fairlead_link::socket::{StreamReceiver, StreamSender, StreamSocket};
 use fairlead_protocol::{HostId, StreamId, limits};
@@ -18,19 +18,31 @@ const EXPECTED_MAX: usize = 4096;
 /// Streams that hosts were asked to dial, and those that are joined.
 #[derive(Default)]
 pub struct Streams {
-    expected: Mutex<HashMap<StreamId, (HostId, oneshot::Sender<StreamSocket>)>>,
-    joined: Mutex<HashMap<StreamId, (HostId, CancellationToken)>>,
+    expected: Mutex<HashMap<StreamId, (HostId, oneshot::Sender<Arrived>)>>,
+    joined: Mutex<HashMap<StreamId, Joined>>,
+}
+
+/// A host's end of a stream.
+pub struct Arrived {
+    /// The socket.
+    pub socket: StreamSocket,
+    /// Serial of the certificate that it was dialled with.
+    pub serial: String,
+}
+
+struct Joined {
+    host: HostId,
+    serial: String,
+    cut: CancellationToken,
 }
 
 impl Streams {
-    fn expected(
-        &self,
-    ) -> std::sync::MutexGuard<'_, HashMap<StreamId, (HostId, oneshot::Sender<StreamSocket>)>> {
+    fn expected(&self) -> MutexGuard<'_, HashMap<StreamId, (HostId, oneshot::Sender<Arrived>)>> {
         self.expected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Expects a host to dial; `None` when too many are expected already.
-    pub fn expect(&self, id: StreamId, host: HostId) -> Option<oneshot::Receiver<StreamSocket>> {
+    pub fn expect(&self, id: StreamId, host: HostId) -> Option<oneshot::Receiver<Arrived>> {
         let mut expected = self.expected();
         if expected.len() >= EXPECTED_MAX {
             return None;
@@ -41,7 +53,7 @@ impl Streams {
     }
 
     /// A host has dialled; whether it was expected. Another host's stream stays expected.
-    pub fn arrived(&self, id: StreamId, host: HostId, socket: StreamSocket) -> bool {
+    pub fn arrived(&self, id: StreamId, host: HostId, socket: Arrived) -> bool {
         let mut expected = self.expected();
         if expected.get(&id).is_none_or(|(meant, _)| *meant != host) {
             return false;
@@ -51,17 +63,23 @@ impl Streams {
             .is_some_and(|(_, arrived)| arrived.send(socket).is_ok())
     }
 
+    /// That host does not open the stream; whether it was asked to.
+    pub fn refused(&self, id: StreamId, host: HostId) -> bool {
+        let mut expected = self.expected();
+        let asked = expected.get(&id).is_some_and(|(meant, _)| *meant == host);
+        if asked {
+            expected.remove(&id);
+        }
+        asked
+    }
+
     /// Nobody waits for it any more.
     pub fn forget(&self, id: StreamId) {
         self.expected().remove(&id);
     }
 
     /// The host's socket, within the time for dialling.
-    pub async fn wait(
-        &self,
-        id: StreamId,
-        socket: oneshot::Receiver<StreamSocket>,
-    ) -> Option<StreamSocket> {
+    pub async fn wait(&self, id: StreamId, socket: oneshot::Receiver<Arrived>) -> Option<Arrived> {
         let arrived = tokio::time::timeout(limits::STREAM_DIAL_TIMEOUT, socket).await;
         self.forget(id);
         arrived.ok()?.ok()
@@ -70,29 +88,57 @@ impl Streams {
 
 impl Streams {
     /// Joins a host's stream with the controller's until one of them ends, or the host is cut.
+    /// `ended` says of a host and a certificate whether they are not believed any more.
     pub async fn join(
         &self,
         id: StreamId,
         host: HostId,
-        from_host: StreamSocket,
+        from_host: Arrived,
         to_controller: StreamSocket,
+        ended: impl Fn(HostId, &str) -> bool,
     ) {
-        let cut = CancellationToken::new();
-        let joined = || self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-        joined().insert(id, (host, cut.clone()));
+        let Arrived { socket, serial } = from_host;
+        let cut = self.enter(id, host, serial, ended);
         tokio::select! {
+            biased;
             () = cut.cancelled() => {}
-            () = relay_both(from_host, to_controller) => {}
+            () = relay_both(socket, to_controller) => {}
         }
-        joined().remove(&id);
+        self.joined().remove(&id);
     }
 
-    /// Ends the streams of hosts that are not believed any more.
-    pub fn cut(&self, ended: impl Fn(HostId) -> bool) {
-        self.expected().retain(|_, (host, _)| !ended(*host));
-        let joined = self.joined.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, cut) in joined.values().filter(|(host, _)| ended(*host)) {
+    /// From here on `cut` finds the stream; what was ended between door and here is found now.
+    fn enter(
+        &self,
+        id: StreamId,
+        host: HostId,
+        serial: String,
+        ended: impl Fn(HostId, &str) -> bool,
+    ) -> CancellationToken {
+        let cut = CancellationToken::new();
+        let entry = Joined {
+            host,
+            serial: serial.clone(),
+            cut: cut.clone(),
+        };
+        self.joined().insert(id, entry);
+        if ended(host, &serial) {
             cut.cancel();
+        }
+        cut
+    }
+
+    fn joined(&self) -> MutexGuard<'_, HashMap<StreamId, Joined>> {
+        self.joined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the streams of hosts and certificates that are not believed any more.
+    pub fn cut(&self, ended: impl Fn(HostId, &str) -> bool) {
+        self.expected().retain(|_, (host, _)| !ended(*host, ""));
+        for joined in self.joined().values() {
+            if ended(joined.host, &joined.serial) {
+                joined.cut.cancel();
+            }
         }
     }
 }
@@ -116,5 +162,37 @@ async fn relay(from: &mut StreamReceiver, to: &mut StreamSender) {
         if to.send(frame).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: StreamId = StreamId::from_bytes([9; 16]);
+    const HOST: HostId = HostId::from_bytes([1; 16]);
+    const OTHER: HostId = HostId::from_bytes([2; 16]);
+
+    #[test]
+    fn what_was_revoked_between_door_and_join_is_cut_at_once() {
+        let streams = Streams::default();
+        let cut = streams.enter(ID, HOST, "aa".to_owned(), |_, serial| serial == "aa");
+        assert!(cut.is_cancelled());
+        let cut = streams.enter(ID, HOST, "bb".to_owned(), |_, serial| serial == "aa");
+        assert!(!cut.is_cancelled());
+        streams.cut(|host, serial| host == HOST && serial == "aa");
+        assert!(!cut.is_cancelled(), "another certificate of the same host");
+        streams.cut(|_, serial| serial == "bb");
+        assert!(cut.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn only_the_host_that_was_asked_refuses_a_stream() {
+        let streams = Streams::default();
+        let arrival = streams.expect(ID, HOST).unwrap();
+        assert!(!streams.refused(ID, OTHER));
+        assert!(streams.refused(ID, HOST));
+        assert!(streams.wait(ID, arrival).await.is_none());
+        assert!(!streams.refused(ID, HOST));
     }
 }

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_protocol::{CommandResult, RegionResult, State, codes, numbered};
-use fairlead_store::commands::CommandRow;
+use fairlead_store::commands::OpenCommand;
 use fairlead_store::exchange::CENTRE;
-use fairlead_store::{StoreError, Tx};
+use fairlead_store::{Store, StoreError, Tx};
 
 use crate::region::Region;
 
@@ -20,7 +20,7 @@ use crate::region::Region;
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
 /// Finished commands are kept so long after their end and deadline.
 const KEPT_US: i64 = 24 * 3_600_000_000;
-/// Rows forgotten in one go.
+/// Rows forgotten in one go, so that no other write waits long; there are as many goes as it takes.
 const FORGET_AT_ONCE: u32 = 500;
 
 /// Sweeps until shutdown.
@@ -40,23 +40,30 @@ pub async fn run(region: Arc<Region>, shutdown: Shutdown) {
         if rounds.is_multiple_of(120) {
             let before = region.clock.now_us() - KEPT_US;
             region.tidy_stored(before);
-            let forgotten = region
-                .ledger
-                .write(move |tx| {
-                    tx.forget_commands(before, FORGET_AT_ONCE)?;
-                    tx.forget_events(before, FORGET_AT_ONCE)
-                })
-                .await;
-            if let Err(error) = forgotten {
+            if let Err(error) = forget(&region.ledger, before).await {
                 tracing::error!(%error, "old rows could not be forgotten");
             }
         }
     }
 }
 
+async fn forget(ledger: &Store, before_us: i64) -> Result<(), StoreError> {
+    loop {
+        let forgotten = ledger
+            .write(move |tx| {
+                let commands = tx.forget_commands(before_us, FORGET_AT_ONCE)?;
+                Ok(commands.max(tx.forget_events(before_us, FORGET_AT_ONCE)?))
+            })
+            .await?;
+        if forgotten < FORGET_AT_ONCE as usize {
+            return Ok(());
+        }
+    }
+}
+
 async fn sweep(region: &Arc<Region>) -> Result<(), StoreError> {
     let now_us = region.clock.now_us();
-    let open = region.ledger.read(|tx| tx.open_commands(None)).await?;
+    let open = region.ledger.read(|tx| tx.open_commands_in_brief()).await?;
     for row in open {
         let present = region.registry.get(row.host).is_some();
         let revoked = region.revoked(row.host, "").is_some();
@@ -75,7 +82,7 @@ async fn sweep(region: &Arc<Region>) -> Result<(), StoreError> {
 }
 
 /// How a command ends without its agent, if it does.
-fn end_of(row: &CommandRow, present: bool, revoked: bool, now_us: i64) -> Option<CommandResult> {
+fn end_of(row: &OpenCommand, present: bool, revoked: bool, now_us: i64) -> Option<CommandResult> {
     let never_sent = row.state == State::Queued;
     let (state, code, message) = if revoked && never_sent {
         (
@@ -124,7 +131,7 @@ fn end_of(row: &CommandRow, present: bool, revoked: bool, now_us: i64) -> Option
 
 fn finish(
     tx: &Tx<'_>,
-    row: &CommandRow,
+    row: &OpenCommand,
     mut result: CommandResult,
     now_us: i64,
 ) -> Result<bool, StoreError> {
@@ -152,30 +159,12 @@ mod tests {
     use super::*;
     use fairlead_protocol::{CommandId, HostId};
 
-    fn row(state: State, cancel_by: &str) -> CommandRow {
-        CommandRow {
+    fn row(state: State, cancel_by: &str) -> OpenCommand {
+        OpenCommand {
             id: CommandId::from_bytes([1; 16]),
-            tenant: String::new(),
             host: HostId::from_bytes([2; 16]),
-            region: String::new(),
-            kind: String::new(),
-            target: String::new(),
-            issuer: String::new(),
-            token_id: String::new(),
-            signed: Vec::new(),
-            request_hash: Vec::new(),
             state,
-            code: String::new(),
-            message: String::new(),
-            exit_code: None,
-            container_id: String::new(),
-            body: Vec::new(),
-            body_truncated: false,
-            stamps: Vec::new(),
-            issued_us: 0,
             not_after_us: 100,
-            finished_us: 0,
-            place: 1,
             cancel_by: cancel_by.to_owned(),
         }
     }
@@ -224,5 +213,35 @@ mod tests {
             state(end_of(&row(State::Delivered, ""), true, true, 1)),
             Some(State::Unknown)
         );
+    }
+
+    #[tokio::test]
+    async fn all_that_is_old_is_forgotten_however_much_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Store::open(&dir.path().join("l.db")).unwrap();
+        ledger
+            .write(|tx| {
+                for number in 0..FORGET_AT_ONCE * 2 + 7 {
+                    let event = fairlead_protocol::HostEvent {
+                        id: number.to_be_bytes().repeat(4).into(),
+                        at_us: i64::from(number),
+                        ..fairlead_protocol::HostEvent::default()
+                    };
+                    tx.insert_event("t", None, "r", &event)?;
+                }
+                Ok(())
+            })
+            .await
+            .unwrap();
+        forget(&ledger, i64::from(FORGET_AT_ONCE * 2 + 5))
+            .await
+            .unwrap();
+        let filter = fairlead_store::events::EventFilter {
+            tenant: "t".to_owned(),
+            limit: 100,
+            ..Default::default()
+        };
+        let left = ledger.read(move |tx| tx.events(&filter)).await.unwrap();
+        assert_eq!(left.len(), 2);
     }
 }

@@ -123,7 +123,10 @@ async fn open(
     let hello = Hello {
         version_min: version::OLDEST,
         version_max: version::NEWEST,
-        software: concat!("fairlead-access-server ", env!("CARGO_PKG_VERSION")).to_owned(),
+        software: format!(
+            "fairlead-access-server {}",
+            fairlead_protocol::software::version()
+        ),
         instance: bytes::Bytes::copy_from_slice(&fairlead_identity::random::bytes::<16>()),
         taken: marks.taken,
         kept_from: marks.kept_from,
@@ -220,9 +223,10 @@ impl Uplink {
     async fn forget_acked(&mut self) -> Result<(), UplinkEnd> {
         let acked = std::mem::take(&mut self.acked_up_to);
         if acked > 0 {
+            // Nobody waits for the sync: what is not forgotten is only sent again.
             self.region
                 .ledger
-                .write(move |tx| tx.acknowledged_by(CENTRE, acked))
+                .enqueue(move |tx| tx.acknowledged_by(CENTRE, acked))
                 .await?;
         }
         Ok(())
@@ -462,7 +466,9 @@ impl Uplink {
                     region.counters.streams_joined.increment();
                     region
                         .streams
-                        .join(id, host, from_host, to_controller)
+                        .join(id, host, from_host, to_controller, |host, serial| {
+                            region.revoked(host, serial).is_some()
+                        })
                         .await;
                 }
                 Err(error) => tracing::warn!(stream = %id, %error, "no stream to the controller"),

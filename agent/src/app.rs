@@ -10,13 +10,12 @@ use fairlead_identity::random;
 use fairlead_identity::signing::Verifier;
 use fairlead_link::proxy::{Proxy, ProxyError};
 use fairlead_protocol::{EngineFacts, HostFacts, InstanceId, RunId};
-use rustls::pki_types::UnixTime;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::config::{Config, EngineKind, Grant};
 use crate::connection::Connection;
 use crate::enrol::{EnrolError, enrol};
-use crate::executor::{Executor, Parts};
+use crate::executor::{self, Executor, Parts};
 use crate::host_facts::host_facts;
 use crate::identity::{IdentityError, IdentityFiles};
 use crate::journal::{Journal, JournalError};
@@ -244,13 +243,13 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(),
     // Never closed: jobs go on until the process ends, and only then may another instance act.
     std::mem::forget(only_instance(&config).await?);
     let journal = Journal::open(&config.journal_dir(), instance, host, grant.epoch, now_us)?;
-    let mut verifier = Verifier::new(identity.root.clone(), host);
+    let mut verifier = Verifier::new(identity.root.clone(), host, &identity.enrolment.tenant);
+    let time = Arc::new(ServerTime::new(clock.clone(), read_floor(&config)));
     if let Some(keys) = &identity.enrolment.command_keys {
-        for error in verifier.learn(keys, UnixTime::now()) {
+        for error in verifier.learn(keys, executor::unix(time.now_us())) {
             tracing::error!(%error, "a stored command key cannot be used");
         }
     }
-    let time = Arc::new(ServerTime::new(clock.clone(), read_floor(&config)));
     let (to_executor, requests) = mpsc::channel(REQUESTS_MAX);
     let (to_observer, watched) = mpsc::channel(REQUESTS_MAX);
     let (renew, renewals) = mpsc::channel(1);

@@ -45,7 +45,7 @@ pub struct Config {
     #[arg(
         long,
         env = "FAIRLEAD_POLICY",
-        default_value = "/etc/fairlead/policy.toml"
+        default_value = crate::policy::DEFAULT_PATH
     )]
     pub policy: PathBuf,
     /// Seconds between two measurements.

@@ -117,8 +117,11 @@ impl Connection {
             let addresses = self.all_addresses().await;
             let Some(address) = addresses.get(attempt % addresses.len().max(1)).cloned() else {
                 tracing::error!(
-                    "no address of an access server is known: pass --address HOST:PORT"
+                    "no address of an access server is known: pass --address HOST:PORT or \
+                     FAIRLEAD_ADDRESS"
                 );
+                // The supervisor starts another instance, which may be told one.
+                shutdown.cancel();
                 return;
             };
             let started = self.clock.boot_us();
@@ -199,7 +202,7 @@ impl Connection {
         let hello = Hello {
             version_min: version::OLDEST,
             version_max: version::NEWEST,
-            software: concat!("fairlead-agent ", env!("CARGO_PKG_VERSION")).to_owned(),
+            software: format!("fairlead-agent {}", fairlead_protocol::software::version()),
             features: version::AGENT_FEATURES
                 .iter()
                 .map(|&f| f.to_owned())

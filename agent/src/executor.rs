@@ -6,22 +6,29 @@
 //! | `lanes` | pure: which command may begin |
 //! | `job` | one command's life in a task of its own: checks, intent, act, result |
 //! | `act` | what each kind asks of the engine |
+//! | `turn` | who is first: the job that begins, or the person who withdraws |
+//! | `fleeting` | results that are not journalled |
 //! | `attached` | exec, logs and copies, with or without a stream |
 //! | `settle` | after a crash: what became of a command that had begun |
 //!
 //! The actor never waits for the engine, the disk or the network; the jobs do.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use fairlead_protocol::{CommandId, LinkUp, OpenStream, SignedCommand, Stage, Stamp, State};
+use rustls::pki_types::UnixTime;
 use tokio::sync::mpsc;
 
 pub mod lanes;
 mod act;
 mod attached;
+mod fleeting;
 mod job;
 mod outcome;
 mod settle;
 mod task;
+mod turn;
 
 pub use outcome::Outcome;
 pub use task::{Executor, Parts};
@@ -81,6 +88,12 @@ impl std::fmt::Debug for StreamDialler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "StreamDialler({} at {})", self.server, self.address)
     }
+}
+
+/// A time in microseconds as certificates are judged by.
+pub(crate) fn unix(at_us: i64) -> UnixTime {
+    let since = Duration::from_micros(u64::try_from(at_us).unwrap_or(0));
+    UnixTime::since_unix_epoch(since)
 }
 
 fn stamp(stage: Stage, at_us: i64) -> Stamp {

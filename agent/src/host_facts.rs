@@ -30,7 +30,7 @@ pub fn host_facts_at(root: &Path, engine: EngineFacts, policy: String) -> HostFa
         cpus: processors(&read("proc/stat")),
         memory_bytes: memory_total(&read("proc/meminfo")),
         engine: Some(engine),
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        agent_version: fairlead_protocol::software::version().to_owned(),
         policy,
     }
 }

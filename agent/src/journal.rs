@@ -10,6 +10,8 @@
 //! * A torn tail (power cut in the middle of an append) ends the file: everything before it counts.
 //! * A file of a newer format is never touched. While one is there, nothing with an effect is begun
 //!   ([`Journal::blocked`]), because what it holds cannot be known.
+//! * A file of another host's (this machine was enrolled anew) is put aside: what it says was asked of
+//!   somebody else.
 //! * A record that could not be written leaves no trace: the file is cut back to its last good end.
 
 use std::collections::HashMap;
@@ -77,6 +79,7 @@ impl Journal {
         let mut taken_over: Vec<PathBuf> = Vec::new();
         for path in file::others(dir, instance)? {
             match read(&path) {
+                Ok(reading) if reading.is_of_another(host) => file::put_aside(&path),
                 Ok(reading) => {
                     if reading.torn {
                         tracing::warn!(path = %path.display(), "journal has a torn tail; what was synced is used");

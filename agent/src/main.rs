@@ -10,7 +10,7 @@ use fairlead_daemon::{shutdown, telemetry};
 /// The Fairlead agent: carries out signed commands on this machine's containers. It dials out and
 /// listens on no port.
 #[derive(Parser)]
-#[command(name = "fairlead-agent", version)]
+#[command(name = "fairlead-agent", version = fairlead_protocol::software::version())]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

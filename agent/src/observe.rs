@@ -2,14 +2,13 @@
 //!
 //! By level: the picture is taken again every so often and after each command; the engine's events are
 //! only hints to look sooner. A difference goes to the link in parts. Events are numbered and kept until
-//! the region has acknowledged them (the oldest are dropped when there are too many); pictures and
-//! measurements are not kept, because the next one says it all again.
+//! the region has acknowledged them (`untold`); pictures and measurements are not kept, because the next
+//! one says it all again. Which events are a command's of ours, `acts` knows.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use fairlead_daemon::clock::ServerTime;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::random;
@@ -20,9 +19,15 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::inventory::Inventory;
-use crate::inventory::events::EventLog;
+use crate::inventory::events::{EventLog, first_word};
 use crate::metrics::Sampler;
 use crate::runtime::{ContainerRuntime, EngineEvent, RuntimeError};
+
+pub mod acts;
+mod untold;
+
+use acts::Acts;
+use untold::Untold;
 
 /// The picture is taken again at least so often, whatever the events say.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -33,14 +38,8 @@ const LOOK_AFTER_EVENT: Duration = Duration::from_millis(60);
 const LOOK_AFTER_ACT: Duration = Duration::from_millis(15);
 /// An engine that went away is asked again after this.
 const ENGINE_AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Events that wait for an acknowledgement; beyond that the oldest are dropped.
-const EVENTS_MAX: usize = 1024;
 /// Events without an acknowledgement are told again after this.
 const TELL_AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// Acts of our own that are remembered for each container, to tell them from others'.
-const ACTS_MAX: usize = 8;
-/// The engine writes an event a little after the act that caused it has been answered.
-const EVENT_LATE_US: i64 = 150_000;
 /// Docker's data directory, whose file system is the one that fills up.
 const ENGINE_DATA_DIR: &str = "/var/lib/docker";
 
@@ -66,25 +65,6 @@ pub enum Watch {
     },
 }
 
-/// What a command of ours can be the cause of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Causes {
-    /// That the container is made, starts, ends, goes.
-    Life,
-    /// An exec in it.
-    Exec,
-}
-
-/// When a command of ours acted on a container.
-#[derive(Debug, Clone, Copy)]
-struct Act {
-    command: CommandId,
-    causes: Causes,
-    begun_us: i64,
-    /// `i64::MAX` while it goes on.
-    ended_us: i64,
-}
-
 /// The containers as last listed.
 #[derive(Debug, Default)]
 struct Listed {
@@ -100,7 +80,7 @@ struct Listed {
 #[derive(Clone, Default)]
 pub struct Picture {
     listed: Arc<RwLock<Listed>>,
-    acts: Arc<Mutex<HashMap<String, VecDeque<Act>>>>,
+    acts: Arc<Mutex<Acts>>,
     look: Arc<Notify>,
 }
 
@@ -162,52 +142,30 @@ impl Picture {
         self.look.notify_one();
     }
 
-    /// A command of ours acts on the container from now on.
-    pub fn acts(&self, container: &str, command: CommandId, causes: Causes, now_us: i64) {
-        let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_container = acts.entry(container.to_owned()).or_default();
-        if of_container.len() >= ACTS_MAX {
-            of_container.pop_front();
-        }
-        of_container.push_back(Act {
-            command,
-            causes,
-            begun_us: now_us,
-            ended_us: i64::MAX,
-        });
+    /// A command of ours acts on the object (a container's name, or an image's key) from now on, and
+    /// brings about events of these words.
+    pub fn acts(
+        &self,
+        object: &str,
+        command: CommandId,
+        words: &'static [&'static str],
+        now_us: i64,
+    ) {
+        self.acting().begin(object, command, words, now_us);
     }
 
     /// It has ended.
-    pub fn acted(&self, container: &str, command: CommandId, now_us: i64) {
-        self.touch(container);
-        let mut acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_container = acts.get_mut(container).into_iter().flatten();
-        for act in of_container.filter(|act| act.command == command) {
-            act.ended_us = now_us;
-        }
+    pub fn acted(&self, object: &str, command: CommandId, now_us: i64) {
+        self.touch(object);
+        self.acting().end(object, command, now_us);
     }
 
-    /// The command of ours that could cause that on the container at that time.
-    fn acting(&self, container: &str, causes: Causes, at_us: i64) -> Option<CommandId> {
-        let acts = self.acts.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_container = acts.get(container)?;
-        let at = |act: &&Act| {
-            act.causes == causes
-                && act.begun_us <= at_us
-                && at_us <= act.ended_us.saturating_add(EVENT_LATE_US)
-        };
-        of_container.iter().rev().find(at).map(|act| act.command)
+    fn acting(&self) -> std::sync::MutexGuard<'_, Acts> {
+        self.acts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, containers: Vec<Container>, asked: Instant) {
-        // Acts of containers that are gone are not asked for again.
-        self.acts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|name, acts| {
-                acts.iter().any(|act| act.ended_us == i64::MAX)
-                    || containers.iter().any(|container| container.name == *name)
-            });
+        self.acting().tidy();
         let mut listed = self.listed.write().unwrap_or_else(PoisonError::into_inner);
         listed.containers = containers;
         listed.asked = Some(asked);
@@ -231,11 +189,8 @@ pub struct Observer {
     log: EventLog,
     engine: EngineFacts,
     link: Option<Link>,
-    events: VecDeque<HostEvent>,
-    next_seq: u64,
-    /// The last event that was sent on the present link.
-    events_told: u64,
-    /// When the oldest of them was.
+    events: Untold,
+    /// When all that waits was last told.
     events_told_at: Instant,
     last_event_us: i64,
     /// Whether the last look failed, so that the engine's going and coming are told once.
@@ -261,9 +216,7 @@ impl Observer {
             log: EventLog::new(),
             engine: EngineFacts::default(),
             link: None,
-            events: VecDeque::new(),
-            next_seq: 1,
-            events_told: 0,
+            events: Untold::default(),
             events_told_at: Instant::now(),
             last_event_us: 0,
             engine_gone: false,
@@ -335,7 +288,8 @@ impl Observer {
                     connection,
                 });
                 self.inventory.start_over();
-                self.events_told = 0;
+                self.events.start_over();
+                self.events_told_at = Instant::now();
                 self.tell_picture();
                 self.tell_events();
             }
@@ -348,7 +302,7 @@ impl Observer {
                     self.link = None;
                 }
             }
-            Watch::Acked { seq } => self.events.retain(|event| event.seq != seq),
+            Watch::Acked { seq } => self.events.acked(seq),
         }
     }
 
@@ -361,29 +315,24 @@ impl Observer {
 
     fn on_event(&mut self, event: &EngineEvent) {
         self.last_event_us = self.last_event_us.max(event.at_us);
-        let causes = if event.action.starts_with("exec_") {
-            Causes::Exec
+        let word = first_word(&event.action);
+        let ours = if event.object == "image" {
+            let names = [&event.id[..], &event.name[..]];
+            self.picture.acting().image_cause(names, word, event.at_us)
         } else {
-            Causes::Life
+            if !word.starts_with("exec_") {
+                self.picture.touch(&event.name);
+            }
+            self.picture.acting().cause(&event.name, word, event.at_us)
         };
-        if causes == Causes::Life {
-            self.picture.touch(&event.name);
-        }
-        let ours = self.picture.acting(&event.name, causes, event.at_us);
         if let Some(mut report) = self.log.report(event, ours) {
             report.at_us -= self.time.own_clock_ahead_us();
             self.keep(report);
         }
     }
 
-    fn keep(&mut self, mut event: HostEvent) {
-        event.seq = self.next_seq;
-        self.next_seq += 1;
-        event.id = Bytes::copy_from_slice(&random::bytes::<16>());
-        if self.events.len() >= EVENTS_MAX {
-            self.events.pop_front();
-        }
-        self.events.push_back(event);
+    fn keep(&mut self, event: HostEvent) {
+        self.events.keep(event, random::bytes::<16>);
     }
 
     /// Sends the events that this link has not carried. With the looks and not one by one: a restart is
@@ -391,20 +340,14 @@ impl Observer {
     fn tell_events(&mut self) {
         // What was told and not acknowledged is told again: it may have found no room.
         if self.events_told_at.elapsed() > TELL_AGAIN_AFTER {
-            self.events_told = 0;
-        }
-        if self.events_told == 0 {
+            self.events.start_over();
             self.events_told_at = Instant::now();
         }
-        let from = self.events_told + 1;
-        let mut told = self.events_told;
-        for event in self.events.iter().filter(|event| event.seq >= from) {
-            if !self.send(link_up::Kind::Event(event.clone())) {
-                break;
-            }
-            told = event.seq;
-        }
-        self.events_told = told;
+        let link = self.link.as_ref();
+        self.events.tell(|event| {
+            let kind = Some(link_up::Kind::Event(event.clone()));
+            link.is_some_and(|link| link.outbound.try_send(LinkUp { kind }).is_ok())
+        });
     }
 
     async fn look(&mut self) {
@@ -494,26 +437,6 @@ mod tests {
     }
 
     #[test]
-    fn an_act_is_ours_from_its_beginning_to_a_little_after_its_end() {
-        let picture = Picture::default();
-        picture.acts("web", id(1), Causes::Life, 1_000_000);
-        assert_eq!(picture.acting("web", Causes::Life, 999_999), None);
-        assert_eq!(picture.acting("web", Causes::Life, 5_000_000), Some(id(1)));
-        picture.acted("web", id(1), 6_000_000);
-        assert_eq!(picture.acting("web", Causes::Life, 6_100_000), Some(id(1)));
-        assert_eq!(picture.acting("web", Causes::Life, 6_200_000), None);
-        assert_eq!(picture.acting("db", Causes::Life, 5_000_000), None);
-    }
-
-    #[test]
-    fn an_exec_of_ours_is_not_the_cause_of_a_stop() {
-        let picture = Picture::default();
-        picture.acts("web", id(1), Causes::Exec, 1_000_000);
-        assert_eq!(picture.acting("web", Causes::Exec, 2_000_000), Some(id(1)));
-        assert_eq!(picture.acting("web", Causes::Life, 2_000_000), None);
-    }
-
-    #[test]
     fn an_id_means_its_container_and_a_name_means_itself() {
         let picture = Picture::default();
         let container = |name: &str, id: &str| Container {
@@ -535,7 +458,7 @@ mod tests {
         picture.set(Vec::new(), Instant::now());
         assert!(picture.is_fresh("web"));
         let asked_before = Instant::now();
-        picture.acts("web", id(1), Causes::Life, 1);
+        picture.acts("web", id(1), &["start"], 1);
         assert!(picture.is_fresh("web"), "the act itself may rely on it");
         picture.acted("web", id(1), 2);
         assert!(!picture.is_fresh("web"));

@@ -280,7 +280,17 @@ async fn ask_renewal(
     live: &mut Live,
     asked: Option<RenewNow>,
 ) -> Result<(), LinkEnd> {
-    let request = connection.renew_request().await?;
+    let request = match connection.renew_request().await {
+        Ok(request) => request,
+        Err(error) => {
+            // A full disk, most likely: the link is as good as before, and the next beat asks again.
+            tracing::warn!(%error, "the certificate cannot be renewed now");
+            if let Some(asked) = asked {
+                let _ = asked.done.send(Err(error.to_string()));
+            }
+            return Ok(());
+        }
+    };
     live.renewing = Some(asked.map(|asked| asked.done));
     socket
         .send(&LinkUp {

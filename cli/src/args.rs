@@ -13,7 +13,7 @@ use crate::run_flags::RunFlags;
 #[derive(Debug, Parser)]
 #[command(
     name = "fairlead",
-    version,
+    version = fairlead_protocol::software::version(),
     arg_required_else_help = true,
     disable_help_subcommand = true,
     after_help = "A container is HOST/NAME, a NAME that is unique, or the beginning of its id.\n\

@@ -45,7 +45,10 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT)
             // A redirect could carry the token elsewhere.
             .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("fairlead/", env!("CARGO_PKG_VERSION")))
+            .user_agent(format!(
+                "fairlead/{}",
+                fairlead_protocol::software::version()
+            ))
             .build()
             .map_err(|e| Failure::new(Exit::Failed, format!("cannot set up HTTP: {e}")))?;
         Ok(Self {

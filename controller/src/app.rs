@@ -1,29 +1,25 @@
 //! Builds the controller from its configuration and runs it until shutdown.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use fairlead_api::server::{Limits, serve};
 use fairlead_api::{Options, router};
-use fairlead_daemon::arrivals::{self, Arrivals};
 use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files::{self, ClaimError};
-use fairlead_daemon::passing;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::{random, tls};
 use fairlead_link::accept::Acceptor;
 use fairlead_protocol::HostId;
 use fairlead_store::{Store, StoreError};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::mpsc;
 
 use crate::authority::{CaError, CertificateAuthority};
 use crate::backend::live::Live;
 use crate::backend::{ControllerBackend, Parts};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
+use crate::doors::{Doors, WebTls};
 use crate::feed::Feed;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
@@ -31,13 +27,13 @@ use crate::packages::{self, Packages};
 use crate::regions::{self, Centre, Regions};
 use crate::setup::{Setup, SetupError};
 use crate::streams::Streams;
-use crate::web_certificate::{WebCertificate, WebCertificateError};
+use crate::web_certificate::WebCertificateError;
 
 /// How often what is merely good to keep is kept.
 const HOUSEKEEP_EVERY: Duration = Duration::from_secs(2);
 
-/// How often the files of the https certificate are looked at.
-const WEB_CERTIFICATE_LOOKED_AT_EVERY: Duration = Duration::from_secs(30);
+/// How often it is asked whether the command key needs its next certificate.
+const LOOK_AT_COMMAND_KEY_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// Command streams of clients at a time.
 const STREAMS_MAX: usize = 2048;
@@ -82,49 +78,10 @@ pub enum AppError {
 pub struct App {
     centre: Arc<Centre>,
     backend: Arc<ControllerBackend>,
-    web: Arrivals,
-    web_tls: Arc<rustls::ServerConfig>,
-    /// When it comes from files that somebody else renews.
-    certificate: Option<Arc<WebCertificate>>,
+    doors: Doors,
+    web_tls: WebTls,
     packages: Arc<Packages>,
-    uplinks: Arrivals,
-    front: Option<Front>,
     acceptor: Acceptor,
-}
-
-/// What another process passes on to us.
-struct Front {
-    listener: UnixListener,
-    web: mpsc::Sender<TcpStream>,
-    uplinks: mpsc::Sender<TcpStream>,
-}
-
-impl Front {
-    fn listen(
-        path: &Path,
-    ) -> Result<(Self, mpsc::Receiver<TcpStream>, mpsc::Receiver<TcpStream>), AppError> {
-        let listener = passing::listen(path).map_err(|error| AppError::Listen {
-            address: path.display().to_string(),
-            reason: error.to_string(),
-        })?;
-        let (web, to_web) = mpsc::channel(arrivals::PASSED_WAITING_MAX);
-        let (uplinks, to_uplinks) = mpsc::channel(arrivals::PASSED_WAITING_MAX);
-        let front = Self {
-            listener,
-            web,
-            uplinks,
-        };
-        Ok((front, to_web, to_uplinks))
-    }
-}
-
-async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| AppError::Listen {
-            address: address.to_string(),
-            reason: error.to_string(),
-        })
 }
 
 impl App {
@@ -137,15 +94,7 @@ impl App {
             return Err(AppError::PublicUrl(config.public_url));
         }
         files::claim(&config.data_dir)?;
-        let mut web = Arrivals::from(listen(config.listen).await?);
-        let mut uplinks = Arrivals::from(listen(config.uplink_listen).await?);
-        let mut front = None;
-        if let Some(path) = &config.front_socket {
-            let (made, to_web, to_uplinks) = Front::listen(path)?;
-            web = web.and(Some(to_web));
-            uplinks = uplinks.and(Some(to_uplinks));
-            front = Some(made);
-        }
+        let doors = Doors::open(&config).await?;
         let clock = Clock::system();
         let authority = Arc::new(CertificateAuthority::open(
             &config.data_dir,
@@ -184,7 +133,7 @@ impl App {
             authority.root.clone(),
             Duration::ZERO,
         );
-        let (certificate, web_tls) = web_tls(&config, &authority)?;
+        let web_tls = WebTls::new(&config, &authority)?;
         let for_packages = clock.clone();
         let packages = config.data_dir.join(packages::DIR);
         let packages = Packages::new(&packages, move || for_packages.now_us());
@@ -199,7 +148,7 @@ impl App {
             clock: clock.clone(),
             ca_hash: authority.root.hash(),
             uplink_addresses: vec![config.uplink_address.clone()],
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: fairlead_protocol::software::version().to_owned(),
         });
         let centre = Arc::new(Centre {
             store,
@@ -216,12 +165,9 @@ impl App {
         Ok(Self {
             centre,
             backend,
-            web,
+            doors,
             web_tls,
-            certificate,
             packages,
-            uplinks,
-            front,
             acceptor,
         })
     }
@@ -237,23 +183,21 @@ impl App {
         };
         let router = router(Arc::<ControllerBackend>::clone(&self.backend), options)
             .merge(self.packages.router());
-        let front = async {
-            if let Some(front) = self.front {
-                passing::receive(front.listener, front.web, front.uplinks, shutdown.clone()).await;
-            }
-        };
+        let (web, uplinks, taking) = self.doors.split(shutdown.clone());
+        let dispatch = Arc::clone(&self.centre.dispatch);
         let (served, ..) = tokio::join!(
             serve(
-                self.web,
-                self.web_tls,
+                web,
+                Arc::clone(&self.web_tls.config),
                 router,
                 shutdown.clone(),
                 Limits::default()
             ),
-            regions::run(self.uplinks, self.acceptor, self.centre, shutdown.clone()),
-            front,
+            regions::run(uplinks, self.acceptor, self.centre, shutdown.clone()),
             housekeep(self.backend, shutdown.clone()),
-            renew_web_certificate(self.certificate, shutdown.clone()),
+            keep_command_key(dispatch, shutdown.clone()),
+            WebTls::keep(self.web_tls.files(), shutdown.clone()),
+            taking,
         );
         if let Err(error) = served {
             tracing::error!(%error, "https ended");
@@ -279,31 +223,16 @@ async fn fleet_as_kept(store: &Store) -> Result<(Arc<Fleet>, HashMap<HostId, Str
     Ok((fleet, homes))
 }
 
-type WebTls = (Option<Arc<WebCertificate>>, Arc<rustls::ServerConfig>);
-
-fn web_tls(config: &Config, authority: &CertificateAuthority) -> Result<WebTls, AppError> {
-    let (Some(chain), Some(key)) = (&config.web_certificate, &config.web_key) else {
-        return Ok((None, Arc::new(tls::https(authority.web.clone())?)));
-    };
-    let certificate = WebCertificate::open(chain, key)?;
-    let tls = tls::https_with(Arc::<WebCertificate>::clone(&certificate))?;
-    Ok((Some(certificate), Arc::new(tls)))
-}
-
-/// Takes the https certificate up anew when its files change.
-async fn renew_web_certificate(certificate: Option<Arc<WebCertificate>>, shutdown: Shutdown) {
-    let Some(certificate) = certificate else {
-        return;
-    };
+async fn keep_command_key(dispatch: Arc<Dispatch>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(LOOK_AT_COMMAND_KEY_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(WEB_CERTIFICATE_LOOKED_AT_EVERY) => {}
+            _ = ticks.tick() => {}
         }
-        match certificate.refresh() {
-            Ok(false) => {}
-            Ok(true) => tracing::info!("https has a new certificate"),
-            Err(error) => tracing::error!(%error, "the new https certificate cannot be used"),
+        if let Err(error) = dispatch.renew_command_key().await {
+            tracing::error!(%error, "the command key's certificate was not renewed");
         }
     }
 }

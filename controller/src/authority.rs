@@ -1,9 +1,11 @@
 //! The installation's certificates: root, intermediates, the controller's own, the command key.
 //!
 //! Made at the first start, kept in the data directory (keys 0600), read at every other. Certificates of
-//! the controller itself are made anew at each start, because their names come from the configuration.
+//! the controller itself are made anew at each start, because their names come from the configuration. The
+//! command key's is kept until half its life is over, and then made anew, also while running.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use base64::Engine;
@@ -11,19 +13,21 @@ use base64::engine::general_purpose::STANDARD;
 use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files;
 use fairlead_identity::authority::{Authority, AuthorityError, LeafUse, PrivateKey, RequestedKey};
-use fairlead_identity::chain::ChainError;
+use fairlead_identity::chain::{ChainError, Usage, public_key};
 use fairlead_identity::roles::Role;
 use fairlead_identity::signing::Signer;
 use fairlead_identity::tls::Credentials;
 use fairlead_identity::{Root, random};
-use rustls::pki_types::CertificateDer;
+use fairlead_protocol::CommandKeys;
+use rustls::pki_types::{CertificateDer, UnixTime};
 
 /// Life of servers' certificates: until they renew by themselves, an access server is given a new one
 /// by joining again.
 const SERVER_LIFE: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
 /// Life of https certificates; browsers refuse longer ones.
 const WEB_LIFE: Duration = Duration::from_secs(397 * 24 * 3600);
-/// Life of the command key's certificate; made anew at each start.
+/// Life of the command key's certificate; renewed when half of it is over, so that every host has half a
+/// year to hear of the next.
 const COMMAND_KEY_LIFE: Duration = Duration::from_secs(397 * 24 * 3600);
 
 /// Why there is no authority.
@@ -49,16 +53,18 @@ pub enum CaError {
 pub struct CertificateAuthority {
     /// The root, as everybody else knows it.
     pub root: Root,
-    /// Signs commands.
-    pub signer: Signer,
     /// For access servers.
     pub own: Credentials,
     /// For https.
     pub web: Credentials,
     issuer: Authority,
+    web_key_hash: [u8; 32],
     servers: Authority,
     web_ca: Authority,
-    web_key_hash: [u8; 32],
+    command_keys: Authority,
+    command_key: PrivateKey,
+    signer: RwLock<Arc<Signer>>,
+    dir: PathBuf,
     clock: Clock,
 }
 
@@ -113,22 +119,17 @@ impl CertificateAuthority {
             web_names,
             (now_s, WEB_LIFE),
         )?;
-        let signing = command_keys.certify_own(
-            &command_key,
-            &Role::CommandKey,
-            LeafUse::CommandSigning,
-            &[],
-            (now_s, COMMAND_KEY_LIFE),
-        )?;
         let root = issuer
             .chain()
             .last()
             .cloned()
             .ok_or(ChainError::Incomplete)?;
         write_pem(&dir.join("ca.pem"), &root)?;
+        let root = Root::from_der(root)?;
+        let signing = signing_chain(dir, &root, &command_keys, &command_key, now_s)?;
         Ok(Self {
-            root: Root::from_der(root)?,
-            signer: Signer::new(&command_key.to_der(), &signing.chain)?,
+            root,
+            signer: RwLock::new(Arc::new(Signer::new(&command_key.to_der(), &signing)?)),
             own: Credentials {
                 chain: own.chain,
                 key: own_key.for_tls(),
@@ -138,9 +139,12 @@ impl CertificateAuthority {
                 key: web_key.for_tls(),
             },
             issuer,
+            web_key_hash: web_key.public_hash(),
             servers,
             web_ca,
-            web_key_hash: web_key.public_hash(),
+            command_keys,
+            command_key,
+            dir: dir.to_owned(),
             clock,
         })
     }
@@ -150,6 +154,44 @@ impl CertificateAuthority {
     #[must_use]
     pub fn web_pin(&self) -> String {
         format!("sha256//{}", STANDARD.encode(self.web_key_hash))
+    }
+
+    /// Signs commands.
+    #[must_use]
+    pub fn signer(&self) -> Arc<Signer> {
+        let signer = self.signer.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&signer)
+    }
+
+    /// What hosts are told of who may sign.
+    #[must_use]
+    pub fn command_keys(&self) -> CommandKeys {
+        CommandKeys {
+            chains: vec![self.signer().chain()],
+        }
+    }
+
+    /// Makes the command key's next certificate when half the life of the present one is over; whether
+    /// that was so. Hosts have to be told then.
+    ///
+    /// # Errors
+    /// When it cannot be made or kept; the present one stays in use.
+    pub fn renew_command_key(&self) -> Result<bool, CaError> {
+        let now_s = self.clock.now_s();
+        let before = self.signer().chain();
+        let chain = signing_chain(
+            &self.dir,
+            &self.root,
+            &self.command_keys,
+            &self.command_key,
+            now_s,
+        )?;
+        let signer = Signer::new(&self.command_key.to_der(), &chain)?;
+        if signer.chain() == before {
+            return Ok(false);
+        }
+        *self.signer.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(signer);
+        Ok(true)
     }
 
     /// Certifies a region's access server and its CA.
@@ -196,6 +238,43 @@ impl CertificateAuthority {
             agents_ca,
             web: web.chain,
         })
+    }
+}
+
+/// The command key's certificate: the kept one, or the next when half of that one's life is over.
+fn signing_chain(
+    dir: &Path,
+    root: &Root,
+    command_keys: &Authority,
+    command_key: &PrivateKey,
+    now_s: i64,
+) -> Result<Vec<CertificateDer<'static>>, CaError> {
+    let path = chain_path(dir, "command-key");
+    let kept = files::read_if_there(&path).map_err(|error| file_error(&path, &error))?;
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(now_s.unsigned_abs()));
+    // One that cannot be read, or is another key's, is as good as none: the next takes its place.
+    let kept = kept.as_deref().and_then(unpack).and_then(|chain| {
+        let identity = root.identify(&chain, Usage::CommandSigning, now).ok()?;
+        let (hash, _) = public_key(chain.first()?).ok()?;
+        (hash == command_key.public_hash()).then_some((chain, identity.not_after_s - now_s))
+    });
+    let half = i64::try_from(COMMAND_KEY_LIFE.as_secs() / 2).unwrap_or(i64::MAX);
+    if let Some((chain, left_s)) = &kept
+        && *left_s > half
+    {
+        return Ok(chain.clone());
+    }
+    let life = (now_s, COMMAND_KEY_LIFE);
+    let use_ = LeafUse::CommandSigning;
+    let leaf = command_keys.certify_own(command_key, &Role::CommandKey, use_, &[], life)?;
+    match (files::replace(&path, &pack(&leaf.chain)), kept) {
+        (Ok(()), _) => Ok(leaf.chain),
+        (Err(error), Some((chain, _))) => {
+            // A full disk: there is half a year to make room.
+            tracing::warn!(%error, "the command key's next certificate could not be kept");
+            Ok(chain)
+        }
+        (Err(error), None) => Err(file_error(&path, &error)),
     }
 }
 
@@ -283,6 +362,11 @@ fn write_pem(path: &Path, certificate: &CertificateDer<'_>) -> Result<(), CaErro
         pem.push('\n');
     }
     pem.push_str("-----END CERTIFICATE-----\n");
+    // Not touched when it is right already: a full disk must not keep the controller down.
+    if files::read_if_there(path).is_ok_and(|kept| kept.is_some_and(|kept| kept == pem.as_bytes()))
+    {
+        return Ok(());
+    }
     files::replace(path, pem.as_bytes()).map_err(|error| file_error(path, &error))
 }
 
@@ -290,4 +374,72 @@ fn write_pem(path: &Path, certificate: &CertificateDer<'_>) -> Result<(), CaErro
 #[must_use]
 pub fn new_host_id() -> fairlead_protocol::HostId {
     fairlead_protocol::HostId::from_bytes(random::bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(dir: &Path, clock: &Clock) -> CertificateAuthority {
+        CertificateAuthority::open(dir, "example.internal", &[], clock.clone()).unwrap()
+    }
+
+    #[test]
+    fn the_command_keys_certificate_is_kept_until_half_its_life_and_then_renewed_while_running() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(1_800_000_000 * 1_000_000);
+        let first = open(dir.path(), &clock);
+        let chain = first.signer().chain();
+        assert!(!first.renew_command_key().unwrap());
+        drop(first);
+        let again = open(dir.path(), &clock);
+        assert_eq!(again.signer().chain(), chain, "a restart changes nothing");
+
+        let half_us = i64::try_from(COMMAND_KEY_LIFE.as_micros() / 2).unwrap();
+        clock.advance_us(half_us + 1_000_000);
+        assert!(again.renew_command_key().unwrap());
+        assert_ne!(again.signer().chain(), chain);
+        assert!(!again.renew_command_key().unwrap(), "once");
+        // It is good where the one before is not any more.
+        let later = UnixTime::since_unix_epoch(
+            Duration::from_secs(1_800_000_000) + COMMAND_KEY_LIFE * 5 / 4,
+        );
+        let good = |chain: &fairlead_protocol::Chain| {
+            let certificates: Vec<_> = chain
+                .certificates
+                .iter()
+                .map(|c| CertificateDer::from(c.to_vec()))
+                .collect();
+            again
+                .root
+                .identify(&certificates, Usage::CommandSigning, later)
+                .is_ok()
+        };
+        assert!(!good(&chain));
+        assert!(good(&again.signer().chain()));
+    }
+
+    #[test]
+    fn a_start_on_a_disk_that_takes_nothing_rewrites_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(1_800_000_000 * 1_000_000);
+        drop(open(dir.path(), &clock));
+        let when = |name: &str| {
+            std::fs::metadata(dir.path().join(name))
+                .unwrap()
+                .modified()
+                .unwrap()
+        };
+        let before: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                (when(&name), name)
+            })
+            .collect();
+        drop(open(dir.path(), &clock));
+        for (modified, name) in before {
+            assert_eq!(when(&name), modified, "{name}");
+        }
+    }
 }

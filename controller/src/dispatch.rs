@@ -24,7 +24,7 @@ use fairlead_store::hosts::HostRow;
 use fairlead_store::{Store, StoreError, Tx};
 use tokio::sync::broadcast;
 
-use crate::authority::CertificateAuthority;
+use crate::authority::{CaError, CertificateAuthority};
 use crate::backend::dispatch::{ClientStream, Dispatching, NewCommand};
 use crate::regions::Regions;
 use crate::streams::Streams;
@@ -56,6 +56,17 @@ fn store_error(error: &StoreError) -> ApiError {
     )
     .hint("free space on the controller's data directory, then try again")
     .retry_after(5)
+}
+
+/// Why the command key's certificate was not renewed, or not told.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    /// It could not be made.
+    #[error(transparent)]
+    Authority(#[from] CaError),
+    /// It is told when regions connect again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 enum Taken {
@@ -104,7 +115,7 @@ impl Dispatch {
     }
 
     fn row(&self, new: &NewCommand, command: &Command, host: HostId) -> CommandRow {
-        let signed = self.authority.signer.sign(command);
+        let signed = self.authority.signer().sign(command);
         CommandRow {
             id: CommandId::from_wire(&command.id).unwrap_or(CommandId::from_bytes([0; 16])),
             tenant: command.tenant.clone(),
@@ -130,6 +141,33 @@ impl Dispatch {
             place: 0,
             cancel_by: String::new(),
         }
+    }
+
+    /// Renews the command key's certificate when it is time, and tells all regions.
+    ///
+    /// # Errors
+    /// When store or data directory cannot be written; the next round tries again.
+    pub async fn renew_command_key(&self) -> Result<(), RenewError> {
+        if !self.authority.renew_command_key()? {
+            return Ok(());
+        }
+        let keys = self.authority.command_keys();
+        let regions = self
+            .store
+            .write(move |tx| {
+                let mut regions = Vec::new();
+                for region in tx.regions(fairlead_store::DEFAULT_TENANT)? {
+                    tx.send_later(&region.name, numbered::Kind::CommandKeys(keys.clone()))?;
+                    regions.push(region.name);
+                }
+                Ok(regions)
+            })
+            .await?;
+        tracing::info!("the command key has its next certificate");
+        for region in regions {
+            self.regions.outbox_grew(&region);
+        }
+        Ok(())
     }
 
     // === what regions say
@@ -319,11 +357,7 @@ impl Dispatching for Dispatch {
         Ok(())
     }
 
-    async fn open_stream(
-        &self,
-        row: &CommandRow,
-        _token_id: &str,
-    ) -> Result<ClientStream, ApiError> {
+    async fn open_stream(&self, row: &CommandRow) -> Result<ClientStream, ApiError> {
         let id = StreamId::from_bytes(random::bytes());
         let client = self
             .streams

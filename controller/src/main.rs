@@ -10,7 +10,7 @@ use fairlead_daemon::{files, process, shutdown, telemetry};
 
 /// The Fairlead controller: API, CA, and the view of the whole fleet.
 #[derive(Parser)]
-#[command(name = "fairlead-controller", version)]
+#[command(name = "fairlead-controller", version = fairlead_protocol::software::version())]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

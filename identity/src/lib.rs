@@ -12,6 +12,7 @@
 //! | `authority` | making roots, intermediates and leaves |
 //! | `token` | `FL1…` join tokens and `FA1…` API tokens |
 //! | `signing` | signing commands, and verifying them on the host |
+//! | `package` | manifests of packaged versions, and the keys that sign them |
 
 pub mod digest;
 pub mod random;
@@ -21,6 +22,7 @@ pub mod tls;
 pub mod authority;
 pub mod token;
 pub mod signing;
+pub mod package;
 
 pub use chain::{Identity, Root};
 pub use roles::Role;

@@ -5,6 +5,7 @@
 //! new key needs no ceremony: a new certificate is enough.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use fairlead_protocol::{Chain, Command, CommandKeys, HostId, Message, SignedCommand, limits};
@@ -34,6 +35,9 @@ pub enum SignatureError {
     /// It is meant for another host.
     #[error("the command is meant for another host")]
     OtherHost,
+    /// It is about another tenant's things.
+    #[error("the command is another tenant's")]
+    OtherTenant,
 }
 
 /// Signs commands.
@@ -95,6 +99,7 @@ fn key_id(public_hash: &[u8; 32]) -> [u8; KEY_ID_BYTES] {
 pub struct Verifier {
     root: Root,
     host: HostId,
+    tenant: String,
     keys: HashMap<[u8; KEY_ID_BYTES], KnownKey>,
 }
 
@@ -104,21 +109,27 @@ struct KnownKey {
     not_after_s: i64,
 }
 
-/// How many command keys a host remembers: enough for rotation and regions' delegated keys.
+/// How many command keys a host remembers: enough for rotation and regions' delegated keys. Beyond, the
+/// one that ends first makes room.
 const KEYS_MAX: usize = 16;
+/// How far the clocks of those who certify, tell the time and verify may be apart.
+const TOLERANCE: Duration = Duration::from_secs(3600);
 
 impl Verifier {
-    /// A verifier for a host, which believes in that root and knows no key yet.
+    /// A verifier for a host and its tenant, which believes in that root and knows no key yet. A host
+    /// that was never told its tenant takes any.
     #[must_use]
-    pub fn new(root: Root, host: HostId) -> Self {
+    pub fn new(root: Root, host: HostId, tenant: &str) -> Self {
         Self {
             root,
             host,
+            tenant: tenant.to_owned(),
             keys: HashMap::new(),
         }
     }
 
-    /// Learns keys; those that are not the installation's are refused, the reason is returned.
+    /// Learns keys; those that are not the installation's are refused, the reason is returned. `now` is
+    /// the servers' time, not this machine's, which may be wrong.
     pub fn learn(&mut self, keys: &CommandKeys, now: UnixTime) -> Vec<ChainError> {
         keys.chains
             .iter()
@@ -132,26 +143,38 @@ impl Verifier {
             .iter()
             .map(|c| CertificateDer::from(c.to_vec()))
             .collect();
-        let identity = self.root.identify(&chain, Usage::CommandSigning, now)?;
+        let latest = UnixTime::since_unix_epoch(
+            Duration::from_secs(now.as_secs()).saturating_add(TOLERANCE),
+        );
+        let usage = Usage::CommandSigning;
+        let (identity, _) = self
+            .root
+            .identify_with_grace(&chain, usage, latest, 2 * TOLERANCE)?;
         if identity.role != Role::CommandKey {
             return Err(ChainError::NoIdentity);
         }
         let leaf = chain.first().ok_or(ChainError::Incomplete)?;
         let (hash, public) = public_key(leaf)?;
         let id = key_id(&hash);
-        if self.keys.len() < KEYS_MAX || self.keys.contains_key(&id) {
-            self.keys.insert(
-                id,
-                KnownKey {
-                    public,
-                    not_after_s: identity.not_after_s,
-                },
-            );
+        let not_after_s = identity.not_after_s;
+        self.keys.insert(
+            id,
+            KnownKey {
+                public,
+                not_after_s,
+            },
+        );
+        if self.keys.len() > KEYS_MAX {
+            let ends_first = self.keys.iter().min_by_key(|(_, key)| key.not_after_s);
+            if let Some(id) = ends_first.map(|(id, _)| *id) {
+                self.keys.remove(&id);
+            }
         }
         Ok(())
     }
 
-    /// The command inside, when it is the installation's and meant for this host.
+    /// The command inside, when it is the installation's and meant for this host. `now` is the servers'
+    /// time.
     ///
     /// # Errors
     /// When it is not to be carried out.
@@ -164,7 +187,7 @@ impl Verifier {
             .map_err(|_| SignatureError::UnknownKey)?;
         let key = self.keys.get(&id).ok_or(SignatureError::UnknownKey)?;
         let past_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX) - key.not_after_s;
-        if past_s > 0 {
+        if past_s > i64::try_from(TOLERANCE.as_secs()).unwrap_or(0) {
             return Err(SignatureError::KeyNotValid(ChainError::Expired(
                 past_s.unsigned_abs(),
             )));
@@ -174,10 +197,13 @@ impl Verifier {
             .map_err(|_| SignatureError::Wrong)?;
         let command =
             Command::decode(&signed.command[..]).map_err(|_| SignatureError::Unreadable)?;
-        if command.host[..] == self.host.as_bytes()[..] {
+        if command.host[..] != self.host.as_bytes()[..] {
+            return Err(SignatureError::OtherHost);
+        }
+        if self.tenant.is_empty() || command.tenant == self.tenant {
             Ok(command)
         } else {
-            Err(SignatureError::OtherHost)
+            Err(SignatureError::OtherTenant)
         }
     }
 }

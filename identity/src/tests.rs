@@ -220,7 +220,7 @@ struct Signing {
 fn signing() -> Signing {
     let installation = Installation::new("a.example");
     let signer = signer(&installation.command_keys, &Role::CommandKey);
-    let mut verifier = Verifier::new(installation.believed(), host(1));
+    let mut verifier = Verifier::new(installation.believed(), host(1), "ours");
     let keys = CommandKeys {
         chains: vec![signer.chain()],
     };
@@ -243,6 +243,7 @@ fn signer(authority: &Authority, role: &Role) -> Signer {
 fn command_for(n: u8) -> Command {
     Command {
         host: host(n).to_wire(),
+        tenant: "ours".into(),
         issuer: "admin".into(),
         ..Command::default()
     }
@@ -309,4 +310,71 @@ fn a_key_whose_certificate_is_over_signs_nothing_any_more() {
     let later = at(NOW_S + 8 * 24 * 3600);
     let error = s.verifier.verify(&signed, later).unwrap_err();
     assert!(matches!(error, SignatureError::KeyNotValid(_)), "{error}");
+}
+
+#[test]
+fn clocks_may_be_a_little_apart() {
+    let mut s = signing();
+    let signed = s.signer.sign(&command_for(1));
+    let keys = CommandKeys {
+        chains: vec![s.signer.chain()],
+    };
+    for now in [NOW_S - 60, NOW_S + 7 * 24 * 3600 + 60] {
+        assert_eq!(s.verifier.learn(&keys, at(now)), []);
+        assert!(s.verifier.verify(&signed, at(now)).is_ok());
+    }
+    for now in [NOW_S - 2 * 24 * 3600, NOW_S + 7 * 24 * 3600 + 2 * 3600] {
+        assert_eq!(s.verifier.learn(&keys, at(now)).len(), 1, "{now}");
+    }
+}
+
+#[test]
+fn another_tenants_command_is_refused_as_another_hosts_is() {
+    let s = signing();
+    let mut command = command_for(1);
+    command.tenant = "theirs".into();
+    let signed = s.signer.sign(&command);
+    assert_eq!(
+        s.verifier.verify(&signed, at(NOW_S)),
+        Err(SignatureError::OtherTenant)
+    );
+    let any = Verifier::new(s.installation.believed(), host(1), "");
+    assert_eq!(
+        any.verify(&signed, at(NOW_S)),
+        Err(SignatureError::UnknownKey)
+    );
+}
+
+#[test]
+fn a_new_key_is_learnt_whatever_was_learnt_before() {
+    let mut s = signing();
+    let first = s.signer.sign(&command_for(1));
+    let mut last = None;
+    for n in 1..=40 {
+        let key = PrivateKey::generate_ed25519().unwrap();
+        let made = s
+            .installation
+            .command_keys
+            .certify_own(
+                &key,
+                &Role::CommandKey,
+                LeafUse::CommandSigning,
+                &[],
+                (NOW_S + n * 60, WEEK),
+            )
+            .unwrap();
+        let signer = Signer::new(&key.to_der(), &made.chain).unwrap();
+        let keys = CommandKeys {
+            chains: vec![signer.chain()],
+        };
+        assert_eq!(s.verifier.learn(&keys, at(NOW_S)), []);
+        last = Some(signer);
+    }
+    let signed = last.unwrap().sign(&command_for(1));
+    assert!(s.verifier.verify(&signed, at(NOW_S)).is_ok());
+    assert_eq!(
+        s.verifier.verify(&first, at(NOW_S)),
+        Err(SignatureError::UnknownKey),
+        "the one that ends first made room"
+    );
 }

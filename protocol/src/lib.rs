@@ -8,6 +8,7 @@
 
 pub mod ids;
 pub mod version;
+pub mod software;
 pub mod limits;
 pub mod codes;
 pub mod origin;

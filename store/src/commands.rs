@@ -56,6 +56,21 @@ pub struct CommandRow {
     pub cancel_by: String,
 }
 
+/// What time may end of a command without a final state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenCommand {
+    /// Its id.
+    pub id: CommandId,
+    /// Its host.
+    pub host: HostId,
+    /// Where it stands.
+    pub state: State,
+    /// Not begun after this.
+    pub not_after_us: i64,
+    /// Who withdrew it; empty: nobody.
+    pub cancel_by: String,
+}
+
 /// Which commands to list.
 #[derive(Debug, Clone, Default)]
 pub struct CommandFilter {
@@ -211,6 +226,28 @@ impl Tx<'_> {
             [host.as_ref().map(|h| h.as_bytes().as_slice())],
             command_row,
         )?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The same of all hosts, without what they carry.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn open_commands_in_brief(&self) -> Result<Vec<OpenCommand>, StoreError> {
+        let mut statement = self.sql.prepare_cached(
+            "SELECT id, host, state, not_after_us, cancel_by FROM commands \
+             WHERE finished_us = 0 ORDER BY place",
+        )?;
+        let rows = statement.query_map([], |row| {
+            let state: String = row.get(2)?;
+            Ok(OpenCommand {
+                id: CommandId::from_bytes(blob16(row, 0)?),
+                host: HostId::from_bytes(blob16(row, 1)?),
+                state: State::from_name(&state).unwrap_or(State::Unspecified),
+                not_after_us: row.get(3)?,
+                cancel_by: row.get(4)?,
+            })
+        })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 

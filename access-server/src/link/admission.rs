@@ -105,6 +105,7 @@ impl Link {
             beat_at: now + interval,
             bodies: HashMap::new(),
             challenge: None,
+            keys: region.command_keys(),
             entry,
             events: 0,
             events_since: now,
@@ -245,14 +246,17 @@ impl Link {
     ) -> Result<(), SocketError> {
         let welcome = Welcome {
             version,
-            software: concat!("fairlead-access-server ", env!("CARGO_PKG_VERSION")).to_owned(),
+            software: format!(
+                "fairlead-access-server {}",
+                fairlead_protocol::software::version()
+            ),
             features: Vec::new(),
             server: self.region.server.to_string(),
             connection: self.connection,
             server_time_us: self.region.clock.now_us(),
             ping_interval_ms: self.region.ping_interval_ms,
             addresses: self.region.addresses.clone(),
-            command_keys: Some(self.region.command_keys()),
+            command_keys: Some(self.keys.borrow().clone()),
             epoch,
             ..Welcome::default()
         };

@@ -7,8 +7,8 @@ use bytes::BytesMut;
 use fairlead_protocol::{
     CancelRefused, CommandId, CommandProgress, CommandResult, EventAck, HostId, HostInventory,
     HostMetrics, LinkDown, LinkUp, Numbered, Progress, RegionResult, ResultAck, ResultPart, Stage,
-    Stamp, State, StreamRefused, Unsupported, codes, limits, link_down, link_up, numbered,
-    uplink_up,
+    Stamp, State, StreamId, StreamRefused, Unsupported, codes, limits, link_down, link_up,
+    numbered, uplink_up,
 };
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Enqueued, StoreError, Tx};
@@ -58,6 +58,13 @@ impl Link {
                     host,
                     part: Some(part),
                 }));
+            }
+            Some(K::Event(event)) if is_servers_word(&event.action) => {
+                // Held, online, enrolled: what servers say of a host is no host's to say.
+                return Err(format!(
+                    "an event that only servers report: {}",
+                    event.action
+                ));
             }
             Some(K::Event(event)) => {
                 if !self.may_cost_disk() {
@@ -120,10 +127,13 @@ impl Link {
     }
 
     fn stream_refused(&self, refused: StreamRefused) {
-        if let Ok(id) = fairlead_protocol::StreamId::from_wire(&refused.id) {
-            self.region.streams.forget(id);
+        let asked = StreamId::from_wire(&refused.id)
+            .is_ok_and(|id| self.region.streams.refused(id, self.host));
+        if asked {
+            self.region.tell(uplink_up::Kind::StreamRefused(refused));
+        } else {
+            tracing::warn!(host = %self.host, "refused a stream that it was not asked for");
         }
-        self.region.tell(uplink_up::Kind::StreamRefused(refused));
     }
 
     fn cancel_refused(&self, refused: &CancelRefused) {
@@ -296,6 +306,10 @@ fn complete(
     result
         .stamps
         .push(stamp(Stage::RegionResultReceived, received_us));
+}
+
+fn is_servers_word(action: &str) -> bool {
+    action.starts_with("host.") || action.starts_with("region.")
 }
 
 enum Known {

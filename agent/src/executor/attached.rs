@@ -21,7 +21,7 @@ use super::settle::exited;
 use crate::runtime::{ContainerRuntime, ExecSpec, ExecState, LogOptions, Output, RuntimeError};
 
 /// Largest archive that is copied in: it is kept on the host's disk until its digest is checked.
-const COPY_IN_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+const COPY_IN_BYTES_MAX: u64 = limits::COPY_IN_BYTES_MAX;
 /// How often the engine is asked for an exit code that is not there yet.
 const EXIT_CODE_ASKED_MAX: u32 = 50;
 

@@ -7,7 +7,7 @@
 //! and a disk that is full are waited for until the deadline. Once the engine has been asked, a broken
 //! answer leads to `settle`, never to a second try in the blind.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_daemon::clock::{Clock, ServerTime};
@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::outcome::Outcome;
 use super::settle::{Before, Settled, settle};
+use super::turn::Turn;
 use super::{act, attached, stamp};
 use crate::app::RenewNow;
 use crate::journal::Appender;
@@ -74,8 +75,8 @@ pub(super) struct Job {
     pub(super) unsettled: Option<(Intent, Option<String>)>,
     /// Why the journal takes nothing, if so.
     pub(super) blocked: Option<String>,
-    /// Who withdrew it while it waited; looked at until its intent is on disk.
-    pub(super) withdrawn: Arc<OnceLock<String>>,
+    /// Whether it may still be withdrawn, or was.
+    pub(super) turn: Arc<Turn>,
     pub(super) lane: String,
 }
 
@@ -140,7 +141,7 @@ async fn live(job: &mut Job, kind: &Kind, around: &Surroundings) -> Outcome {
     if let Some((intent, exec)) = job.unsettled.take() {
         match settle_patiently(job, kind, &intent, exec.as_deref(), around).await {
             Settled::Done(outcome) => return outcome,
-            Settled::NotDone => {}
+            Settled::NotDone => job.turn.give_back(),
         }
         // Nothing of it was done: what could have kept it from beginning may still do so.
         if let Some(outcome) = may_not_begin(job, kind, around) {
@@ -345,14 +346,17 @@ fn conflict(message: String) -> Outcome {
 
 /// Withdrawn while it waited, before anything of it was done.
 fn withdrawn(job: &Job) -> Result<(), Outcome> {
-    match job.withdrawn.get() {
-        None => Ok(()),
-        Some(by) => Err(Outcome::ended(
-            State::Cancelled,
-            codes::WITHDRAWN,
-            format!("withdrawn by {by}"),
-        )),
-    }
+    job.turn
+        .withdrawn()
+        .map_or(Ok(()), |by| Err(withdrawn_by(&by)))
+}
+
+fn withdrawn_by(by: &str) -> Outcome {
+    Outcome::ended(
+        State::Cancelled,
+        codes::WITHDRAWN,
+        format!("withdrawn by {by}"),
+    )
 }
 
 async fn wait_for_engine(job: &Job, around: &Surroundings, why: &str) -> Result<(), Outcome> {
@@ -407,6 +411,9 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
         if let Some(outcome) = past_deadline(job, around) {
             return outcome;
         }
+        if let Err(by) = job.turn.take() {
+            return withdrawn_by(&by);
+        }
         job.stamps
             .push(stamp(Stage::EngineCalled, around.time.now_us()));
         let mut exec = None;
@@ -426,6 +433,7 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
                 return outcome;
             }
             Err(RuntimeError::Unavailable(why)) => {
+                job.turn.give_back();
                 if let Err(outcome) = wait_for_engine(job, around, &why).await {
                     return outcome;
                 }
@@ -436,6 +444,7 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
                 if let Settled::Done(outcome) = settled {
                     return outcome;
                 }
+                job.turn.give_back();
                 intent.at_us = around.clock.now_us();
                 intent.boot_us = around.clock.boot_us();
             }

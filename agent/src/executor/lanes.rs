@@ -144,16 +144,6 @@ impl Lanes {
             .map(|(_, found)| found.id)
     }
 
-    /// Whether a changing command runs on this lane.
-    #[must_use]
-    pub fn is_held(&self, lane: &Lane) -> bool {
-        self.lanes.get(lane).is_some_and(|places| {
-            places
-                .values()
-                .any(|p| p.running && p.manner != Manner::Looks)
-        })
-    }
-
     /// How many have been accepted and have not finished.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -6,7 +6,7 @@
 //! until the region has acknowledged them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_daemon::clock::{Clock, ServerTime};
@@ -18,17 +18,19 @@ use fairlead_protocol::{
     Command, CommandId, CommandResult, HostId, InstanceId, LinkUp, Message, OpenStream,
     SignedCommand, Stamp, State, codes, limits,
 };
-use rustls::pki_types::UnixTime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::fleeting::Fleeting;
 use super::job::{Job, News, Surroundings, carry_out, has_effect};
 use super::lanes::{Lanes, Manner};
 use super::outcome::Outcome;
-use super::{Request, StreamDialler, in_words};
+use super::turn::Turn;
+use super::{Request, StreamDialler, in_words, unix};
 use crate::app::RenewNow;
 use crate::journal::Journal;
-use crate::observe::{Causes, Picture};
+use crate::observe::Picture;
+use crate::observe::acts::objects;
 use crate::owner_log::OwnerLog;
 use crate::policy::PolicyFile;
 use crate::runtime::ContainerRuntime;
@@ -91,9 +93,9 @@ struct Live {
     stream: Option<oneshot::Receiver<StreamSocket>>,
     unsettled: Option<(fairlead_protocol::Intent, Option<String>)>,
     waiting_for: String,
-    /// Its intent is on disk (or it needs none): it cannot be withdrawn any more.
+    /// Its intent is on disk (or it needs none).
     begun: bool,
-    withdrawn: Arc<OnceLock<String>>,
+    turn: Arc<Turn>,
 }
 
 struct Link {
@@ -114,8 +116,8 @@ pub struct Executor {
     around: Arc<Surroundings>,
     news: mpsc::Receiver<News>,
     /// Results of commands without effect: kept until acknowledged, not journalled.
-    fleeting: HashMap<CommandId, CommandResult>,
-    /// When each result without an acknowledgement was last sent on this link.
+    fleeting: Fleeting,
+    /// When each result without an acknowledgement was last sent on this link; only those of late.
     sent: HashMap<CommandId, Instant>,
 }
 
@@ -145,7 +147,7 @@ impl Executor {
             link: None,
             around,
             news,
-            fleeting: HashMap::new(),
+            fleeting: Fleeting::default(),
             sent: HashMap::new(),
         };
         executor.take_up_unsettled();
@@ -195,7 +197,7 @@ impl Executor {
                 unsettled: Some((intent, exec)),
                 waiting_for: String::new(),
                 begun: true,
-                withdrawn: Arc::default(),
+                turn: Arc::new(Turn::taken()),
                 stream: None,
                 command,
                 signed,
@@ -211,7 +213,7 @@ impl Executor {
             Request::Cancel { id, by } => self.cancel(id, &by),
             Request::Acked { id } => {
                 self.sent.remove(&id);
-                self.fleeting.remove(&id);
+                self.fleeting.remove(id);
                 self.parts.journal.acked(id);
             }
             Request::LinkUp {
@@ -239,7 +241,8 @@ impl Executor {
             }
             Request::OpenStream(open) => self.open_stream(open),
             Request::LearnKeys(keys) => {
-                for error in self.parts.verifier.learn(&keys, UnixTime::now()) {
+                let now = unix(self.parts.time.now_us());
+                for error in self.parts.verifier.learn(&keys, now) {
                     tracing::error!(%error, "a command key was offered that is not the installation's");
                 }
             }
@@ -252,12 +255,10 @@ impl Executor {
                 continue;
             };
             live.waiting_for.clear();
-            if let Lane::Container(name) = &live.lane
-                && let Some(causes) = live.command.kind.as_ref().and_then(causes)
-            {
-                self.parts
-                    .picture
-                    .acts(name, id, causes, self.parts.clock.now_us());
+            let kind = live.command.kind.as_ref();
+            for (object, words) in kind.into_iter().flat_map(|kind| objects(kind, &live.lane)) {
+                let now_us = self.parts.clock.now_us();
+                self.parts.picture.acts(&object, id, words, now_us);
             }
             let job = Job {
                 id,
@@ -268,7 +269,7 @@ impl Executor {
                 unsettled: live.unsettled.take(),
                 blocked: self.parts.journal.blocked().map(ToOwned::to_owned),
                 lane: live.lane.to_string(),
-                withdrawn: Arc::clone(&live.withdrawn),
+                turn: Arc::clone(&live.turn),
             };
             // Its owner is the lane: the job always ends with `News::Ended`.
             tokio::spawn(carry_out(job, Arc::clone(&self.around)));
@@ -283,15 +284,11 @@ impl Executor {
                 };
                 live.stamps = stamps;
                 live.begun = true;
-                let too_late = live.withdrawn.get().is_some();
                 self.parts
                     .journal
                     .note_intent(id, intent, live.command.not_after_us);
                 self.parts.owner_log.begun(id, &live.command);
                 self.send_progress(id, None);
-                if too_late {
-                    self.refuse_cancel(id);
-                }
             }
             News::ExecMade { id, exec } => self.parts.journal.note_exec(id, &exec),
             News::Waits { id, why } => {
@@ -312,10 +309,10 @@ impl Executor {
         let Some(live) = self.live.remove(&id) else {
             return;
         };
-        if let Lane::Container(name) = &live.lane {
-            self.parts
-                .picture
-                .acted(name, id, self.parts.clock.now_us());
+        let kind = live.command.kind.as_ref();
+        for (object, _) in kind.into_iter().flat_map(|kind| objects(kind, &live.lane)) {
+            let now_us = self.parts.clock.now_us();
+            self.parts.picture.acted(&object, id, now_us);
         }
         result.instance = self.parts.instance.to_wire();
         result.epoch = self.parts.epoch;
@@ -356,6 +353,8 @@ impl Executor {
             self.refuse_stream(open.id, codes::NO_STREAM, "its command has not come");
         }
         self.expire_waiting(now_us);
+        self.sent
+            .retain(|_, sent| sent.elapsed() < SEND_AGAIN_AFTER);
         if self.link.is_some() {
             self.send_unacked();
         }
@@ -380,16 +379,6 @@ impl Executor {
             );
             self.end_before_it_began(id, outcome);
         }
-    }
-}
-
-/// Which of the engine's events this kind brings about. Looking, copying and reading logs bring about
-/// none: what happens meanwhile is somebody else's doing.
-fn causes(kind: &Kind) -> Option<Causes> {
-    match kind {
-        Kind::Exec(_) => Some(Causes::Exec),
-        Kind::CopyIn(_) => None,
-        other => other.changes().then_some(Causes::Life),
     }
 }
 

@@ -165,7 +165,8 @@ pub fn cause(event: &EngineEvent, past: &[Past], ours: bool) -> Cause {
 }
 
 /// The engine's action without what follows it (`exec_start: sh` → `exec_start`).
-fn first_word(action: &str) -> &str {
+#[must_use]
+pub fn first_word(action: &str) -> &str {
     action.split(':').next().unwrap_or(action).trim()
 }
 

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fairlead_protocol::{InstanceId, JournalHeader, JournalRecord, Message, journal_record::Kind};
+use fairlead_protocol::{
+    HostId, InstanceId, JournalHeader, JournalRecord, Message, journal_record::Kind,
+};
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, oneshot};
 
@@ -68,6 +70,26 @@ pub enum JournalError {
 pub(super) struct Reading {
     pub(super) records: Vec<JournalRecord>,
     pub(super) torn: bool,
+}
+
+impl Reading {
+    /// Whether it was written for another host than this one.
+    pub(super) fn is_of_another(&self, host: HostId) -> bool {
+        matches!(
+            self.records.first().and_then(|record| record.kind.as_ref()),
+            Some(Kind::Header(header)) if !header.host.is_empty() && header.host != host.to_wire()
+        )
+    }
+}
+
+/// Keeps a file under a name that is not looked at again.
+pub(super) fn put_aside(path: &Path) {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".other-host");
+    tracing::warn!(path = %path.display(), aside = %Path::new(&aside).display(), "journal of another host: it is kept aside, nothing in it is acted on");
+    if let Err(error) = std::fs::rename(path, &aside) {
+        tracing::warn!(path = %path.display(), %error, "it could not be renamed");
+    }
 }
 
 /// Reads a file up to its end or its torn tail.

@@ -171,3 +171,25 @@ fn whole_journal() -> &'static [u8] {
         std::fs::read(dir.path().join(InstanceId::from_bytes([1; 16]).to_string())).unwrap()
     })
 }
+
+#[tokio::test]
+async fn a_journal_of_another_host_is_kept_and_not_acted_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = open(dir.path(), 1, 0);
+    let appender = first.appender();
+    appender.intent(intent(1, HOUR_US)).await.unwrap();
+    appender.result(id(2), result(2), HOUR_US).await.unwrap();
+    drop((first, appender));
+
+    let instance = InstanceId::from_bytes([2; 16]);
+    let other = HostId::from_bytes([8; 16]);
+    let second = Journal::open(dir.path(), instance, other, 1, 10).unwrap();
+    assert_eq!(second.unsettled(), []);
+    assert_eq!(second.unacked(), []);
+    assert_eq!(second.blocked(), None);
+    let aside = InstanceId::from_bytes([1; 16]).to_string() + ".other-host";
+    assert!(dir.path().join(&aside).is_file(), "it is kept");
+
+    let third = open(dir.path(), 3, 20);
+    assert_eq!(third.entry(id(1)), None, "and not looked at again");
+}

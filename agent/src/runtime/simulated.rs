@@ -206,7 +206,7 @@ impl ContainerRuntime for SimulatedRuntime {
     async fn facts(&self) -> EngineFacts {
         EngineFacts {
             kind: "simulated".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: fairlead_protocol::software::version().to_owned(),
             api_version: "0".to_owned(),
             live_restore: self.options.state_file.is_some(),
             ..EngineFacts::default()

@@ -17,7 +17,7 @@ const SERVER_VERSION_WITHIN: Duration = Duration::from_secs(3);
 
 /// `fairlead version`
 pub(crate) async fn version(context: &Context) -> Result<Exit, Failure> {
-    let client = env!("CARGO_PKG_VERSION");
+    let client = fairlead_protocol::software::version();
     let server = match context.client() {
         Ok(client) => {
             let asked = client.get::<Status>(&["status"], &[]);

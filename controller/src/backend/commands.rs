@@ -403,7 +403,7 @@ impl ControllerBackend {
         }
         self.parts
             .dispatch
-            .open_stream(&row, &caller.token_id)
+            .open_stream(&row)
             .await
     }
 }

@@ -54,8 +54,7 @@ pub trait Dispatching: Send + Sync + 'static {
     /// Asks the host not to begin the command.
     async fn cancel(&self, row: &CommandRow, by: &str, audit: AuditEntry) -> Result<(), ApiError>;
     /// Opens the command's stream down to the agent.
-    async fn open_stream(&self, row: &CommandRow, token_id: &str)
-    -> Result<ClientStream, ApiError>;
+    async fn open_stream(&self, row: &CommandRow) -> Result<ClientStream, ApiError>;
     /// Revoked hosts and certificates changed: tells all regions.
     async fn push_revocations(&self) -> Result<(), ApiError>;
     /// An admin lets a held host go on: tells its region.

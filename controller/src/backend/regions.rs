@@ -214,7 +214,7 @@ impl ControllerBackend {
             self.read(move |tx| tx.count_open_commands(&tenant)).await?
         } else {
             let ids: Vec<_> = hosts.iter().filter_map(|host| host.id).collect();
-            let open = self.read(move |tx| tx.open_commands(None)).await?;
+            let open = self.read(|tx| tx.open_commands_in_brief()).await?;
             open.iter().filter(|row| ids.contains(&row.host)).count() as u64
         };
         let mut status = Status {

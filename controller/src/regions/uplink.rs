@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
-    Ack, CommandId, CommandKeys, Hello, HostId, Message, Numbered, Refused, State, StreamId,
+    Ack, CommandId, Hello, HostId, Message, Numbered, Refused, State, StreamId,
     Unsupported, UplinkDown, UplinkUp, Welcome, codes, limits, numbered, uplink_down, uplink_up,
     version,
 };
@@ -140,12 +140,10 @@ impl Uplink {
         }
         let welcome = Welcome {
             version,
-            software: concat!("fairlead-controller ", env!("CARGO_PKG_VERSION")).to_owned(),
+            software: format!("fairlead-controller {}", fairlead_protocol::software::version()),
             server: fairlead_identity::Role::Controller.to_string(),
             server_time_us: now_us,
-            command_keys: Some(CommandKeys {
-                chains: vec![centre.authority.signer.chain()],
-            }),
+            command_keys: Some(centre.authority.command_keys()),
             taken: marks.taken,
             kept_from: marks.kept_from,
             ..Welcome::default()
@@ -222,9 +220,10 @@ impl Uplink {
         let acked = std::mem::take(&mut self.acked_up_to);
         if acked > 0 {
             let region = self.region.clone();
+            // Nobody waits for the sync: what is not forgotten is only sent again.
             self.centre
                 .store
-                .write(move |tx| tx.acknowledged_by(&region, acked))
+                .enqueue(move |tx| tx.acknowledged_by(&region, acked))
                 .await?;
         }
         Ok(())

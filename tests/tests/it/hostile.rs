@@ -17,9 +17,9 @@ use fairlead_link::dial::{DialError, Dialler};
 use fairlead_link::socket::Socket;
 use fairlead_protocol::version::{self, paths, sni};
 use fairlead_protocol::{
-    Cancel, CommandId, CommandResult, Hello, HostId, HostIdentity, InventoryPart, LinkDown, LinkUp,
-    Message, Numbered, ResultPart, State, UplinkDown, UplinkUp, limits, link_down, link_up,
-    numbered, uplink_down,
+    Cancel, CommandId, CommandResult, Hello, HostEvent, HostId, HostIdentity, InventoryPart,
+    LinkDown, LinkUp, Message, Numbered, ResultPart, State, UplinkDown, UplinkUp, limits,
+    link_down, link_up, numbered, uplink_down,
 };
 use fairlead_tests::engine::Names;
 use fairlead_tests::fleet::{Fleet, Options};
@@ -218,7 +218,7 @@ async fn strangers_find_only_the_door_for_strangers() {
 }
 
 /// Messages that an agent must not send at that moment, or with that content.
-fn out_of_turn(stolen: &Stolen) -> [(&'static str, LinkUp); 4] {
+fn out_of_turn(stolen: &Stolen) -> [(&'static str, LinkUp); 5] {
     [
         ("a second hello", stolen.hello()),
         (
@@ -238,6 +238,17 @@ fn out_of_turn(stolen: &Stolen) -> [(&'static str, LinkUp); 4] {
                     command: random::bytes::<16>().to_vec().into(),
                     state: State::Running.into(),
                     ..CommandResult::default()
+                })),
+            },
+        ),
+        (
+            "an event that only servers report",
+            LinkUp {
+                kind: Some(link_up::Kind::Event(HostEvent {
+                    seq: 1,
+                    id: random::bytes::<16>().to_vec().into(),
+                    action: "host.held".to_owned(),
+                    ..HostEvent::default()
                 })),
             },
         ),

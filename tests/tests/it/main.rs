@@ -15,6 +15,7 @@ mod policy;
 mod proxied;
 mod storage;
 mod survive;
+mod withdrawn;
 mod containers;
 mod exec;
 mod hostile;

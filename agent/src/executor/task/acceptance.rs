@@ -9,19 +9,19 @@ use fairlead_protocol::{
     CancelRefused, Command, CommandId, CommandResult, Message, SignedCommand, Stage, State, codes,
     link_up,
 };
-use rustls::pki_types::UnixTime;
 use tokio::sync::oneshot;
 
 use super::{ACCEPTED_MAX, Executor, Live, WITHDRAWN_EARLY_MAX, manner};
 use crate::executor::job::{News, has_effect};
 use crate::executor::outcome::Outcome;
-use crate::executor::stamp;
+use crate::executor::{stamp, unix};
 use crate::journal::Phase;
 
 impl Executor {
     pub(super) fn deliver(&mut self, signed: SignedCommand) {
-        let received = stamp(Stage::DeliveredToHost, self.parts.time.now_us());
-        let command = match self.parts.verifier.verify(&signed, UnixTime::now()) {
+        let now_us = self.parts.time.now_us();
+        let received = stamp(Stage::DeliveredToHost, now_us);
+        let command = match self.parts.verifier.verify(&signed, unix(now_us)) {
             Ok(command) => command,
             Err(error) => return self.reject(&signed, &error),
         };
@@ -59,7 +59,7 @@ impl Executor {
             unsettled: None,
             waiting_for: String::new(),
             begun: !has_effect(&kind),
-            withdrawn: Arc::default(),
+            turn: Arc::default(),
         };
         self.live.insert(id, live);
         if let Some(by) = self.withdrawn_early.remove(&id) {
@@ -96,7 +96,7 @@ impl Executor {
             self.send_result(&result);
             return true;
         }
-        if let Some(result) = self.fleeting.get(&id).cloned() {
+        if let Some(result) = self.fleeting.get(id).cloned() {
             self.send_result(&result);
             return true;
         }
@@ -117,7 +117,7 @@ impl Executor {
             .and_then(|command| CommandId::from_wire(&command.id).ok());
         if let Some(id) = claimed {
             let outcome = Outcome::failed(codes::SIGNATURE_REJECTED, error.to_string());
-            self.send_result(&self.result_of(id, outcome));
+            self.transmit(&self.result_of(id, outcome));
         }
     }
 
@@ -150,10 +150,13 @@ impl Executor {
             return;
         }
         if self.lanes.is_running(id) {
-            match self.live.get(&id) {
-                // It has its lane but waits for the engine or the disk: its job looks at this.
-                Some(live) if !live.begun => drop(live.withdrawn.set(by.to_owned())),
-                _ => self.refuse_cancel(id),
+            // It may have its lane and wait for the engine or the disk: its job looks at this.
+            if !self
+                .live
+                .get(&id)
+                .is_some_and(|live| live.turn.withdraw(by))
+            {
+                self.refuse_cancel(id);
             }
             return;
         }

@@ -24,7 +24,7 @@ impl Executor {
         }
         let Some(slot) = self.stream_slots.remove(&id) else {
             let ended = self.parts.journal.entry(id).is_some()
-                || self.fleeting.contains_key(&id)
+                || self.fleeting.get(id).is_some()
                 || self.lanes.holds(id);
             if ended || self.early_streams.len() >= EARLY_STREAMS_MAX {
                 return self.refuse_stream(open.id, codes::NO_STREAM, "the command has no stream");
@@ -59,7 +59,7 @@ impl Executor {
     }
 
     /// Sends what may be lost; `false` when there is no link or its queue is full.
-    pub(super) fn send(&mut self, kind: link_up::Kind) -> bool {
+    pub(super) fn send(&self, kind: link_up::Kind) -> bool {
         self.link
             .as_ref()
             .is_some_and(|link| link.outbound.try_send(LinkUp { kind: Some(kind) }).is_ok())
@@ -97,6 +97,11 @@ impl Executor {
         if let Ok(id) = CommandId::from_wire(&result.command) {
             self.sent.insert(id, Instant::now());
         }
+        self.transmit(result);
+    }
+
+    /// Sends a result once: it is not kept here.
+    pub(super) fn transmit(&self, result: &CommandResult) {
         let Some(connection) = self.link.as_ref().map(|link| link.connection) else {
             return;
         };
@@ -119,7 +124,7 @@ impl Executor {
     }
 
     pub(super) fn send_unacked(&mut self) {
-        let fleeting: Vec<_> = self.fleeting.values().cloned().collect();
+        let fleeting = self.fleeting.all();
         for result in self.parts.journal.unacked().iter().chain(&fleeting) {
             let Ok(id) = CommandId::from_wire(&result.command) else {
                 continue;

@@ -169,11 +169,7 @@ impl Dispatching for Double {
         Ok(())
     }
 
-    async fn open_stream(
-        &self,
-        _row: &CommandRow,
-        token_id: &str,
-    ) -> Result<ClientStream, ApiError> {
+    async fn open_stream(&self, row: &CommandRow) -> Result<ClientStream, ApiError> {
         let (to_agent, mut input) = mpsc::channel::<bytes::Bytes>(4);
         let (output, from_agent) = mpsc::channel(4);
         tokio::spawn(async move {
@@ -186,7 +182,7 @@ impl Dispatching for Double {
         Ok(ClientStream {
             to_agent,
             from_agent,
-            cut: self.live.of(token_id, 0),
+            cut: self.live.of(&row.token_id, 0),
         })
     }
 
