@@ -6,6 +6,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 use fairlead_api::server::{Limits, serve};
+use fairlead_daemon::arrivals::{self, Arrivals};
 use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files::{self, ClaimError};
 use fairlead_daemon::shutdown::Shutdown;
@@ -20,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::front::Front;
 use crate::join::{JoinError, join};
 use crate::region::{Region, RegionParts};
 use crate::{listener, metrics, sweeper, uplink};
@@ -55,8 +57,9 @@ pub enum AppError {
 /// An access server, built and listening.
 pub struct App {
     region: Arc<Region>,
-    agents: TcpListener,
-    web: TcpListener,
+    agents: Arrivals,
+    web: Arrivals,
+    front: Option<(Arc<Front>, TcpListener)>,
     acceptor: Acceptor,
     web_tls: Arc<rustls::ServerConfig>,
     dialler: Dialler,
@@ -80,8 +83,18 @@ impl App {
     /// When any of that fails.
     pub async fn build(config: Config) -> Result<Self, AppError> {
         files::claim(&config.data_dir)?;
-        let agents = listen(config.agent_listen).await?;
-        let web = listen(config.listen).await?;
+        let mut agents = Arrivals::from(listen(config.agent_listen).await?);
+        let mut web = Arrivals::from(listen(config.listen).await?);
+        let mut front = None;
+        if let Some(address) = config.front_listen {
+            let listener = listen(address).await?;
+            let (to_agents, handed) = mpsc::channel(arrivals::PASSED_WAITING_MAX);
+            agents = agents.and(Some(handed));
+            let (to_web, handed) = mpsc::channel(arrivals::PASSED_WAITING_MAX);
+            web = web.and(Some(handed));
+            let shared = Front::new(to_agents, to_web, config.front_socket.as_deref());
+            front = Some((shared, listener));
+        }
         let joined = join(&config).await?;
         let ledger = Store::open(&config.data_dir.join("ledger.db"))?;
         let own = joined
@@ -107,7 +120,7 @@ impl App {
         let (region, volatile) = Region::new(RegionParts {
             name: joined.region,
             server: own.role,
-            addresses: vec![config.agent_address.clone()],
+            addresses: config.agent_addresses.clone(),
             root: joined.root,
             agents_ca: joined.agents_ca,
             ledger,
@@ -119,6 +132,7 @@ impl App {
             region: Arc::new(region),
             agents,
             web,
+            front,
             acceptor,
             web_tls,
             dialler,
@@ -132,7 +146,13 @@ impl App {
         tracing::info!(region = self.region.name, "access server up");
         let region = self.region;
         let router = probes(Arc::clone(&region));
+        let front = async {
+            if let Some((front, listener)) = self.front {
+                front.run(listener, shutdown.clone()).await;
+            }
+        };
         let (.., served) = tokio::join!(
+            front,
             listener::run(
                 self.agents,
                 self.acceptor,

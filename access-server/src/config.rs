@@ -27,9 +27,22 @@ pub struct Config {
     /// Where agents are listened for.
     #[arg(long, env = "FAIRLEAD_AGENT_LISTEN", default_value = "0.0.0.0:7501")]
     pub agent_listen: SocketAddr,
-    /// What agents dial to get there, `host:port`.
-    #[arg(long, env = "FAIRLEAD_AGENT_ADDRESS")]
-    pub agent_address: String,
+    /// What agents dial to get there, `host:port`; several (commas between them) are tried in turn.
+    #[arg(
+        long = "agent-address",
+        env = "FAIRLEAD_AGENT_ADDRESS",
+        value_delimiter = ',',
+        required = true
+    )]
+    pub agent_addresses: Vec<String>,
+    /// One port for everybody, such as `0.0.0.0:443`: agents are let in by the name in their first TLS
+    /// record (SNI), everybody else comes to the https of this region, or of the controller here.
+    #[arg(long, env = "FAIRLEAD_FRONT_LISTEN")]
+    pub front_listen: Option<SocketAddr>,
+    /// Socket of a controller on this machine (its `--front-socket`), which then shares that port: people
+    /// and access servers are passed on to it.
+    #[arg(long, env = "FAIRLEAD_FRONT_SOCKET", requires = "front_listen")]
+    pub front_socket: Option<PathBuf>,
     /// Where the region's own https is served.
     #[arg(long, env = "FAIRLEAD_LISTEN", default_value = "0.0.0.0:7500")]
     pub listen: SocketAddr,

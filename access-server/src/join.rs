@@ -139,13 +139,14 @@ async fn ask(config: &Config, keys: &Keys) -> Result<RegionEnrolReply, JoinError
     let token: JoinToken = text.parse()?;
     let tls = tls::client(Trust::RootHash(token.ca_hash), Expected::Controller, None)
         .map_err(|error| JoinError::Keys(error.to_string()))?;
-    let (mut socket, _): (Socket<UplinkUp, UplinkDown>, _) = Dialler::new(tls, None, version::sni::UPLINK)
-        .messages(
-            &config.controller,
-            version::paths::ENROL,
-            limits::LINK_MESSAGE_BYTES_MAX,
-        )
-        .await?;
+    let (mut socket, _): (Socket<UplinkUp, UplinkDown>, _) =
+        Dialler::new(tls, None, version::sni::UPLINK)
+            .messages(
+                &config.controller,
+                version::paths::ENROL,
+                limits::LINK_MESSAGE_BYTES_MAX,
+            )
+            .await?;
     let request = |key: &PrivateKey| {
         key.request()
             .map(bytes::Bytes::from)
@@ -158,7 +159,7 @@ async fn ask(config: &Config, keys: &Keys) -> Result<RegionEnrolReply, JoinError
         agents_ca_csr_der: request(&keys.agents_ca)?,
         web_csr_der: request(&keys.web)?,
         server: config.name.clone(),
-        agent_address: config.agent_address.clone(),
+        agent_addresses: config.agent_addresses.clone(),
         public_url: config.public_url.clone(),
     };
     socket

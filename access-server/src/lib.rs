@@ -15,6 +15,7 @@ pub mod config;
 pub mod app;
 pub mod join;
 pub mod listener;
+pub mod front;
 pub mod doors;
 pub mod link;
 pub mod registry;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use fairlead_daemon::arrivals::Arrivals;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::Role;
 use fairlead_link::accept::{Accepted, Acceptor, Door};
 use fairlead_link::doorkeeper::{self, Waiting};
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::region::Region;
@@ -23,12 +23,7 @@ const WAITING: Waiting = Waiting {
 const STRANGERS_MAX: usize = 256;
 
 /// Accepts until shutdown. Connections end by themselves when the process does.
-pub async fn run(
-    listener: TcpListener,
-    acceptor: Acceptor,
-    region: Arc<Region>,
-    shutdown: Shutdown,
-) {
+pub async fn run(listener: Arrivals, acceptor: Acceptor, region: Arc<Region>, shutdown: Shutdown) {
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     let ends = shutdown.clone();
     let then = move |finished| {

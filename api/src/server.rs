@@ -12,12 +12,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Extensions, Request, Response};
+use fairlead_daemon::arrivals::Arrivals;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -91,12 +92,13 @@ impl Peer {
 /// # Errors
 /// When the listener is broken for good.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Arrivals>,
     tls: Arc<rustls::ServerConfig>,
     router: Router,
     shutdown: CancellationToken,
     limits: Limits,
 ) -> std::io::Result<()> {
+    let mut listener = listener.into();
     let acceptor = TlsAcceptor::from(tls);
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let crowd = Crowd::new(limits.idle_per_address_max);

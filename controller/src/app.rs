@@ -1,5 +1,6 @@
 //! Builds the controller from its configuration and runs it until shutdown.
 
+use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -10,20 +11,23 @@ use fairlead_daemon::files::{self, ClaimError};
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::{random, tls};
 use fairlead_link::accept::Acceptor;
+use fairlead_protocol::HostId;
 use fairlead_store::{Store, StoreError};
-use tokio::net::TcpListener;
 
 use crate::authority::{CaError, CertificateAuthority};
 use crate::backend::live::Live;
 use crate::backend::{ControllerBackend, Parts};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
+use crate::doors::{Doors, WebTls};
 use crate::feed::Feed;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::packages::{self, Packages};
 use crate::regions::{self, Centre, Regions};
 use crate::setup::{Setup, SetupError};
 use crate::streams::Streams;
+use crate::web_certificate::WebCertificateError;
 
 /// How often what is merely good to keep is kept.
 const HOUSEKEEP_EVERY: Duration = Duration::from_secs(2);
@@ -62,6 +66,9 @@ pub enum AppError {
     /// Keys and certificates do not fit.
     #[error("cannot use the certificates: {0}")]
     Tls(#[from] rustls::Error),
+    /// Nor do those for https.
+    #[error(transparent)]
+    WebCertificate(#[from] WebCertificateError),
     /// The public address makes no sense.
     #[error("--public-url {0} is not an https address")]
     PublicUrl(String),
@@ -71,19 +78,10 @@ pub enum AppError {
 pub struct App {
     centre: Arc<Centre>,
     backend: Arc<ControllerBackend>,
-    web: TcpListener,
-    web_tls: Arc<rustls::ServerConfig>,
-    uplinks: TcpListener,
+    doors: Doors,
+    web_tls: WebTls,
+    packages: Arc<Packages>,
     acceptor: Acceptor,
-}
-
-async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| AppError::Listen {
-            address: address.to_string(),
-            reason: error.to_string(),
-        })
 }
 
 impl App {
@@ -96,8 +94,7 @@ impl App {
             return Err(AppError::PublicUrl(config.public_url));
         }
         files::claim(&config.data_dir)?;
-        let web = listen(config.listen).await?;
-        let uplinks = listen(config.uplink_listen).await?;
+        let doors = Doors::open(&config).await?;
         let clock = Clock::system();
         let authority = Arc::new(CertificateAuthority::open(
             &config.data_dir,
@@ -106,19 +103,7 @@ impl App {
             clock.clone(),
         )?);
         let store = Store::open(&config.data_dir.join("controller.db"))?;
-        let fleet = Arc::new(Fleet::new());
-        let hosts = store.read(|tx| tx.hosts(None)).await?;
-        let homes: std::collections::HashMap<_, _> = hosts
-            .into_iter()
-            .filter_map(|host| Some((host.id?, host.region)))
-            .collect();
-        let pictures = store.read(|tx| tx.pictures()).await?;
-        fleet.load_pictures(
-            pictures
-                .into_iter()
-                .filter_map(|(host, part)| Some((host, homes.get(&host)?.clone(), part)))
-                .collect(),
-        );
+        let (fleet, homes) = fleet_as_kept(&store).await?;
         let regions = Arc::new(Regions::default());
         let streams = Arc::new(Streams::default());
         let dispatch = Dispatch::new(
@@ -148,7 +133,10 @@ impl App {
             authority.root.clone(),
             Duration::ZERO,
         );
-        let web_tls = Arc::new(tls::https(authority.web.clone())?);
+        let web_tls = WebTls::new(&config, &authority)?;
+        let for_packages = clock.clone();
+        let packages = config.data_dir.join(packages::DIR);
+        let packages = Packages::new(&packages, move || for_packages.now_us());
         let backend = ControllerBackend::new(Parts {
             store: store.clone(),
             fleet: Arc::clone(&fleet),
@@ -177,9 +165,9 @@ impl App {
         Ok(Self {
             centre,
             backend,
-            web,
+            doors,
             web_tls,
-            uplinks,
+            packages,
             acceptor,
         })
     }
@@ -193,24 +181,46 @@ impl App {
             streams_max: STREAMS_MAX,
             followers_max: FOLLOWERS_MAX,
         };
-        let router = router(Arc::<ControllerBackend>::clone(&self.backend), options);
+        let router = router(Arc::<ControllerBackend>::clone(&self.backend), options)
+            .merge(self.packages.router());
+        let (web, uplinks, taking) = self.doors.split(shutdown.clone());
         let dispatch = Arc::clone(&self.centre.dispatch);
         let (served, ..) = tokio::join!(
             serve(
-                self.web,
-                self.web_tls,
+                web,
+                Arc::clone(&self.web_tls.config),
                 router,
                 shutdown.clone(),
                 Limits::default()
             ),
-            regions::run(self.uplinks, self.acceptor, self.centre, shutdown.clone()),
+            regions::run(uplinks, self.acceptor, self.centre, shutdown.clone()),
             housekeep(self.backend, shutdown.clone()),
-            keep_command_key(dispatch, shutdown),
+            keep_command_key(dispatch, shutdown.clone()),
+            WebTls::keep(self.web_tls.files(), shutdown.clone()),
+            taking,
         );
         if let Err(error) = served {
             tracing::error!(%error, "https ended");
         }
     }
+}
+
+/// The fleet as it was when the controller last ran, and which region each host is of.
+async fn fleet_as_kept(store: &Store) -> Result<(Arc<Fleet>, HashMap<HostId, String>), StoreError> {
+    let fleet = Arc::new(Fleet::new());
+    let hosts = store.read(|tx| tx.hosts(None)).await?;
+    let homes: HashMap<_, _> = hosts
+        .into_iter()
+        .filter_map(|host| Some((host.id?, host.region)))
+        .collect();
+    let pictures = store.read(|tx| tx.pictures()).await?;
+    fleet.load_pictures(
+        pictures
+            .into_iter()
+            .filter_map(|(host, part)| Some((host, homes.get(&host)?.clone(), part)))
+            .collect(),
+    );
+    Ok((fleet, homes))
 }
 
 async fn keep_command_key(dispatch: Arc<Dispatch>, shutdown: Shutdown) {

@@ -58,6 +58,7 @@ pub struct CertificateAuthority {
     /// For https.
     pub web: Credentials,
     issuer: Authority,
+    web_key_hash: [u8; 32],
     servers: Authority,
     web_ca: Authority,
     command_keys: Authority,
@@ -138,6 +139,7 @@ impl CertificateAuthority {
                 key: web_key.for_tls(),
             },
             issuer,
+            web_key_hash: web_key.public_hash(),
             servers,
             web_ca,
             command_keys,
@@ -145,6 +147,13 @@ impl CertificateAuthority {
             dir: dir.to_owned(),
             clock,
         })
+    }
+
+    /// What `curl --pinnedpubkey` takes for the https certificate of our own CA. The key stays when the
+    /// certificate is made anew.
+    #[must_use]
+    pub fn web_pin(&self) -> String {
+        format!("sha256//{}", STANDARD.encode(self.web_key_hash))
     }
 
     /// Signs commands.

@@ -24,12 +24,23 @@ pub struct Config {
     /// What access servers dial to get there, `host:port`.
     #[arg(long, env = "FAIRLEAD_UPLINK_ADDRESS")]
     pub uplink_address: String,
+    /// A socket to make, through which an access server on this machine passes on connections that came to
+    /// the one port it shares with this controller (its `--front-listen`).
+    #[arg(long, env = "FAIRLEAD_FRONT_SOCKET")]
+    pub front_socket: Option<PathBuf>,
     /// The https address that people use for this controller.
     #[arg(long, env = "FAIRLEAD_PUBLIC_URL")]
     pub public_url: String,
     /// Names and addresses in the https certificate.
     #[arg(long = "web-name", env = "FAIRLEAD_WEB_NAMES", value_delimiter = ',')]
     pub web_names: Vec<String>,
+    /// Certificate chain for https (PEM), of a public CA; default: one of the installation's own CA. Taken
+    /// up anew when the file changes.
+    #[arg(long, env = "FAIRLEAD_WEB_CERTIFICATE", requires = "web_key")]
+    pub web_certificate: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "FAIRLEAD_WEB_KEY", requires = "web_certificate")]
+    pub web_key: Option<PathBuf>,
     /// The installation's domain, in every certificate; fixed at the first start.
     #[arg(long, env = "FAIRLEAD_DOMAIN", default_value = "fairlead.internal")]
     pub domain: String,

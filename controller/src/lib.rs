@@ -12,6 +12,10 @@
 pub mod config;
 pub mod app;
 pub mod authority;
+pub mod provision;
+pub mod doors;
+pub mod web_certificate;
+pub mod packages;
 pub mod setup;
 pub mod backend;
 pub mod dispatch;

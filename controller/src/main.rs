@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use fairlead_controller::app::App;
 use fairlead_controller::config::Config;
+use fairlead_controller::provision::{Preparation, provision};
 use fairlead_daemon::{files, process, shutdown, telemetry};
 
 /// The Fairlead controller: API, CA, and the view of the whole fleet.
@@ -19,10 +20,13 @@ struct Cli {
 enum Verb {
     /// Serve the installation, making it first when the data directory is empty.
     Run(Config),
+    /// Prepare an installation before its controller runs for the first time: CA, store, the first region,
+    /// join tokens. The installer calls it.
+    Setup(Preparation),
 }
 
 fn main() -> ExitCode {
-    let Verb::Run(config) = Cli::parse().verb;
+    let verb = Cli::parse().verb;
     telemetry::start();
     files::private_by_default();
     process::raise_open_files();
@@ -35,15 +39,35 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error),
     };
     let outcome = runtime.block_on(async {
-        let shutdown = shutdown::on_signal()?;
-        let app = Box::pin(App::build(config)).await?;
-        Box::pin(app.run(shutdown)).await;
-        Ok::<(), Box<dyn std::error::Error>>(())
+        match verb {
+            Verb::Run(config) => run(config).await,
+            Verb::Setup(preparation) => prepare(&preparation).await,
+        }
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&*error),
     }
+}
+
+async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let shutdown = shutdown::on_signal()?;
+    let app = Box::pin(App::build(config)).await?;
+    Box::pin(app.run(shutdown)).await;
+    Ok(())
+}
+
+/// What was prepared goes to standard output as `name=value` lines, for the installer.
+async fn prepare(preparation: &Preparation) -> Result<(), Box<dyn std::error::Error>> {
+    files::claim(&preparation.config.data_dir)?;
+    let made = provision(preparation).await?;
+    println!("ca_sha256={}", made.ca_sha256);
+    println!("pin={}", made.pin);
+    println!(
+        "region_waits={}",
+        if made.region_waits { "yes" } else { "no" }
+    );
+    Ok(())
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {

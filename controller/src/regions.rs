@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use fairlead_daemon::arrivals::Arrivals;
 use fairlead_daemon::clock::Clock;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::Role;
@@ -14,7 +15,6 @@ use fairlead_link::accept::{Accepted, Acceptor, Door};
 use fairlead_link::doorkeeper::{self, Waiting};
 use fairlead_protocol::{HostId, UplinkDown, uplink_down};
 use fairlead_store::Store;
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -159,12 +159,7 @@ impl Centre {
 }
 
 /// Accepts access servers until shutdown.
-pub async fn run(
-    listener: TcpListener,
-    acceptor: Acceptor,
-    centre: Arc<Centre>,
-    shutdown: Shutdown,
-) {
+pub async fn run(listener: Arrivals, acceptor: Acceptor, centre: Arc<Centre>, shutdown: Shutdown) {
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     let ends = shutdown.clone();
     let then = move |finished| {

@@ -6,3 +6,5 @@ pub mod shutdown;
 pub mod telemetry;
 pub mod files;
 pub mod process;
+pub mod arrivals;
+pub mod passing;

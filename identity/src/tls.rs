@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
+use rustls::server::ResolvesServerCert;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
     SignatureScheme,
@@ -122,13 +124,30 @@ pub fn server(
 /// # Errors
 /// When the credentials do not fit together.
 pub fn https(credentials: Credentials) -> Result<ServerConfig, Error> {
+    https_with(Arc::new(SingleCertAndKey::from(certified(credentials)?)))
+}
+
+/// The same, for a certificate that changes.
+///
+/// # Errors
+/// When the library has no TLS 1.3.
+pub fn https_with(certificate: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, Error> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
-        .with_single_cert(credentials.chain, credentials.key)?;
+        .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// A chain and its key, checked to belong together.
+///
+/// # Errors
+/// When they do not.
+pub fn certified(credentials: Credentials) -> Result<Arc<CertifiedKey>, Error> {
+    let provider = aws_lc_rs::default_provider();
+    CertifiedKey::from_der(credentials.chain, credentials.key, &provider).map(Arc::new)
 }
 
 fn tls_error(error: &ChainError) -> Error {

@@ -11,9 +11,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fairlead_daemon::arrivals::Arrivals;
 use fairlead_protocol::limits;
 use fairlead_protocol::origin::Origin;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::accept::{AcceptError, Accepted, Acceptor};
@@ -37,7 +38,7 @@ pub struct Waiting {
 /// Accepts until shutdown, and hands on each connection that came through the handshake, and why another
 /// did not. Each is its own task and ends with what `then` does; nobody waits for them.
 pub async fn run<Then, Done>(
-    listener: TcpListener,
+    listener: impl Into<Arrivals>,
     acceptor: Acceptor,
     waiting: Waiting,
     shutdown: impl Future<Output = ()>,
@@ -46,6 +47,7 @@ pub async fn run<Then, Done>(
     Then: Fn(Result<Accepted, AcceptError>) -> Done + Clone + Send + 'static,
     Done: Future<Output = ()> + Send + 'static,
 {
+    let mut listener = listener.into();
     let doorkeeper = Doorkeeper::new(waiting);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {

@@ -4,6 +4,7 @@ use axum::routing::get;
 use http_body_util::Empty;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsConnector;
 
 use super::*;

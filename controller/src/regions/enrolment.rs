@@ -19,6 +19,9 @@ use crate::authority::new_host_id;
 
 type Refusal = (&'static str, String);
 
+/// Addresses that one region's agents are given.
+const AGENT_ADDRESSES_MAX: usize = 8;
+
 /// What a refusal of a token means, and what to do.
 fn in_words(code: &'static str) -> String {
     match code {
@@ -97,12 +100,15 @@ async fn admit_region(
         let message = "an access server's name has lower-case letters, digits and dashes";
         return Err((codes::INVALID_REQUEST, message.to_owned()));
     }
-    let text = [
-        &request.token_id,
-        &request.agent_address,
-        &request.public_url,
-    ];
-    if text.iter().any(|text| text.len() > limits::NAME_CHARS_MAX) {
+    if request.agent_addresses.len() > AGENT_ADDRESSES_MAX {
+        let message = format!("a region has {AGENT_ADDRESSES_MAX} addresses at most");
+        return Err((codes::INVALID_REQUEST, message));
+    }
+    let is_long = |text: &String| text.len() > limits::NAME_CHARS_MAX;
+    if is_long(&request.token_id)
+        || is_long(&request.public_url)
+        || request.agent_addresses.iter().any(is_long)
+    {
         return Err((codes::INVALID_REQUEST, "a field is too long".to_owned()));
     }
     let now_us = centre.clock.now_us();
@@ -143,7 +149,7 @@ async fn admit_region(
                 tx.region_joined(
                     &name,
                     &request.server,
-                    &[request.agent_address],
+                    &request.agent_addresses,
                     &request.public_url,
                     &agents_ca_hash,
                 )?;

@@ -1,4 +1,5 @@
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 
 use super::*;
 
