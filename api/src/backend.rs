@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::error::ApiError;
 use crate::types::{
     ApiToken, ApiTokenRequest, AuditRow, Command, CommandRequest, Container, Event, Host,
-    JoinToken, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Page, Permission, Region,
-    RegionRequest, Scope, SetupRequest, Status, time,
+    JoinToken, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Packages, Page, Permission,
+    Region, RegionRequest, Scope, SetupRequest, Status, time,
 };
 
 /// Who is asking: a good API token, and where the request comes from.
@@ -203,6 +203,8 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The fleet in one glance.
     async fn status(&self, caller: &Caller) -> Result<Status, ApiError>;
+    /// What machines install from here.
+    async fn packages(&self, caller: &Caller) -> Result<Packages, ApiError>;
     /// Hosts in scope, by name.
     async fn hosts(&self, caller: &Caller) -> Result<Vec<Host>, ApiError>;
     /// One host by name, id or prefix.

@@ -65,6 +65,7 @@ pub(crate) fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(commands::cancel))
         .routes(routes!(follow::watch))
         .routes(routes!(follow::stream))
+        .routes(routes!(fleet::packages))
         .routes(routes!(fleet::events))
         .routes(routes!(follow::events))
         .routes(routes!(access::audit))

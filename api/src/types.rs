@@ -13,10 +13,12 @@ use utoipa::ToSchema;
 mod access;
 mod command;
 mod fleet;
+mod packages;
 
 pub use access::*;
 pub use command::*;
 pub use fleet::*;
+pub use packages::*;
 
 /// Labels of a host.
 pub type Labels = BTreeMap<String, String>;

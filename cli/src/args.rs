@@ -145,6 +145,8 @@ pub(crate) struct Login {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum HostVerb {
+    /// Print the line that makes a machine a host, and follow what becomes of it
+    Add(crate::verbs::host_add::HostAdd),
     /// All hosts
     Ls,
     /// One host in full

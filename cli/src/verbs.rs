@@ -10,6 +10,7 @@ use crate::output::{Output, clean, report, say};
 
 mod login;
 mod fleet;
+pub(crate) mod host_add;
 mod token;
 mod region;
 mod container;

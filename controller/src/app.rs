@@ -148,6 +148,12 @@ impl App {
             clock: clock.clone(),
             ca_hash: authority.root.hash(),
             uplink_addresses: vec![config.uplink_address.clone()],
+            packages: Arc::clone(&packages),
+            public_url: config.public_url.clone(),
+            pin: match config.web_certificate {
+                Some(_) => String::new(),
+                None => authority.web_pin(),
+            },
             version: fairlead_protocol::software::version().to_owned(),
         });
         let centre = Arc::new(Centre {

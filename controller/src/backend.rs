@@ -19,8 +19,8 @@ use async_trait::async_trait;
 use fairlead_api::backend::{CommandQuery, ContainerQuery, EventQuery, Observed, Submitted};
 use fairlead_api::types::{
     ApiToken, ApiTokenRequest, AuditRow, Command, CommandRequest, Container, Event, Host,
-    JoinToken, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Page, Region, RegionRequest,
-    SetupRequest, Status,
+    JoinToken, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Packages, Page, Region,
+    RegionRequest, SetupRequest, Status,
 };
 use fairlead_api::{ApiError, Backend, Caller, ClientStream};
 use fairlead_daemon::clock::Clock;
@@ -33,6 +33,7 @@ use futures_util::stream::BoxStream;
 use crate::feed::Feed;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::packages::Packages as PackageFiles;
 use crate::setup::Setup;
 
 pub mod dispatch;
@@ -81,6 +82,12 @@ pub struct Parts {
     pub ca_hash: [u8; 32],
     /// Where access servers dial this controller (host:port).
     pub uplink_addresses: Vec<String>,
+    /// What machines install from here.
+    pub packages: Arc<PackageFiles>,
+    /// The https address that people use.
+    pub public_url: String,
+    /// What `curl --pinnedpubkey` takes; empty when https shows a certificate of a public CA.
+    pub pin: String,
     /// This program's version.
     pub version: String,
 }
@@ -312,6 +319,10 @@ impl Backend for ControllerBackend {
         let done = self.end_certificate(caller, host).await;
         self.judged(caller, "host.revoke-certificate", host, done)
             .await
+    }
+
+    async fn packages(&self, caller: &Caller) -> Result<Packages, ApiError> {
+        Ok(self.packages_shown(caller))
     }
 
     async fn approve_host(&self, caller: &Caller, host: &str) -> Result<Host, ApiError> {

@@ -12,7 +12,9 @@ use crate::error::ApiError;
 use crate::guard::Asking;
 use crate::input::{Body, Name, Query, invalid, text};
 use crate::routes::Shared;
-use crate::types::{Container, Event, Host, NewRegion, Page, Region, RegionRequest, Status};
+use crate::types::{
+    Container, Event, Host, NewRegion, Packages, Page, Region, RegionRequest, Status,
+};
 use fairlead_protocol::limits::NAME_CHARS_MAX;
 
 /// Rows of a page when the client does not say.
@@ -49,6 +51,16 @@ pub(crate) async fn status(
     Asking(caller): Asking,
 ) -> Result<Json<Status>, ApiError> {
     state.backend.status(&caller).await.map(Json)
+}
+
+/// What machines install from here.
+#[utoipa::path(get, path = "/api/v1/packages", tag = "fleet",
+    responses((status = 200, description = "Versions, addresses, and who has fetched an agent lately.", body = Packages)))]
+pub(crate) async fn packages(
+    Axum(state): Axum<Shared>,
+    Asking(caller): Asking,
+) -> Result<Json<Packages>, ApiError> {
+    state.backend.packages(&caller).await.map(Json)
 }
 
 /// Hosts by name.

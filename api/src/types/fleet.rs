@@ -50,6 +50,8 @@ pub struct Host {
     pub last_seen: Option<Timestamp>,
     /// When it joined.
     pub enrolled_at: Timestamp,
+    /// Id of the join token that let it in.
+    pub joined_with: String,
     /// Term of ownership: grows each time an agent instance starts.
     pub epoch: u64,
     /// What the agent told about the machine; absent until first heard.

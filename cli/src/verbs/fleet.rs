@@ -48,6 +48,7 @@ fn status_text(status: &Status, out: &Output) -> String {
 pub(crate) async fn host(context: &Context, verb: HostVerb) -> Result<Exit, Failure> {
     let client = context.client()?;
     match verb {
+        HostVerb::Add(wanted) => super::host_add::add(context, wanted).await,
         HostVerb::Ls => {
             let hosts: Vec<Host> = client.list(&["hosts"], &[]).await?;
             context.out.data(&hosts, |hosts| {

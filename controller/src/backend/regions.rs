@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fairlead_api::backend::EventQuery;
 use fairlead_api::input::{invalid, plain};
 use fairlead_api::types::{
-    Event, NewJoinToken, NewRegion, Page, Region, RegionRequest, Status, time,
+    Download, Event, NewJoinToken, NewRegion, Packages, Page, Region, RegionRequest, Status, time,
 };
 use fairlead_api::{ApiError, Caller};
 use fairlead_identity::digest::sha256;
@@ -203,6 +203,30 @@ impl ControllerBackend {
             ),
             count => Err(invalid(format!("there are {count} regions: say which one"))
                 .hint("fairlead region ls; then --region NAME")),
+        }
+    }
+
+    pub(super) fn packages_shown(&self, caller: &Caller) -> Packages {
+        let packages = &self.parts.packages;
+        let url = self.parts.public_url.trim_end_matches('/');
+        let downloads = if caller.sees_everything() {
+            packages.downloads_since(0)
+        } else {
+            Vec::new()
+        };
+        let shown = downloads.into_iter().map(|download| Download {
+            at: time(download.at_us),
+            version: download.version,
+            file: download.file,
+            from: download.from,
+        });
+        Packages {
+            stable: packages.stable(),
+            versions: packages.versions(),
+            script_url: format!("{url}/install.sh"),
+            packages_url: format!("{url}/packages"),
+            pin: self.parts.pin.clone(),
+            downloads: shown.collect(),
         }
     }
 

@@ -90,6 +90,9 @@ impl World {
             clock: clock.clone(),
             ca_hash: [9; 32],
             uplink_addresses: vec!["controller:7401".to_owned()],
+            packages: crate::packages::Packages::new(&dir.path().join("packages"), || NOW),
+            public_url: "https://fleet.example.com/".to_owned(),
+            pin: "sha256//AbC=".to_owned(),
             version: "1.2.3".to_owned(),
         });
         let router = fairlead_api::router(

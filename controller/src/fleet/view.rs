@@ -66,6 +66,7 @@ impl Fleet {
             reason,
             last_seen: last_seen(row, now, live),
             enrolled_at: time(row.enrolled_us),
+            joined_with: row.token_id.clone(),
             epoch: now.map_or(0, |host| host.epoch).max(row.epoch),
             facts: facts_of(row, now),
             address: now.map(|host| host.address.to_string()).unwrap_or_default(),
