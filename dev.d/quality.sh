@@ -152,6 +152,7 @@ verb_doctor() {
         doctor_line engine "" "./dev demo installs docker.io; or ./dev demo --engine simulated"
     fi
     doctor_line busybox "$(static_busybox || true)" "apt-get install busybox-static (./dev demo does)"
+    doctor_line "test hosts" "$(test_host_here)" "./dev test-image (./dev test does so by itself)"
     if can_be_root; then doctor_root=yes; else doctor_root=; fi
     doctor_line "root or sudo" "$doctor_root" "needed only to install and start an engine"
     doctor_line rustfmt "$(cargo fmt --version 2>/dev/null)" "rustup component add rustfmt"
