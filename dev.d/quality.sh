@@ -17,13 +17,9 @@ verb_test() {
     export FAIRLEAD_TEST_BUSYBOX
 
     test_code=0
-    # What is asked for one other package needs no test hosts.
-    case "$* " in
-        ' ' | *fairlead-tests* | *--workspace*)
-            ensure_test_image "$test_agreed" ||
-                note "SKIPPED: the tests on test hosts: $(cat "$TEST_HOST_WHY")"
-            ;;
-    esac
+    if wants_test_hosts "$@" && ! ensure_test_image "$test_agreed"; then
+        note "SKIPPED: the tests on test hosts: $(cat "$TEST_HOST_WHY")"
+    fi
     lint || test_code=1
 
     note "== build the tests"
@@ -42,6 +38,14 @@ verb_test() {
     ! grep -q '^cargo test ended with code' "$test_log" || test_code=1
     sum_up "$test_log" || test_code=1
     exit "$test_code"
+}
+
+# What is asked of another package only needs no test hosts.
+wants_test_hosts() {
+    case "$* " in
+        *fairlead-tests*) return 0 ;;
+        *-p\ * | *--package*) return 1 ;;
+    esac
 }
 
 # Adds up what each test program said; a program that died without a word is said too.
