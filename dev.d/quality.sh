@@ -17,13 +17,9 @@ verb_test() {
     export FAIRLEAD_TEST_BUSYBOX
 
     test_code=0
-    # What is asked for one other package needs no test hosts.
-    case "$* " in
-        ' ' | *fairlead-tests* | *--workspace*)
-            ensure_test_image "$test_agreed" ||
-                note "SKIPPED: the tests on test hosts: $(cat "$TEST_HOST_WHY")"
-            ;;
-    esac
+    if wants_test_hosts "$@" && ! ensure_test_image "$test_agreed"; then
+        note "SKIPPED: the tests on test hosts: $(cat "$TEST_HOST_WHY")"
+    fi
     lint || test_code=1
 
     note "== build the tests"
@@ -42,6 +38,14 @@ verb_test() {
     ! grep -q '^cargo test ended with code' "$test_log" || test_code=1
     sum_up "$test_log" || test_code=1
     exit "$test_code"
+}
+
+# What is asked of another package only needs no test hosts.
+wants_test_hosts() {
+    case "$* " in
+        *fairlead-tests*) return 0 ;;
+        *-p\ * | *--package*) return 1 ;;
+    esac
 }
 
 # Adds up what each test program said; a program that died without a word is said too.
@@ -152,6 +156,7 @@ verb_doctor() {
         doctor_line engine "" "./dev demo installs docker.io; or ./dev demo --engine simulated"
     fi
     doctor_line busybox "$(static_busybox || true)" "apt-get install busybox-static (./dev demo does)"
+    doctor_line "test hosts" "$(test_host_here)" "./dev test-image (./dev test does so by itself)"
     if can_be_root; then doctor_root=yes; else doctor_root=; fi
     doctor_line "root or sudo" "$doctor_root" "needed only to install and start an engine"
     doctor_line rustfmt "$(cargo fmt --version 2>/dev/null)" "rustup component add rustfmt"

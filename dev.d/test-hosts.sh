@@ -10,6 +10,15 @@ test_host_hash() { sha256sum "$TEST_HOST_RECIPE" | cut -c 1-12; }
 test_host_image() { printf 'fairlead-test-host:%s' "$(test_host_hash)"; }
 test_host_archive() { printf '%s/cache/test-host-%s.tar.gz' "$STATE" "$(test_host_hash)"; }
 
+# Says what there is of the image; nothing when there is nothing.
+test_host_here() {
+    if engine_answers && docker image inspect "$(test_host_image)" >/dev/null 2>&1; then
+        printf '%s' "$(test_host_image)"
+    elif [ -s "$(test_host_archive)" ]; then
+        printf '%s' "$(test_host_archive), not yet in the engine"
+    fi
+}
+
 verb_test_image() {
     image_agreed=no
     [ "${CI:-}" != true ] || image_agreed=yes
@@ -144,19 +153,20 @@ forget_old_test_images() {
 }
 
 # Hosts of test runs that were ended before they could tidy up. The label is PID.START.NAMESPACE of
-# the process that made them (tests/src/hosts/leftovers.rs).
+# the process that made them (tests/src/hosts/leftovers.rs, which does the same at the next run).
 sweep_test_hosts() {
     engine_answers || return 0
-    docker ps -a --filter label=fairlead.test-host --format '{{.ID}} {{.Label "fairlead.test-host"}}' |
-        while read -r sweep_id sweep_owner; do
-            if [ ! -d "/proc/${sweep_owner%%.*}" ]; then
-                docker rm -f -v "$sweep_id" >/dev/null 2>&1 || true
-            fi
-        done
-    docker network ls --filter label=fairlead.test-host --format '{{.ID}} {{.Label "fairlead.test-host"}}' |
-        while read -r sweep_id sweep_owner; do
-            if [ ! -d "/proc/${sweep_owner%%.*}" ]; then
-                docker network rm "$sweep_id" >/dev/null 2>&1 || true
-            fi
-        done
+    sweep_space=$(readlink /proc/self/ns/pid | tr -cd 0-9)
+    sweep_format='{{.ID}} {{.Label "fairlead.test-host"}}'
+    docker ps -a --filter label=fairlead.test-host --format "$sweep_format" | sweep_dead docker rm -f -v
+    docker network ls --filter label=fairlead.test-host --format "$sweep_format" | sweep_dead docker network rm
+}
+
+# sweep_dead COMMAND…: COMMAND with the id of each line of the input whose owner is dead for sure.
+sweep_dead() {
+    while read -r sweep_id sweep_owner; do
+        if [ "${sweep_owner##*.}" = "$sweep_space" ] && [ ! -d "/proc/${sweep_owner%%.*}" ]; then
+            "$@" "$sweep_id" >/dev/null 2>&1 || true
+        fi
+    done
 }

@@ -242,10 +242,8 @@ is_join_token() {
         [ "${#token_secret}" -eq 32 ] && only "$token_secret" 'a-z0-9'
 }
 
-# Takes the token out of the environment, so that no program that is started here gets it.
+# Looks at the token, reads it first if it is in a file.
 take_token() {
-    token=${FAIRLEAD_JOIN_TOKEN:-}
-    unset FAIRLEAD_JOIN_TOKEN
     if [ -z "$token" ] && [ -n "$token_file" ]; then
         if [ "$token_file" = - ]; then
             token=$(head -c 4096) || token=
@@ -518,9 +516,11 @@ preflight_tools() {
 }
 
 preflight_proxy() {
-    if [ -n "$proxy" ]; then
-        row proxy ok "through $(shown_proxy "$proxy")"
-    fi
+    case $proxy in
+    '') ;;
+    http://* | [!:/]*:[0-9]*) row proxy ok "through $(shown_proxy "$proxy")" ;;
+    *) row proxy FAIL "$(shown_proxy "$proxy"): only http:// proxies (CONNECT) are known; what goes through is TLS in any case" installer_proxy ;;
+    esac
 }
 
 # Without its password.
@@ -653,21 +653,23 @@ preflight_tls() {
     if [ -z "$token" ] || ! has openssl; then
         return 0
     fi
-    set -- "$1" -connect "$1"
+    tls_address=$1
+    set -- -connect "$1"
     case $proxy in
     '') ;;
+    # Not every openssl can say a password to a proxy, and none knows exceptions.
     *@*) return 0 ;;
     *)
-        proxy_at=$(host_of "$proxy")
-        set -- "$@" -proxy "$proxy_at"
+        if [ -n "$no_proxy_for" ]; then
+            return 0
+        fi
+        set -- "$@" -proxy "$(host_of "$proxy")"
         ;;
     esac
-    tls_address=$1
-    shift
-    tls_host=${tls_address%:*}
     tls_want=${token#FL1}
-    tls_want=${tls_want%%::*}
-    tls_shown=$(bounded 8 openssl s_client "$@" -servername "$tls_host" -showcerts </dev/null 2>/dev/null) || :
+    tls_want=$(printf '%s' "${tls_want%%::*}" | tr 'A-F' 'a-f')
+    # The name that agents ask for: on a port that serves browsers too, it finds the agents' door.
+    tls_shown=$(bounded 8 openssl s_client "$@" -servername agents.fairlead.internal -showcerts </dev/null 2>/dev/null) || :
     tls_any=no
     for tls_one in $(printf '%s\n' "$tls_shown" | awk '
         /-----BEGIN CERTIFICATE-----/ { on = 1; text = ""; next }
@@ -681,7 +683,7 @@ preflight_tls() {
     done
     if [ "$tls_any" = yes ]; then
         tls_issuer=$(printf '%s\n' "$tls_shown" | openssl x509 -noout -issuer 2>/dev/null) || tls_issuer=
-        row tls warn "$tls_address shows another CA than the token names (${tls_issuer:-issuer unknown}): it is another installation's, or something in between opens TLS; then have $tls_address exempted from inspection. The agent does not send its token there"
+        row tls "$reach_bad" "$tls_address shows another CA than the token names ($(printable "${tls_issuer:-issuer unknown}")): it belongs to another installation, or something in between opens TLS and has to leave $tls_address alone. The token was not sent" ca_mismatch
     fi
 }
 
@@ -753,7 +755,11 @@ download() {
         if [ -n "$pin" ]; then
             set -- --no-check-certificate "--pinnedpubkey=$pin" "$1"
         fi
-        bounded "$time_limit" wget -q -T 10 -O - "$@" </dev/null
+        # Busybox's own is bounded from outside only: some builds of it crash with -T.
+        if ! wget --help 2>&1 </dev/null | grep -qi busybox; then
+            set -- -T 10 "$@"
+        fi
+        bounded "$time_limit" wget -q -O - "$@" </dev/null
     fi
 }
 
@@ -775,6 +781,12 @@ get() {
         esac
         get_failed "$1" "$2" "$3" "$4"
     done
+    if [ "$getter" = wget ]; then
+        # Busybox's timeout leaves a watcher behind that holds the file open for writing, and what is
+        # open for writing cannot be started.
+        cp "$3" "$3.copy" || get_failed "$1" "$2" "$3" "$4"
+        mv -f "$3.copy" "$3"
+    fi
     get_size=$(size_of "$3")
     if [ "$get_size" -eq 0 ] && [ "$source_kind" = bundle ]; then
         get_failed "$1" "$2" "$3" "$4"
@@ -1033,8 +1045,10 @@ stage_program() {
     fi
     chmod 0755 "$stage/$1"
     own "$stage/$1"
-    if ! "$stage/$1" --version >/dev/null 2>&1 </dev/null; then
-        die 1 installer_cannot_run "$stage_name is genuine and does not start on this host" \
+    stage_exit=0
+    stage_said=$("$stage/$1" --version 2>&1 </dev/null) || stage_exit=$?
+    if [ "$stage_exit" -ne 0 ]; then
+        die 1 installer_cannot_run "$stage_name is genuine and does not start on this host (code $stage_exit): $(printable "$(printf '%s\n' "$stage_said" | tail -n 1)")" \
             "is $root$prefix mounted noexec, or does SELinux or an application allow-list forbid it? Try: $stage_name --version"
     fi
     to_disk "$stage/$1"
@@ -1587,6 +1601,10 @@ install_agent() {
     committed=yes
 
     changed=no
+    if [ "$enrolled" = no ] && [ -n "$token" ]; then
+        # It may be waiting after a token that was refused.
+        changed=yes
+    fi
     case $binary_changed$wrote_env$wrote_token$wrote_service$re_enrol in
     *yes*) changed=yes ;;
     *) ;;
@@ -2226,6 +2244,9 @@ choose_source() {
 }
 
 main() {
+    # First of all: no program that is started here is to find the token in its environment.
+    token=${FAIRLEAD_JOIN_TOKEN:-}
+    unset FAIRLEAD_JOIN_TOKEN
     quiet=no dry_run=no purge=no uninstall=no start=yes re_enrol=no finished=no
     allow_unreachable=no allow_downgrade=no
     setup_args='' stage='' temporary='' made_dirs='' lock_made='' staged='' committed=no explained=no
@@ -2236,7 +2257,7 @@ main() {
     engine_socket=${FAIRLEAD_ENGINE_SOCKET:-} token_file=${FAIRLEAD_JOIN_TOKEN_FILE:-}
     time_limit=${FAIRLEAD_DOWNLOAD_TIMEOUT_S:-600} wait_limit=${FAIRLEAD_WAIT_S:-30}
     proxy=${HTTPS_PROXY:-${https_proxy:-}} no_proxy_for=${NO_PROXY:-${no_proxy:-}}
-    token='' source='' source_kind='' getter='' hasher=sha256sum min_free_mib=16 enrolled=no
+    source='' source_kind='' getter='' hasher=sha256sum min_free_mib=16 enrolled=no
     this_host=$(uname -n)
     agent_paths
 

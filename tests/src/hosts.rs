@@ -16,7 +16,7 @@
 
 mod files;
 mod host;
-mod leftovers;
+pub mod leftovers;
 mod network;
 mod run;
 
@@ -114,7 +114,7 @@ impl Hosts {
         SWEPT.get_or_init(leftovers::sweep).await;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("fl-th-{}-{number}", std::process::id());
-        let label = leftovers::label();
+        let label = leftovers::label_of(std::process::id()).expect("this process is there");
         let (network, gateway) = network::make(&prefix, &label).await;
         Self {
             ground: Arc::new(Ground {
@@ -146,6 +146,12 @@ impl Hosts {
     /// When it does not boot, or a unit failed at it.
     pub async fn start_known_as(&self, name: &str, also: &[&str]) -> TestHost {
         TestHost::start(&self.ground, name, also).await
+    }
+
+    /// The engine's name of the image, for what is no host.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        &self.ground.image
     }
 
     /// Where the hosts reach what listens on this machine: bind a listener to it.

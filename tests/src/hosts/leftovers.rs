@@ -1,18 +1,16 @@
-//! What runs that were killed left behind in the engine, known by a label that says who made it.
-
-use std::path::Path;
+//! What runs that were killed left behind in the engine, known by a label that says who made it. Swept
+//! once by each process that has hosts.
 
 use super::run::{docker, docker_says};
 
 /// On everything that is made here; `./dev` looks for it too.
-pub(super) const LABEL: &str = "fairlead.test-host";
+const LABEL: &str = "fairlead.test-host";
 
-/// The label of this process: `PID.START.NAMESPACE`. A pid is used again, a start time with it is not;
-/// of another pid namespace nothing can be said.
-pub(super) fn label() -> String {
-    let pid = std::process::id();
-    let start = started(pid).expect("this process has a start time");
-    format!("{LABEL}={pid}.{start}.{}", namespace())
+/// The label of what a process makes, `PID.START.NAMESPACE`; `None` when there is no such process. A pid
+/// is used again, a start time with it is not; of another pid namespace nothing can be said.
+#[must_use]
+pub fn label_of(pid: u32) -> Option<String> {
+    Some(format!("{LABEL}={pid}.{}.{}", started(pid)?, namespace()))
 }
 
 fn started(pid: u32) -> Option<String> {
@@ -35,13 +33,14 @@ fn is_dead(owner: &str) -> bool {
         return false;
     };
     let Ok(pid) = pid.parse() else { return false };
-    space == namespace()
-        && Path::new("/proc/self").exists()
-        && started(pid).as_deref() != Some(start)
+    space == namespace() && started(pid).as_deref() != Some(start)
 }
 
 /// Removes what dead processes made: containers first, they hold the rest.
-pub(super) async fn sweep() {
+///
+/// # Panics
+/// When the engine does not answer.
+pub async fn sweep() {
     let filter = format!("label={LABEL}");
     let format = format!("{{{{.ID}}}} {{{{.Label \"{LABEL}\"}}}}");
     let kinds: [(&[&str], &[&str]); 2] = [

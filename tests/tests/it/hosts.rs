@@ -4,9 +4,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpListener};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fairlead_tests::hosts::{Hosts, Slow, TestHost};
+use fairlead_tests::engine::{docker, docker_says};
+use fairlead_tests::hosts::{Hosts, Slow, TestHost, leftovers};
 use fairlead_tests::wait::wait_for;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -363,4 +365,36 @@ async fn a_host_reaches_what_listens_on_this_machine() {
     // And nothing is there on the next port.
     let nowhere = SocketAddrV4::new(*here.ip(), 1);
     assert_eq!(hello(&host, nowhere).await, "");
+}
+
+#[tokio::test]
+async fn what_a_killed_run_left_behind_is_removed_and_what_a_living_one_has_is_not() {
+    let Some(hosts) = Hosts::here().await else {
+        return;
+    };
+    let mut run = Command::new("sleep").arg("600").spawn().unwrap();
+    let label = leftovers::label_of(run.id()).unwrap();
+    let (container, network) = (
+        format!("fl-th-{}-c", run.id()),
+        format!("fl-th-{}-n", run.id()),
+    );
+    docker_says(&["network", "create", "--label", &label, &network]);
+    let held = ["--network", &network, "-v", "/var/lib/docker"];
+    let create = ["create", "--name", &container, "--label", &label];
+    docker_says(&[&create[..], &held, &[hosts.image(), "true"]].concat());
+    let there = || {
+        let container = docker(&["container", "inspect", &container])
+            .status
+            .success();
+        let network = docker(&["network", "inspect", &network]).status.success();
+        (container, network)
+    };
+
+    leftovers::sweep().await;
+    assert_eq!(there(), (true, true));
+
+    run.kill().unwrap();
+    run.wait().unwrap();
+    leftovers::sweep().await;
+    assert_eq!(there(), (false, false));
 }
