@@ -9,6 +9,7 @@ use fairlead_api::server::{Limits, serve};
 use fairlead_daemon::arrivals::{self, Arrivals};
 use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files::{self, ClaimError};
+use fairlead_daemon::service;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::chain::Usage;
 use fairlead_identity::tls::{self, Expected, Trust};
@@ -144,6 +145,7 @@ impl App {
     /// Serves until shutdown.
     pub async fn run(self, shutdown: Shutdown) {
         tracing::info!(region = self.region.name, "access server up");
+        service::ready();
         let region = self.region;
         let router = probes(Arc::clone(&region));
         let front = async {

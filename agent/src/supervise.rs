@@ -12,6 +12,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use fairlead_daemon::files;
+use fairlead_daemon::service;
 use fairlead_protocol::RunId;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
@@ -63,6 +64,8 @@ pub fn supervise(state_dir: &Path, arguments: &[String]) -> Result<(), Supervise
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(SuperviseError::Signals)?;
     let run = RunId::from_bytes(fairlead_identity::random::bytes());
     let program = std::env::current_exe().map_err(SuperviseError::Start)?;
+    // To the service manager this process is the agent, also while no instance can be started: it goes on.
+    service::ready();
     let mut wait = WAIT_FIRST;
     loop {
         let started = Instant::now();

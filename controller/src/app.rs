@@ -8,6 +8,7 @@ use fairlead_api::server::{Limits, serve};
 use fairlead_api::{Options, router};
 use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files::{self, ClaimError};
+use fairlead_daemon::service;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::{random, tls};
 use fairlead_link::accept::Acceptor;
@@ -181,6 +182,7 @@ impl App {
     /// Serves until shutdown.
     pub async fn run(self, shutdown: Shutdown) {
         tracing::info!("controller up");
+        service::ready();
         let options = Options {
             random: random::bytes::<16>,
             shutdown: shutdown.clone(),

@@ -6,5 +6,6 @@ pub mod shutdown;
 pub mod telemetry;
 pub mod files;
 pub mod process;
+pub mod service;
 pub mod arrivals;
 pub mod passing;
