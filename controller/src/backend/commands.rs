@@ -401,10 +401,7 @@ impl ControllerBackend {
             )
             .hint("fairlead command show prints what is left of it"));
         }
-        self.parts
-            .dispatch
-            .open_stream(&row)
-            .await
+        self.parts.dispatch.open_stream(&row).await
     }
 }
 
