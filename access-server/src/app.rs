@@ -183,6 +183,17 @@ impl App {
     }
 }
 
+fn readiness(region: &Region) -> (StatusCode, &'static str) {
+    let no = StatusCode::SERVICE_UNAVAILABLE;
+    if region.ledger.trouble().is_some() {
+        (no, "the ledger cannot be written: make room on the disk\n")
+    } else if region.is_attached() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (no, "no uplink to the controller\n")
+    }
+}
+
 /// What the region says about itself without asking who wants to know. Nothing of its hosts.
 fn probes(region: Arc<Region>) -> Router {
     let ready = Arc::clone(&region);
@@ -192,17 +203,8 @@ fn probes(region: Arc<Region>) -> Router {
         .route(
             "/readyz",
             get(move || {
-                let attached = ready.is_attached();
-                async move {
-                    if attached {
-                        (StatusCode::OK, "ok\n")
-                    } else {
-                        (
-                            StatusCode::SERVICE_UNAVAILABLE,
-                            "no uplink to the controller\n",
-                        )
-                    }
-                }
+                let state = readiness(&ready);
+                async move { state }
             }),
         )
         .route(

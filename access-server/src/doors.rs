@@ -6,7 +6,7 @@ use fairlead_identity::token::secret_hash;
 use fairlead_link::socket::Socket;
 use fairlead_protocol::{
     EnrolCheck, EnrolReply, EnrolRequest, EnrolVerdict, HostId, HostRecord, LinkDown, LinkUp,
-    Message, Refused, RenewReply, RenewRequest, codes, limits, link_down, link_up,
+    Message, Refused, RenewReply, RenewRequest, codes, events, limits, link_down, link_up,
 };
 use fairlead_store::hosts::HostRow;
 
@@ -236,6 +236,6 @@ pub async fn hold(region: &Region, host: HostId, reason: String) -> Refusal {
     {
         return unavailable(&error);
     }
-    region.record(host, "host.held", reason.clone()).await;
+    region.record(host, events::HOST_HELD, reason.clone()).await;
     (codes::HELD, held_message(&reason))
 }

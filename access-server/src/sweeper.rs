@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_daemon::shutdown::Shutdown;
-use fairlead_protocol::{CommandResult, RegionResult, State, codes, numbered};
+use fairlead_protocol::{CommandResult, RegionResult, State, codes, command, numbered};
 use fairlead_store::commands::OpenCommand;
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Store, StoreError, Tx};
@@ -37,6 +37,9 @@ pub async fn run(region: Arc<Region>, shutdown: Shutdown) {
             tracing::error!(%error, "the ledger could not be swept");
         }
         rounds = rounds.wrapping_add(1);
+        if rounds.is_multiple_of(20) {
+            region.ledger.probe().await;
+        }
         if rounds.is_multiple_of(120) {
             let before = region.clock.now_us() - KEPT_US;
             region.tidy_stored(before);
@@ -89,6 +92,12 @@ fn end_of(row: &OpenCommand, present: bool, revoked: bool, now_us: i64) -> Optio
             State::Cancelled,
             codes::REVOKED,
             "its host's identity was ended; nothing was done",
+        )
+    } else if revoked && command::Kind::only_looks(&row.kind) {
+        (
+            State::Failed,
+            codes::REVOKED,
+            "its host's identity was ended while the host had the command, which only looks",
         )
     } else if revoked {
         (
@@ -163,6 +172,7 @@ mod tests {
         OpenCommand {
             id: CommandId::from_bytes([1; 16]),
             host: HostId::from_bytes([2; 16]),
+            kind: "exec".to_owned(),
             state,
             not_after_us: 100,
             cancel_by: cancel_by.to_owned(),
@@ -212,6 +222,15 @@ mod tests {
         assert_eq!(
             state(end_of(&row(State::Delivered, ""), true, true, 1)),
             Some(State::Unknown)
+        );
+        let logs = OpenCommand {
+            kind: "logs".to_owned(),
+            ..row(State::Delivered, "")
+        };
+        assert_eq!(
+            state(end_of(&logs, true, true, 1)),
+            Some(State::Failed),
+            "of what only looks nothing is in doubt"
         );
     }
 

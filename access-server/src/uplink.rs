@@ -14,9 +14,10 @@ use fairlead_link::backoff::{Backoff, random_share};
 use fairlead_link::dial::{DialError, Dialler};
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
-    Ack, Cancel, Command, CommandId, Deliver, Hello, HostId, HostRecord, Message, Numbered,
-    OpenStream, Order, Stage, Stamp, State, StreamId, StreamRefused, Unsupported, UplinkDown,
-    UplinkUp, Welcome, codes, limits, link_down, numbered, uplink_down, uplink_up, version,
+    Ack, Cancel, Command, CommandId, Deliver, Hello, HostEvent, HostId, HostRecord, Message,
+    Numbered, OpenStream, Order, RegionEvent, Stage, Stamp, State, StreamId, StreamRefused,
+    Unsupported, UplinkDown, UplinkUp, Welcome, codes, events, limits, link_down, numbered,
+    uplink_down, uplink_up, version,
 };
 use fairlead_store::StoreError;
 use fairlead_store::commands::CommandRow;
@@ -97,6 +98,7 @@ async fn connect(
                 sent_up_to: welcome.taken,
                 acked_up_to: 0,
                 heard: Instant::now(),
+                told_of_storage: None,
             };
             match uplink.serve(socket, welcome, volatile, shutdown).await {
                 Ok(()) => UplinkEnd::Shutdown,
@@ -160,12 +162,60 @@ struct Uplink {
     /// never urgent and costs a sync.
     acked_up_to: u64,
     heard: Instant,
+    /// What the centre was last told of the ledger's disk.
+    told_of_storage: Option<String>,
 }
 
 impl Uplink {
     async fn serve(
         &mut self,
         mut socket: Controller,
+        welcome: Welcome,
+        volatile: &mut mpsc::Receiver<UplinkUp>,
+        shutdown: &Shutdown,
+    ) -> Result<(), UplinkEnd> {
+        let end = self.carry(&mut socket, welcome, volatile, shutdown).await;
+        if matches!(end, Err(UplinkEnd::Ledger(_))) {
+            // People should read why this region comes and goes.
+            let _ = self.tell_of_storage(&mut socket).await;
+            socket.close().await;
+        }
+        end
+    }
+
+    /// Tells the centre, where that is news, that the ledger cannot be written, or can again.
+    async fn tell_of_storage(&mut self, socket: &mut Controller) -> Result<(), SocketError> {
+        let trouble = self
+            .region
+            .ledger
+            .trouble()
+            .map(|trouble| trouble.to_string())
+            .unwrap_or_default();
+        if self.told_of_storage.as_ref() == Some(&trouble) {
+            return Ok(());
+        }
+        let event = HostEvent {
+            at_us: self.region.clock.now_us(),
+            action: events::REGION_STORAGE.to_owned(),
+            detail: trouble.clone(),
+            ..HostEvent::default()
+        };
+        let said = RegionEvent {
+            host: bytes::Bytes::new(),
+            event: Some(event),
+        };
+        let report = Numbered {
+            seq: 0,
+            kind: Some(numbered::Kind::Event(said)),
+        };
+        self.told_of_storage = Some(trouble);
+        let kind = Some(uplink_up::Kind::Report(report));
+        socket.send(&UplinkUp { kind }).await
+    }
+
+    async fn carry(
+        &mut self,
+        socket: &mut Controller,
         welcome: Welcome,
         volatile: &mut mpsc::Receiver<UplinkUp>,
         shutdown: &Shutdown,
@@ -187,7 +237,7 @@ impl Uplink {
         for message in region.fleet.whole() {
             socket.send(&message).await?;
         }
-        self.send_reports(&mut socket).await?;
+        self.send_reports(socket).await?;
         let mut beat = tokio::time::interval(limits::UPLINK_PING_INTERVAL);
         loop {
             tokio::select! {
@@ -199,16 +249,17 @@ impl Uplink {
                 heard = socket.hear() => {
                     self.heard = Instant::now();
                     if let Heard::Message(message) = heard? {
-                        self.on_message(&mut socket, message).await?;
+                        self.on_message(socket, message).await?;
                     }
                 }
-                () = region.outbox_grew.notified() => self.send_reports(&mut socket).await?,
+                () = region.outbox_grew.notified() => self.send_reports(socket).await?,
                 Some(message) = volatile.recv() => socket.send(&message).await?,
                 _ = beat.tick() => {
                     if self.heard.elapsed() > limits::UPLINK_SILENT_AFTER {
                         return Err(SocketError::Silent.into());
                     }
                     socket.ping().await?;
+                    self.tell_of_storage(socket).await?;
                     self.forget_acked().await?;
                     if region.resync.swap(false, Ordering::SeqCst) {
                         for message in region.fleet.whole() {

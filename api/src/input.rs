@@ -5,13 +5,12 @@
 
 use std::time::Duration;
 
-use axum::RequestExt;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use bytes::Bytes;
 use fairlead_protocol::{codes, limits};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -19,6 +18,8 @@ use crate::error::ApiError;
 
 /// Largest body of a request.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
+/// How much of a body that is larger is read nevertheless, so that its sender hears why.
+const BODY_BYTES_DRAINED_MAX: usize = 32 << 20;
 /// Longest path and query together.
 pub const URI_BYTES_MAX: usize = 4 * 1024;
 /// Most members of one list or map.
@@ -48,18 +49,37 @@ where
             error.status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return Err(error);
         }
-        let bytes = tokio::time::timeout(BODY_TIMEOUT, request.extract::<Bytes, _>())
+        let bytes = tokio::time::timeout(BODY_TIMEOUT, read(request.into_body()))
             .await
-            .map_err(|_| invalid("the body did not arrive in time"))?
-            .map_err(|rejection| {
-                let mut error = invalid(format!(
-                    "the body cannot be read (it may have {BODY_BYTES_MAX} bytes at most)"
-                ));
-                error.status = rejection.status();
-                error
-            })?;
+            .map_err(|_| invalid("the body did not arrive in time"))??;
         parse(&bytes).map(Self)
     }
+}
+
+/// A whole body. Of one that is too large some more is read and thrown away: who is still writing when
+/// the connection closes never sees the answer that says why.
+async fn read(mut body: axum::body::Body) -> Result<Vec<u8>, ApiError> {
+    let (mut kept, mut length) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| invalid("the body broke off"))?;
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
+        length += data.len();
+        if length <= BODY_BYTES_MAX {
+            kept.extend_from_slice(data);
+        } else if length > BODY_BYTES_DRAINED_MAX {
+            break;
+        }
+    }
+    if length <= BODY_BYTES_MAX {
+        return Ok(kept);
+    }
+    let mut error = invalid(format!(
+        "the body is too large: it may have {BODY_BYTES_MAX} bytes at most"
+    ));
+    error.status = StatusCode::PAYLOAD_TOO_LARGE;
+    Err(error)
 }
 
 /// The typed value of a JSON text whose every string was measured first.

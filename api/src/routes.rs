@@ -20,6 +20,9 @@ mod commands;
 mod fleet;
 mod follow;
 mod service;
+mod share;
+
+use share::Shares;
 
 /// What the routes need besides a backend.
 #[derive(Clone)]
@@ -32,6 +35,10 @@ pub struct Options {
     pub streams_max: usize,
     /// Followers (server-sent events) at once; more are told to come back.
     pub followers_max: usize,
+    /// Of these, event streams of one token.
+    pub event_streams_per_token_max: usize,
+    /// And commands watched by one token.
+    pub watches_per_token_max: usize,
 }
 
 /// What handlers share.
@@ -40,6 +47,8 @@ pub(crate) struct State {
     pub(crate) options: Options,
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) followers: Arc<Semaphore>,
+    pub(crate) event_streams: Arc<Shares>,
+    pub(crate) watches: Arc<Shares>,
     pub(crate) openapi: bytes::Bytes,
 }
 
@@ -82,6 +91,8 @@ pub fn router(backend: Arc<dyn Backend>, options: Options) -> Router {
     let state = Arc::new(State {
         streams: Arc::new(Semaphore::new(options.streams_max)),
         followers: Arc::new(Semaphore::new(options.followers_max)),
+        event_streams: Shares::new(options.event_streams_per_token_max),
+        watches: Shares::new(options.watches_per_token_max),
         openapi: openapi::json().into(),
         backend,
         options,

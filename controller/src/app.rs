@@ -32,6 +32,8 @@ use crate::web_certificate::WebCertificateError;
 
 /// How often what is merely good to keep is kept.
 const HOUSEKEEP_EVERY: Duration = Duration::from_secs(2);
+/// While nothing can be written, every so many rounds it is tried.
+const PROBE_EVERY_ROUNDS: u32 = 5;
 
 /// How often it is asked whether the command key needs its next certificate.
 const LOOK_AT_COMMAND_KEY_EVERY: Duration = Duration::from_secs(24 * 3600);
@@ -40,6 +42,10 @@ const LOOK_AT_COMMAND_KEY_EVERY: Duration = Duration::from_secs(24 * 3600);
 const STREAMS_MAX: usize = 2048;
 /// Followers of events and commands at a time.
 const FOLLOWERS_MAX: usize = 2048;
+/// Event streams of one token at a time.
+const EVENT_STREAMS_PER_TOKEN_MAX: usize = 32;
+/// Commands that one token watches at a time: an act on many hosts watches each.
+const WATCHES_PER_TOKEN_MAX: usize = 512;
 
 /// Why the controller does not run.
 #[derive(Debug, thiserror::Error)]
@@ -118,11 +124,7 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let setup = Setup::new(store.clone(), clock.clone(), &config.data_dir);
         if let Some(opening) = setup.open(&config.public_url).await? {
-            // To the terminal of whoever started it, not to the log, which others may read.
-            eprintln!(
-                "first admin (one use, 15 min): fairlead login {}",
-                opening.link
-            );
+            setup.say(&opening);
         }
         let acceptor_tls = tls::server(
             authority.root.clone(),
@@ -188,11 +190,14 @@ impl App {
             shutdown: shutdown.clone(),
             streams_max: STREAMS_MAX,
             followers_max: FOLLOWERS_MAX,
+            event_streams_per_token_max: EVENT_STREAMS_PER_TOKEN_MAX,
+            watches_per_token_max: WATCHES_PER_TOKEN_MAX,
         };
         let router = router(Arc::<ControllerBackend>::clone(&self.backend), options)
             .merge(self.packages.router());
         let (web, uplinks, taking) = self.doors.split(shutdown.clone());
         let dispatch = Arc::clone(&self.centre.dispatch);
+        let store = self.centre.store.clone();
         let (served, ..) = tokio::join!(
             serve(
                 web,
@@ -202,7 +207,7 @@ impl App {
                 Limits::default()
             ),
             regions::run(uplinks, self.acceptor, self.centre, shutdown.clone()),
-            housekeep(self.backend, shutdown.clone()),
+            housekeep(self.backend, store, shutdown.clone()),
             keep_command_key(dispatch, shutdown.clone()),
             WebTls::keep(self.web_tls.files(), shutdown.clone()),
             taking,
@@ -245,7 +250,8 @@ async fn keep_command_key(dispatch: Arc<Dispatch>, shutdown: Shutdown) {
     }
 }
 
-async fn housekeep(backend: Arc<ControllerBackend>, shutdown: Shutdown) {
+async fn housekeep(backend: Arc<ControllerBackend>, store: Store, shutdown: Shutdown) {
+    let mut rounds = 0u32;
     let mut ticks = tokio::time::interval(HOUSEKEEP_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -255,6 +261,10 @@ async fn housekeep(backend: Arc<ControllerBackend>, shutdown: Shutdown) {
         }
         if let Err(error) = backend.housekeep().await {
             tracing::error!(%error, "housekeeping failed");
+        }
+        rounds = rounds.wrapping_add(1);
+        if rounds.is_multiple_of(PROBE_EVERY_ROUNDS) {
+            store.probe().await;
         }
     }
 }

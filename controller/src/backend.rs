@@ -286,7 +286,11 @@ impl Backend for ControllerBackend {
     }
 
     async fn ready(&self) -> Result<(), ApiError> {
-        self.read(|tx| tx.meta("ready").map(|_| ())).await
+        self.read(|tx| tx.meta("ready").map(|_| ())).await?;
+        match self.parts.store.trouble() {
+            Some(trouble) => Err(store_error(trouble)),
+            None => Ok(()),
+        }
     }
 
     async fn metrics(&self) -> String {

@@ -46,6 +46,8 @@ struct HostNow {
     arriving: Option<Box<Picture>>,
     /// Whether the picture has changed since it was last taken for saving.
     unsaved: bool,
+    /// When a copy of it was last refused.
+    clone_refused_us: i64,
 }
 
 impl HostNow {
@@ -63,6 +65,7 @@ impl HostNow {
             picture: None,
             arriving: None,
             unsaved: false,
+            clone_refused_us: 0,
         }
     }
 }
@@ -73,6 +76,7 @@ struct RegionNow {
     since_us: i64,
     server: String,
     version: String,
+    trouble: String,
 }
 
 #[derive(Debug, Default)]
@@ -202,6 +206,26 @@ impl Fleet {
             now.is_online = false;
             now.since_us = at_us;
         }
+    }
+
+    /// A region cannot write its ledger, or (empty) can again.
+    pub fn region_trouble(&self, region: &str, reason: &str) {
+        let mut inner = self.write();
+        let name = inner.region_name(region);
+        if let Some(now) = inner.regions.get_mut(&name) {
+            reason.clone_into(&mut now.trouble);
+        }
+    }
+
+    /// A machine with a copy of the host's identity was refused.
+    pub fn clone_refused(&self, region: &str, host: HostId, at_us: i64) {
+        let mut inner = self.write();
+        let region = inner.region_name(region);
+        let host = inner
+            .hosts
+            .entry(host)
+            .or_insert_with(|| HostNow::new(region));
+        host.clone_refused_us = host.clone_refused_us.max(at_us);
     }
 
     /// The region has told of all hosts that are connected to it: the others are not.

@@ -111,6 +111,21 @@ impl Setup {
         }))
     }
 
+    /// Tells whoever started the controller: the link to a terminal, and where it lies to anything else,
+    /// which may be a log that others read and that keeps it.
+    pub fn say(&self, opening: &Opening) {
+        use std::io::IsTerminal;
+        let words = if std::io::stderr().is_terminal() {
+            format!("fairlead login {}", opening.link)
+        } else {
+            format!(
+                "fairlead login \"$(cat {})\", on this machine",
+                self.link_file.display()
+            )
+        };
+        eprintln!("first admin (one use, 15 min): {words}");
+    }
+
     /// Claims the installation: of several at once, one wins.
     ///
     /// # Errors

@@ -96,6 +96,12 @@ impl Kind {
         }
     }
 
+    /// Whether a command of that name only looks: what became of it is never in doubt.
+    #[must_use]
+    pub fn only_looks(name: &str) -> bool {
+        matches!(name, "inspect" | "logs" | "copy-out" | "list" | "ping")
+    }
+
     /// Whether the command carries its work over a stream when its issuer attaches one.
     #[must_use]
     pub fn streams(&self) -> bool {

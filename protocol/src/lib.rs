@@ -11,6 +11,7 @@ pub mod version;
 pub mod software;
 pub mod limits;
 pub mod codes;
+pub mod events;
 pub mod origin;
 pub mod command;
 pub mod stream;

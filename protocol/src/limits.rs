@@ -17,6 +17,8 @@ pub const COMMAND_BYTES_MAX: usize = 7 * 1024;
 pub const RESULT_PART_BYTES: usize = 6 * 1024;
 /// Largest body of a result. What an engine says beyond it is cut, and the result says so.
 pub const RESULT_BODY_BYTES_MAX: usize = 256 * 1024;
+/// Largest archive that is copied into a container: it lies on the host's disk until its digest is checked.
+pub const COPY_IN_BYTES_MAX: u64 = 4 << 30;
 /// How much of an unattached exec's output is kept as its result.
 pub const EXEC_TAIL_BYTES_MAX: usize = 64 * 1024;
 /// How far ahead a command's deadline may lie. Journals keep ids until the deadline and a day more.

@@ -63,6 +63,8 @@ pub struct OpenCommand {
     pub id: CommandId,
     /// Its host.
     pub host: HostId,
+    /// Kind, as in `command::Kind::name`.
+    pub kind: String,
     /// Where it stands.
     pub state: State,
     /// Not begun after this.
@@ -235,7 +237,7 @@ impl Tx<'_> {
     /// When the store cannot be read.
     pub fn open_commands_in_brief(&self) -> Result<Vec<OpenCommand>, StoreError> {
         let mut statement = self.sql.prepare_cached(
-            "SELECT id, host, state, not_after_us, cancel_by FROM commands \
+            "SELECT id, host, state, not_after_us, cancel_by, kind FROM commands \
              WHERE finished_us = 0 ORDER BY place",
         )?;
         let rows = statement.query_map([], |row| {
@@ -246,6 +248,7 @@ impl Tx<'_> {
                 state: State::from_name(&state).unwrap_or(State::Unspecified),
                 not_after_us: row.get(3)?,
                 cancel_by: row.get(4)?,
+                kind: row.get(5)?,
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)

@@ -87,10 +87,40 @@ type Job = Box<dyn FnOnce(&Connection) -> JobDone + Send>;
 /// Called after the commit (or its failure) with the outcome of the whole transaction.
 type JobDone = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
+/// Why nothing can be written at the moment, as far as is known.
+#[derive(Clone, Default)]
+struct Trouble(Arc<Mutex<(Option<StoreError>, u64)>>);
+
+impl Trouble {
+    fn inner(&self) -> std::sync::MutexGuard<'_, (Option<StoreError>, u64)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Option<StoreError> {
+        self.inner().0.clone()
+    }
+
+    /// How often there was any.
+    fn times(&self) -> u64 {
+        self.inner().1
+    }
+
+    fn note(&self, error: &StoreError) {
+        let mut inner = self.inner();
+        inner.0 = Some(error.clone());
+        inner.1 += 1;
+    }
+
+    fn over(&self) {
+        self.inner().0 = None;
+    }
+}
+
 /// Handle to the tables. Cheap to clone; the file is closed when the last handle is gone.
 #[derive(Clone)]
 pub struct Store {
     writer: mpsc::Sender<Job>,
+    trouble: Trouble,
     readers: Arc<Readers>,
 }
 
@@ -122,9 +152,11 @@ impl Store {
         let connection = open_for_writing(path)?;
         let (writer, jobs) = mpsc::channel(WRITES_WAITING_MAX);
         let shown = path.display().to_string();
+        let trouble = Trouble::default();
+        let writers = trouble.clone();
         std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write_until_closed(connection, jobs, &shown))
+            .spawn(move || write_until_closed(connection, jobs, &shown, &writers))
             .map_err(|error| StoreError::Unavailable {
                 path: path.display().to_string(),
                 reason: error.to_string(),
@@ -136,8 +168,30 @@ impl Store {
         };
         Ok(Self {
             writer,
+            trouble,
             readers: Arc::new(readers),
         })
+    }
+
+    /// Why nothing can be written: the last write failed, and none has succeeded since. Somebody has to
+    /// try ([`Self::probe`]) to find out that it is over.
+    #[must_use]
+    pub fn trouble(&self) -> Option<StoreError> {
+        match self.trouble.now()? {
+            StoreError::Unavailable { path, reason } if path.is_empty() => {
+                let path = self.readers.path.display().to_string();
+                Some(StoreError::Unavailable { path, reason })
+            }
+            other => Some(other),
+        }
+    }
+
+    /// Finds out, where writing has failed, whether it works again.
+    pub async fn probe(&self) {
+        if self.trouble().is_some() {
+            // The outcome is noted where all are.
+            let _ = self.write(|tx| tx.set_meta("probe", &[])).await;
+        }
     }
 
     /// Runs `work` in a transaction and returns once it is synced. An error from `work` undoes only
@@ -164,8 +218,12 @@ impl Store {
         F: FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let (answer, outcome) = oneshot::channel();
+        let trouble = self.trouble.clone();
         let job: Job = Box::new(move |sql| {
             let result = in_savepoint(sql, work);
+            if let Err(error @ StoreError::Unavailable { .. }) = &result {
+                trouble.note(error);
+            }
             Box::new(move |committed| {
                 // A caller that has gone away does not want to know.
                 let _ = answer.send(committed.and(result));
@@ -262,7 +320,12 @@ where
 }
 
 /// The writer: everything that waits goes into one transaction; answers go out after its sync.
-fn write_until_closed(mut connection: Connection, mut jobs: mpsc::Receiver<Job>, path: &str) {
+fn write_until_closed(
+    mut connection: Connection,
+    mut jobs: mpsc::Receiver<Job>,
+    path: &str,
+    trouble: &Trouble,
+) {
     let mut batch = Vec::new();
     while let Some(first) = jobs.blocking_recv() {
         batch.push(first);
@@ -272,11 +335,12 @@ fn write_until_closed(mut connection: Connection, mut jobs: mpsc::Receiver<Job>,
                 Err(_) => break,
             }
         }
-        commit_batch(&mut connection, &mut batch, path);
+        commit_batch(&mut connection, &mut batch, path, trouble);
     }
 }
 
-fn commit_batch(connection: &mut Connection, batch: &mut Vec<Job>, path: &str) {
+fn commit_batch(connection: &mut Connection, batch: &mut Vec<Job>, path: &str, trouble: &Trouble) {
+    let (changes_before, times_before) = (connection.total_changes(), trouble.times());
     let mut answers = Vec::with_capacity(batch.len());
     let committed = (|| {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -299,6 +363,16 @@ fn commit_batch(connection: &mut Connection, batch: &mut Vec<Job>, path: &str) {
         },
         other => other,
     });
+    match &outcome {
+        Err(error) => trouble.note(error),
+        // A commit of nothing writes nothing, and proves nothing.
+        Ok(()) => {
+            let wrote = connection.total_changes() != changes_before;
+            if wrote && trouble.times() == times_before {
+                trouble.over();
+            }
+        }
+    }
     if let Err(error) = &outcome {
         tracing::error!(error = %error, writes = answers.len(), "store could not commit");
         // These did not even run: were they only dropped, their callers would see `Closed` through the

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use fairlead_link::socket::SocketError;
 use fairlead_protocol::{
-    Hello, HostId, HostPresence, InstanceId, LinkDown, Message, RunId, Welcome, codes, limits,
-    link_down, version,
+    Hello, HostId, HostPresence, InstanceId, LinkDown, Message, RunId, Welcome, codes, events,
+    limits, link_down, version,
 };
 use fairlead_store::hosts::HostRow;
 use tokio::sync::{mpsc, oneshot};
@@ -229,7 +229,9 @@ impl Link {
                         let detail = "two machines use one identity; the newcomer was refused: give \
                                       it an identity of its own (remove its state directory and \
                                       enrol it with a new join token)";
-                        region.record(host, "host.clone", detail.to_owned()).await;
+                        region
+                            .record(host, events::HOST_CLONE, detail.to_owned())
+                            .await;
                         return Err(((codes::CLONE, detail.to_owned()), CLONE_RETRY_MS));
                     }
                     displaces = Some(older.connection);

@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use fairlead_protocol::{
     CancelRefused, CommandId, CommandProgress, CommandResult, EventAck, HostId, HostInventory,
     HostMetrics, LinkDown, LinkUp, Numbered, Progress, RegionResult, ResultAck, ResultPart, Stage,
-    Stamp, State, StreamId, StreamRefused, Unsupported, codes, limits, link_down, link_up,
+    Stamp, State, StreamId, StreamRefused, Unsupported, codes, events, limits, link_down, link_up,
     numbered, uplink_up,
 };
 use fairlead_store::exchange::CENTRE;
@@ -59,7 +59,7 @@ impl Link {
                     part: Some(part),
                 }));
             }
-            Some(K::Event(event)) if is_servers_word(&event.action) => {
+            Some(K::Event(event)) if events::is_servers(&event.action) => {
                 // Held, online, enrolled: what servers say of a host is no host's to say.
                 return Err(format!(
                     "an event that only servers report: {}",
@@ -306,10 +306,6 @@ fn complete(
     result
         .stamps
         .push(stamp(Stage::RegionResultReceived, received_us));
-}
-
-fn is_servers_word(action: &str) -> bool {
-    action.starts_with("host.") || action.starts_with("region.")
 }
 
 enum Known {

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::IntoParams;
 
 use super::fleet::name;
+use super::share::Share;
 use crate::backend::Caller;
 use crate::error::ApiError;
 use crate::guard::Asking;
@@ -48,7 +49,7 @@ fn sent<T: Serialize + Send + 'static>(
     id: fn(&T) -> Option<String>,
     caller: &Caller,
     state: &Shared,
-    permit: OwnedSemaphorePermit,
+    places: (Share, OwnedSemaphorePermit),
 ) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>> + use<T>> {
     let ended = caller.ended.clone();
     let shutdown = state.options.shutdown.clone();
@@ -60,7 +61,7 @@ fn sent<T: Serialize + Send + 'static>(
     };
     let events = items.take_until(Box::pin(until)).filter_map(move |item| {
         // The place is held as long as the stream lives.
-        let _held = &permit;
+        let _held = &places;
         let event = sse::Event::default().event(name);
         let event = match id(&item) {
             Some(id) => event.id(id),
@@ -82,6 +83,7 @@ pub(crate) async fn watch(
     Asking(caller): Asking,
     Name(id): Name,
 ) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, ApiError> {
+    let share = state.watches.take(&caller.token_id, "commands")?;
     let permit = place(&state.followers, "followers")?;
     let commands = state.backend.watch(&caller, &id).await?;
     Ok(sent(
@@ -90,7 +92,7 @@ pub(crate) async fn watch(
         |_: &Command| None,
         &caller,
         &state,
-        permit,
+        (share, permit),
     ))
 }
 
@@ -127,6 +129,9 @@ pub(crate) async fn events(
                 .ok_or_else(|| invalid("Last-Event-ID is not a number"))?,
         ),
     };
+    let share = state
+        .event_streams
+        .take(&caller.token_id, "event streams")?;
     let permit = place(&state.followers, "followers")?;
     let events = state
         .backend
@@ -138,7 +143,7 @@ pub(crate) async fn events(
         |e: &Event| Some(e.seq.to_string()),
         &caller,
         &state,
-        permit,
+        (share, permit),
     ))
 }
 

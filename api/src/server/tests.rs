@@ -1,6 +1,6 @@
 //! Real sockets and TLS: who is silent or slow is cut, who is good is served, a drain ends.
 
-use axum::routing::get;
+use axum::routing::{get, post};
 use http_body_util::Empty;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,6 +45,10 @@ async fn served(limits: Limits, alpn: &[&[u8]]) -> Served {
         .route(
             "/from",
             get(async |request: Request<Body>| Peer::of(request.extensions())),
+        )
+        .route(
+            "/body",
+            post(async |_: crate::input::Body<serde_json::Value>| "taken"),
         )
         .route("/never", get(std::future::pending::<&'static str>));
     let server = tokio::spawn(serve(
@@ -224,4 +228,21 @@ async fn idle_connections_of_one_address_are_bounded_and_cost_no_other() {
         assert!(served.ask("/from").await.starts_with("HTTP/1.1 200"));
         busy.push(stream);
     }
+}
+
+#[tokio::test]
+async fn s24_a_body_that_is_too_large_is_answered_even_while_it_is_written() {
+    let served = served(Limits::default(), &[b"http/1.1"]).await;
+    let mut stream = served.dial().await;
+    let length = 20_000_000;
+    let head = format!(
+        "POST /body HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b' '; length]).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert!(answer.contains("too large"), "{answer}");
 }

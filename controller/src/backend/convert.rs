@@ -7,7 +7,9 @@ use fairlead_api::ApiError;
 use fairlead_api::input::{invalid, text};
 use fairlead_api::types::{Action, Precondition};
 use fairlead_protocol::command::Kind;
-use fairlead_protocol::limits::{COMMAND_BYTES_MAX, NAME_CHARS_MAX, TEXT_CHARS_MAX};
+use fairlead_protocol::limits::{
+    COMMAND_BYTES_MAX, COPY_IN_BYTES_MAX, NAME_CHARS_MAX, TEXT_CHARS_MAX,
+};
 use fairlead_protocol::{
     CopyIn, CopyOut, Create, Exec, Inspect, Kill, List, Logs, Message, Ping, PruneImages, Pull,
     Remove, RenewCertificate, Restart, Run, Start, Stop, codes,
@@ -21,8 +23,6 @@ const GRACE_S_MAX: u32 = 24 * 3600;
 pub(super) const WORDS_MAX: usize = 256;
 /// Most settings of one kind (environment, labels, ports, …).
 pub(super) const SETTINGS_MAX: usize = 256;
-/// Largest archive.
-const ARCHIVE_BYTES_MAX: u64 = 64 << 30;
 /// What command, ids and times around the kind may need.
 const AROUND_BYTES: usize = 512;
 
@@ -185,9 +185,9 @@ fn logs(action: &Action) -> Checked<Kind> {
 fn copy_in(container: &str, path: &str, size: u64, sha256: &str) -> Checked<Kind> {
     let digest = fairlead_identity::digest::unhex32(sha256)
         .ok_or_else(|| invalid("sha256 must be 64 hexadecimal digits"))?;
-    if size == 0 || size > ARCHIVE_BYTES_MAX {
+    if size == 0 || size > COPY_IN_BYTES_MAX {
         return Err(invalid(format!(
-            "size must be 1 to {ARCHIVE_BYTES_MAX} bytes"
+            "the archive has {size} bytes; 1 to {COPY_IN_BYTES_MAX} (4 GiB) may be copied in at once"
         )));
     }
     Ok(Kind::CopyIn(CopyIn {

@@ -29,6 +29,8 @@ const ATTENTION_MAX: usize = 20;
 const REGION_CHARS_MAX: usize = 63;
 /// A host's clock that is further off deserves attention.
 const CLOCK_OFF_MS: i64 = 5_000;
+/// A refused copy of a host tries again each minute; it is shown until it has not for so long.
+const CLONE_SHOWN_US: i64 = 10 * 60 * 1_000_000;
 /// Pages read to fill one for a caller with a narrow scope.
 const PAGES_READ_MAX: u32 = 20;
 
@@ -253,6 +255,20 @@ impl ControllerBackend {
             commands_open,
             attention: Vec::new(),
         };
+        if let Some(trouble) = self.parts.store.trouble() {
+            status.attention.push(format!(
+                "the controller cannot write to its disk, and accepts nothing: {trouble}"
+            ));
+        }
+        for region in &regions {
+            let trouble = self.parts.fleet.region(&region.name).trouble;
+            if !trouble.is_empty() {
+                status.attention.push(format!(
+                    "region {} cannot write to its disk; its commands wait here: {trouble}",
+                    region.name
+                ));
+            }
+        }
         for region in regions.iter().filter(|region| region.state == "offline") {
             status.attention.push(format!(
                 "region {} is not connected since {}; {} host(s) go on by themselves",
@@ -286,6 +302,12 @@ impl ControllerBackend {
                 host.reason
             )),
             _ => {}
+        }
+        let clone_us = row.id.map_or(0, |id| self.parts.fleet.clone_refused_us(id));
+        if clone_us + CLONE_SHOWN_US > self.now_us() {
+            notice(format!(
+                "a second machine uses the identity of {name}, and was refused: give it one of its own"
+            ));
         }
         if let Some(facts) = host
             .facts

@@ -101,7 +101,9 @@ impl World {
                 random: fairlead_identity::random::bytes::<16>,
                 shutdown: CancellationToken::new(),
                 streams_max: 8,
-                followers_max: 8,
+                followers_max: 12,
+                event_streams_per_token_max: 8,
+                watches_per_token_max: 8,
             },
         );
         let world = Self {

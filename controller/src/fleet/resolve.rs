@@ -41,7 +41,12 @@ impl Fleet {
             .iter()
             .filter_map(|(id, host)| Some((*id, host.picture.as_ref()?)));
         pictures
-            .filter(|(_, picture)| picture.entries().iter().any(|entry| is_meant(&entry.container)))
+            .filter(|(_, picture)| {
+                picture
+                    .entries()
+                    .iter()
+                    .any(|entry| is_meant(&entry.container))
+            })
             .map(|(id, _)| id)
             .collect()
     }

@@ -41,6 +41,8 @@ pub struct RegionState {
     pub server: String,
     /// Its version.
     pub version: String,
+    /// Why it cannot write its ledger; empty: it can.
+    pub trouble: String,
 }
 
 impl Fleet {
@@ -149,7 +151,15 @@ impl Fleet {
                 since_us: now.since_us,
                 server: now.server.clone(),
                 version: now.version.clone(),
+                trouble: now.trouble.clone(),
             })
+    }
+
+    /// When a copy of the host was last refused; 0: not since this process began.
+    #[must_use]
+    pub fn clone_refused_us(&self, id: HostId) -> i64 {
+        let inner = self.read();
+        inner.hosts.get(&id).map_or(0, |host| host.clone_refused_us)
     }
 }
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
-    Ack, CommandId, Hello, HostId, Message, Numbered, Refused, State, StreamId,
-    Unsupported, UplinkDown, UplinkUp, Welcome, codes, limits, numbered, uplink_down, uplink_up,
+    Ack, CommandId, Hello, HostId, Message, Numbered, Refused, State, StreamId, Unsupported,
+    UplinkDown, UplinkUp, Welcome, codes, events, limits, numbered, uplink_down, uplink_up,
     version,
 };
 use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
@@ -25,6 +25,8 @@ use crate::dispatch::Dispatch;
 const ORDERS_AT_ONCE: u32 = 64;
 /// Reports written together at most.
 const REPORTS_AT_ONCE: usize = 64;
+/// Of a region's reason, what is shown.
+const REASON_CHARS_MAX: usize = 200;
 
 type Server = Socket<UplinkDown, UplinkUp>;
 
@@ -140,7 +142,10 @@ impl Uplink {
         }
         let welcome = Welcome {
             version,
-            software: format!("fairlead-controller {}", fairlead_protocol::software::version()),
+            software: format!(
+                "fairlead-controller {}",
+                fairlead_protocol::software::version()
+            ),
             server: fairlead_identity::Role::Controller.to_string(),
             server_time_us: now_us,
             command_keys: Some(centre.authority.command_keys()),
@@ -364,23 +369,45 @@ impl Uplink {
         });
     }
 
+    /// Takes the region's word of its own disk, which has no number and is kept nowhere.
+    fn is_about_storage(&self, report: &Numbered) -> bool {
+        let said = match &report.kind {
+            Some(numbered::Kind::Event(said)) if report.seq == 0 => said.event.as_ref(),
+            _ => None,
+        };
+        let Some(said) = said.filter(|said| said.action == events::REGION_STORAGE) else {
+            return false;
+        };
+        let reason: String = said.detail.chars().take(REASON_CHARS_MAX).collect();
+        self.centre.fleet.region_trouble(&self.region, &reason);
+        true
+    }
+
     // === reports
 
     /// Records what reports say, in one transaction with the taking of their numbers.
     async fn on_reports(&self, reports: Vec<Numbered>) -> Result<(), UplinkEnd> {
         let centre = Arc::clone(&self.centre);
         let (dispatch, region) = (Arc::clone(&centre.dispatch), self.region.clone());
+        let mut clones = Vec::new();
         let judged: Vec<(Numbered, bool)> = reports
             .into_iter()
+            .filter(|report| !self.is_about_storage(report))
             .map(|report| {
                 let home = match &report.kind {
                     Some(numbered::Kind::Event(said)) => centre.is_home(&region, &said.host),
                     Some(numbered::Kind::Certified(said)) => centre.is_home(&region, &said.host),
                     _ => true,
                 };
+                if home && let Some(clone) = clone_refused(&report) {
+                    clones.push(clone);
+                }
                 (report, home)
             })
             .collect();
+        if judged.is_empty() {
+            return Ok(());
+        }
         let taken = centre
             .store
             .write(move |tx| {
@@ -395,6 +422,9 @@ impl Uplink {
                 Ok(taken)
             })
             .await?;
+        for (host, at_us) in clones {
+            centre.fleet.clone_refused(&self.region, host, at_us);
+        }
         for outcome in taken {
             match outcome {
                 Taken::Nothing => {}
@@ -406,6 +436,17 @@ impl Uplink {
             }
         }
         Ok(())
+    }
+}
+
+fn clone_refused(report: &Numbered) -> Option<(HostId, i64)> {
+    match &report.kind {
+        Some(numbered::Kind::Event(said)) => {
+            let event = said.event.as_ref()?;
+            let host = HostId::from_wire(&said.host).ok()?;
+            (event.action == events::HOST_CLONE).then_some((host, event.at_us))
+        }
+        _ => None,
     }
 }
 
@@ -431,7 +472,7 @@ fn record(
             };
             let host = HostId::from_wire(&said.host).ok();
             let seq = tx.insert_event(DEFAULT_TENANT, host, region, event)?;
-            if event.action == "host.held"
+            if event.action == events::HOST_HELD
                 && let Some(host) = host
             {
                 tx.hold_host(host, &event.detail)?;

@@ -162,3 +162,31 @@ async fn sides_whose_numbers_went_back_meet_above_the_other() {
     assert!(store.write(|tx| tx.take_from("r", 4)).await.unwrap());
     assert_eq!(store.write(|tx| tx.meet("r", 12, 5)).await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn that_nothing_can_be_written_is_known_until_something_was() {
+    let (_dir, store) = open();
+    assert!(store.trouble().is_none());
+    let pages = |tx: &Tx<'_>, max: u32| -> Result<(), StoreError> {
+        tx.sql
+            .pragma_update(None, "max_page_count", max)
+            .map_err(StoreError::from)
+    };
+    store.write(move |tx| pages(tx, 1)).await.unwrap();
+    let error = store
+        .write(|tx| tx.set_meta("large", &[0; 1_000_000]))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    assert!(store.trouble().is_some());
+    // A write that changes nothing proves nothing.
+    store.write(|_| Ok(())).await.unwrap();
+    assert!(store.trouble().is_some());
+    store.write(move |tx| pages(tx, 100_000)).await.unwrap();
+    store.probe().await;
+    assert!(store.trouble().is_none());
+    store
+        .write(|tx| tx.set_meta("large", &[0; 1_000_000]))
+        .await
+        .unwrap();
+}

@@ -392,6 +392,20 @@ async fn the_glance_says_what_deserves_attention() {
         "{text}"
     );
     world.get("", "/some/path/nobody/has").await;
+    // What hurts before it shows elsewhere.
+    world.fleet.region_trouble("here", "disk full");
+    world.fleet.clone_refused("here", BOX, world.clock.now_us());
+    let status = world.get(&admin, "/api/v1/status").await;
+    let attention = status.body["attention"].to_string();
+    assert!(
+        attention.contains("region here cannot write to its disk")
+            && attention.contains("disk full"),
+        "{attention}"
+    );
+    assert!(
+        attention.contains("a second machine uses the identity of box"),
+        "{attention}"
+    );
     let text = world.get("", "/metrics").await.text;
     assert!(!text.contains("nobody"), "s26: strangers make no series");
 }

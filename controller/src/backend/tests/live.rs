@@ -143,7 +143,17 @@ async fn followers_are_bounded() {
     }
     let answer = world.get(&admin, "/api/v1/events/stream").await;
     assert_eq!(answer.code(), codes::BUSY);
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
     assert!(answer.headers.contains_key(header::RETRY_AFTER));
+    // Another token has its own share, as long as there are places.
+    let other = world
+        .token_of("default", &[Permission::Read], json!({}))
+        .await;
+    for _ in 0..4 {
+        open.push(world.open(&other, "/api/v1/events/stream", None).await);
+    }
+    let answer = world.get(&other, "/api/v1/events/stream").await;
+    assert_eq!(answer.code(), codes::BUSY);
     open.clear();
     drop(world.open(&admin, "/api/v1/events/stream", None).await);
 }
