@@ -302,8 +302,8 @@ impl Region {
         revoked.serials = list.serials.iter().cloned().collect();
     }
 
-    /// Takes a new list into use and ends the links and streams of those on it. A list that is older than
-    /// the one in use (a restored controller's) only adds to it.
+    /// Takes a list into use and ends the links and streams of those on it. A list only ever adds: nothing
+    /// revoked comes back, whatever a controller that was restored from a backup has forgotten.
     ///
     /// # Errors
     /// When the ledger cannot be written; the list is not in use then.
@@ -313,11 +313,7 @@ impl Region {
             .ledger
             .write(move |tx| {
                 let kept: Revocations = decoded(tx.meta("revocations")?);
-                let list = if list.version < kept.version {
-                    joined(&kept, &list)
-                } else {
-                    list
-                };
+                let list = joined(&list, &kept);
                 tx.set_meta("revocations", &list.encode_to_vec())?;
                 // Their names are free again for machines that enrol anew.
                 for host in list
@@ -455,12 +451,12 @@ fn decoded<M: Message + Default>(bytes: Option<Vec<u8>>) -> M {
 }
 
 /// Everything that either list holds.
-fn joined(newer: &Revocations, older: &Revocations) -> Revocations {
-    let mut all = newer.clone();
-    all.hosts.extend(older.hosts.iter().cloned());
+fn joined(list: &Revocations, kept: &Revocations) -> Revocations {
+    let mut all = list.clone();
+    all.hosts.extend(kept.hosts.iter().cloned());
     all.hosts.sort();
     all.hosts.dedup();
-    all.serials.extend(older.serials.iter().cloned());
+    all.serials.extend(kept.serials.iter().cloned());
     all.serials.sort();
     all.serials.dedup();
     all

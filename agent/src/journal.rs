@@ -225,7 +225,7 @@ impl Journal {
             && !*acked
         {
             *acked = true;
-            result.body = bytes::Bytes::new();
+            drop_body(result);
             let record = JournalRecord {
                 kind: Some(Kind::Acked(Acked {
                     command: id.to_wire(),
@@ -299,6 +299,13 @@ impl Appender {
         };
         self.handle.append(vec![deadline, result]).await
     }
+}
+
+/// The region has it; should a region that lost it ask again, the result says that its body is gone.
+fn drop_body(result: &mut CommandResult) {
+    result.body_truncated |= !result.body.is_empty();
+    result.body = bytes::Bytes::new();
+    result.body_length = 0;
 }
 
 fn forget_us(not_after_us: i64) -> i64 {
@@ -416,7 +423,7 @@ fn snapshot(entries: &HashMap<CommandId, Entry>) -> Vec<JournalRecord> {
                 let deadline = Kind::Intent(remembered(*id, deadline));
                 let mut result = (**result).clone();
                 if *acked {
-                    result.body = bytes::Bytes::new();
+                    drop_body(&mut result);
                 }
                 records.push(JournalRecord {
                     kind: Some(deadline),

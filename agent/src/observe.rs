@@ -240,6 +240,12 @@ impl Observer {
                     None => return,
                 },
                 () = look.notified() => look_at = look_at.min(Instant::now() + LOOK_AFTER_ACT),
+                () = tokio::time::sleep_until(look_at) => {
+                    self.look().await;
+                    look_at = Instant::now() + LOOK_EVERY;
+                }
+                _ = measure.tick() => self.measure().await,
+                // Last, because it is always ready while the engine is away or floods.
                 event = events.next() => match event {
                     Some(Ok(event)) => {
                         self.on_event(&event);
@@ -250,11 +256,6 @@ impl Observer {
                         look_at = Instant::now();
                     }
                 },
-                () = tokio::time::sleep_until(look_at) => {
-                    self.look().await;
-                    look_at = Instant::now() + LOOK_EVERY;
-                }
-                _ = measure.tick() => self.measure().await,
             }
         }
     }

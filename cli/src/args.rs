@@ -251,6 +251,9 @@ pub(crate) enum RegionVerb {
         /// Time until the access server's join token ends [default: 1h]
         #[arg(long, value_parser = duration)]
         ttl: Option<Duration>,
+        /// The region is there, but the keys of its access server are lost: let it join once more
+        #[arg(long)]
+        again: bool,
     },
     /// All regions
     Ls,

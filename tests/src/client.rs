@@ -190,6 +190,7 @@ impl Api {
         self.post(
             "regions",
             &RegionRequest {
+                again: false,
                 name: name.to_owned(),
                 ttl_s: None,
             },

@@ -182,6 +182,9 @@ pub struct RegionRequest {
     /// Seconds until the access server's join token ends; absent: an hour.
     #[serde(default)]
     pub ttl_s: Option<u64>,
+    /// The region may be there already: a token for an access server whose keys were lost.
+    #[serde(default)]
+    pub again: bool,
 }
 
 /// A new region, with what its access server needs to join.

@@ -370,6 +370,7 @@ impl Keeper {
         };
         if self.until("the controller's answer", find).await?.is_none() {
             let body = RegionRequest {
+                again: false,
                 name: REGION.to_owned(),
                 ttl_s: None,
             };

@@ -15,8 +15,9 @@ use crate::output::{clean, say};
 pub(crate) async fn region(context: &Context, verb: RegionVerb) -> Result<Exit, Failure> {
     let client = context.client()?;
     match verb {
-        RegionVerb::Add { name, ttl } => {
+        RegionVerb::Add { name, ttl, again } => {
             let body = RegionRequest {
+                again,
                 name,
                 ttl_s: ttl.map(|ttl| ttl.as_secs().max(1)),
             };

@@ -40,7 +40,7 @@ impl ControllerBackend {
         caller: &Caller,
         request: RegionRequest,
     ) -> Result<NewRegion, ApiError> {
-        let name = request.name;
+        let (name, again) = (request.name, request.again);
         let is_name = (1..=REGION_CHARS_MAX).contains(&name.len())
             && name
                 .bytes()
@@ -74,7 +74,10 @@ impl ControllerBackend {
         let made = self
             .write(move |tx| {
                 if !tx.insert_region(&region_name, &tenant, now_us)? {
-                    return Ok(false);
+                    let known = tx.region(&region_name)?.filter(|row| row.tenant == tenant);
+                    if !again || known.is_none() {
+                        return Ok(false);
+                    }
                 }
                 tx.insert_join_token(&insert)?;
                 tx.append_audit(&entry, sha256)?;
@@ -86,7 +89,7 @@ impl ControllerBackend {
                 codes::ALREADY_EXISTS,
                 format!("there is a region {name:?} already"),
             )
-            .hint("fairlead region ls"));
+            .hint("fairlead region add NAME --again lets its access server join once more"));
         }
         let region = self.one_region(caller, &name).await?;
         let join_token = NewJoinToken {
