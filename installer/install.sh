@@ -53,7 +53,11 @@ The host
 The servers (after \`server\`)
   --name NAME             name that people and agents use, for instance fleet.example.com
                                                                           FAIRLEAD_NAME
-  further arguments after -- go to \`fairlead-controller setup\`
+  --port PORT             the one port that everybody comes through: 443  FAIRLEAD_PORT
+  --region NAME           the first region: local                          FAIRLEAD_REGION
+  --certificate FILE      https certificate (PEM chain) of a public CA; without it the
+                          installation's own CA signs one, and its fingerprint is printed
+  --certificate-key FILE  its private key (PEM)
 
 Where and how
   --prefix DIR            instead of /opt/fairlead                         FAIRLEAD_PREFIX
@@ -535,7 +539,7 @@ preflight_clock() {
     if [ "$source_kind" != url ] || [ "$getter" != curl ]; then
         return 0
     fi
-    clock_said=$(curl --silent --insecure --head --connect-timeout 5 --max-time 8 "$source/" </dev/null 2>/dev/null |
+    clock_said=$(curl --silent --insecure --http1.1 --head --connect-timeout 5 --max-time 8 "$source/" </dev/null 2>/dev/null |
         tr -d '\r' | sed -n 's/^[Dd][Aa][Tt][Ee]: *//p' | tail -n 1) || clock_said=
     clock_there=$(seconds_of_http_date "$clock_said")
     if [ -z "$clock_there" ]; then
@@ -1442,10 +1446,13 @@ service_runs() {
 # run_service NAME CHANGED: starts it; restarts it only when something of it changed.
 run_service() {
     if service_runs "$1"; then
-        if [ "$2" = no ]; then
+        case $2 in
+        *yes*) ;;
+        *)
             say "- $1 runs, and nothing of it changed"
             return 0
-        fi
+            ;;
+        esac
         run_verb=restart
     else
         run_verb=start
@@ -1688,7 +1695,7 @@ start_agent() {
     fi
     say "fairlead-agent $version runs on $this_host"
     FAIRLEAD_STATE_DIR=$state_dir "$prefix/current/fairlead-agent" status 2>/dev/null </dev/null 9>&- |
-        sed -n '/^identity/s/^/  /p; /^engine/s/^/  /p; /^policy/s/^/  /p' |
+        sed -n '/^identity/s/^/  /p; /^engine/s/^/  /p' |
         if [ "$quiet" = no ]; then cat >&2; else cat >/dev/null; fi || :
 }
 
@@ -1697,7 +1704,7 @@ wait_until_enrolled() {
     while [ ! -e "$root$state_dir/identity" ]; do
         if [ "$waited" -ge $((wait_limit * 5)) ] || { [ $((waited % 10)) -eq 9 ] && agent_gave_up; }; then
             printf '%s\n' "last words of the agent:" >&2
-            agent_log | tail -n 5 | cut -c 1-400 | sed 's/^/  /' >&2
+            service_log fairlead-agent | tail -n 5 | cut -c 1-400 | sed 's/^/  /' >&2
             die 1 installer_not_enrolled "fairlead-agent $version is installed and runs, and this host has not joined yet" \
                 "the agent goes on trying; see $(log_command fairlead-agent). A refused token: make a new one (fairlead host add) and run its line"
         fi
@@ -1706,15 +1713,16 @@ wait_until_enrolled() {
     done
 }
 
-agent_log() {
+# service_log NAME: what it has said since it was started here.
+service_log() {
     case $init in
-    systemd) journalctl -u fairlead-agent --since "@$run_started" -n 40 -o cat --no-pager 2>/dev/null || : ;;
-    *) tail -n 40 /var/log/fairlead-agent.log 2>/dev/null || : ;;
+    systemd) journalctl -u "$1" --since "@$run_started" -n 40 -o cat --no-pager 2>/dev/null || : ;;
+    *) tail -n 40 "/var/log/$1.log" 2>/dev/null || : ;;
     esac
 }
 
 agent_gave_up() {
-    agent_log | grep -q 'agent cannot run'
+    service_log fairlead-agent | grep -q 'agent cannot run'
 }
 
 uninstall_agent() {
@@ -1810,6 +1818,7 @@ AmbientCapabilities=CAP_NET_BIND_SERVICE
 CapabilityBoundingSet=CAP_NET_BIND_SERVICE
 StateDirectory=$6
 StateDirectoryMode=0700
+$7
 ProtectSystem=strict
 ProtectHome=yes
 PrivateTmp=yes
@@ -1839,12 +1848,17 @@ WantedBy=multi-user.target"
 
 controller_unit() {
     server_unit_head "Fairlead controller: API, console and CA" "" \
-        fairlead-controller /etc/fairlead/controller.env fairlead-controller fairlead-controller
+        fairlead-controller /etc/fairlead/controller.env fairlead-controller fairlead-controller \
+        "# The socket by which the access server passes connections on.
+RuntimeDirectory=fairlead
+RuntimeDirectoryMode=0750"
 }
 
 access_server_unit() {
     server_unit_head "Fairlead access server: the links of a region's hosts" " fairlead-controller.service" \
-        fairlead-access /etc/fairlead/access-server.env fairlead-access-server fairlead-access-server
+        fairlead-access /etc/fairlead/access-server.env fairlead-access-server fairlead-access-server \
+        "# To reach the controller's socket.
+SupplementaryGroups=fairlead-controller"
 }
 
 # make_user NAME HOME: a system user that nobody logs in as.
@@ -1995,10 +2009,14 @@ install_servers() {
     fi
     if [ "$wrote_service" = yes ] && [ "$dry_run" = no ]; then
         systemctl daemon-reload
+        wrote_service=no
         servers_changed=yes
     fi
-    plan "run fairlead-controller setup --name $name" || return 0
-    make_dir /etc/fairlead
+    write_server_settings
+    for service in fairlead-controller fairlead-access-server; do
+        enable_service "$service"
+    done
+    plan "prepare the installation, start both, wait until they answer" || return 0
     remember_dirs
     committed=yes
     finish_servers
@@ -2012,31 +2030,159 @@ keep_newer_servers() {
     fi
 }
 
-# Settings, certificate, first region, start, and the three last lines are setup's: it does the same
-# after an installation from .deb files. Run again, it changes only what is asked for.
-finish_servers() {
-    if [ "$start" = no ]; then
-        say "the servers $version are installed; next: fairlead-controller setup --name $name"
+# What stands in the two settings files. Everybody comes through one port: the access server looks who
+# knocks, and passes on to the controller what is not an agent.
+write_server_settings() {
+    server_url=https://$name
+    if [ "$port" != 443 ]; then
+        server_url=$server_url:$port
+    fi
+    read_settings /etc/fairlead/controller.env fairlead-controller
+    set_env FAIRLEAD_DATA_DIR /var/lib/fairlead-controller
+    set_env FAIRLEAD_PUBLIC_URL "$server_url"
+    set_env FAIRLEAD_WEB_NAMES "$name"
+    set_env FAIRLEAD_UPLINK_ADDRESS "$name:$port"
+    set_env FAIRLEAD_LISTEN 127.0.0.1:7400
+    set_env FAIRLEAD_UPLINK_LISTEN 127.0.0.1:7401
+    set_env FAIRLEAD_FRONT_SOCKET /run/fairlead/front.sock
+    if [ -n "$certificate" ]; then
+        keep_certificate
+        set_env FAIRLEAD_WEB_CERTIFICATE /etc/fairlead/tls/certificate.pem
+        set_env FAIRLEAD_WEB_KEY /etc/fairlead/tls/key.pem
+    fi
+    own_certificate=$(env_line FAIRLEAD_WEB_CERTIFICATE)
+    write_file /etc/fairlead/controller.env 0600 "$env_text"
+    wrote_controller=$wrote
+
+    read_settings /etc/fairlead/access-server.env fairlead-access-server
+    set_env FAIRLEAD_DATA_DIR /var/lib/fairlead-access-server
+    set_env FAIRLEAD_CONTROLLER 127.0.0.1:7401
+    set_env FAIRLEAD_JOIN_TOKEN_FILE /var/lib/fairlead-access-server/join-token
+    set_env FAIRLEAD_NAME a1
+    set_env FAIRLEAD_AGENT_ADDRESS "$name:$port"
+    set_env FAIRLEAD_AGENT_LISTEN 127.0.0.1:7501
+    set_env FAIRLEAD_LISTEN 0.0.0.0:7500
+    set_env FAIRLEAD_PUBLIC_URL "https://$name:7500"
+    set_env FAIRLEAD_FRONT_LISTEN "0.0.0.0:$port"
+    set_env FAIRLEAD_FRONT_SOCKET /run/fairlead/front.sock
+    write_file /etc/fairlead/access-server.env 0600 "$env_text"
+    wrote_access_server=$wrote
+}
+
+read_settings() {
+    env_text=$(cat "$root$1" 2>/dev/null) || env_text=
+    if [ -z "$env_text" ]; then
+        env_text="# Settings of $2: every flag of \`$2 run --help\`.
+# They hold after: systemctl restart $2"
+    fi
+}
+
+# The controller cannot read where other programs keep their keys: it gets a copy of its own, which a
+# further run of this script, or whatever renews the certificate, replaces.
+keep_certificate() {
+    if [ "$dry_run" = yes ]; then
         return 0
     fi
-    if [ "$servers_changed" = yes ]; then
-        for service in fairlead-controller fairlead-access-server; do
-            if service_runs "$service"; then
-                run_service "$service" yes
-            fi
-        done
+    make_dir /etc/fairlead/tls
+    write_file /etc/fairlead/tls/certificate.pem 0644 "$(cat "$certificate")"
+    write_file /etc/fairlead/tls/key.pem 0640 "$(cat "$certificate_key")"
+    chown 0:fairlead-controller /etc/fairlead/tls/key.pem
+}
+
+# CA, store, first region and tokens, by the controller's own setup; then both are started, and what a
+# person needs is said in three lines.
+finish_servers() {
+    if [ "$start" = no ]; then
+        say "the servers $version are installed and not started; run the same line without --no-start"
+        return 0
     fi
-    set -f
-    IFS='
-'
-    # shellcheck disable=SC2086 # one argument a line
-    set -- $setup_args
-    set +f
-    IFS=' 	
-'
-    "$prefix/current/fairlead-controller" setup --name "$name" "$@" </dev/null 9>&- ||
-        die 1 installer_setup "the servers are installed, and setup did not succeed (code $?)" \
-            "see what it said above; then run: fairlead-controller setup --name $name"
+    run_started=$(date +%s)
+    host_token=
+    access_data=/var/lib/fairlead-access-server
+    if [ ! -e "$access_data/certificates" ] || ! service_runs fairlead-controller; then
+        prepare_servers
+    fi
+    run_service fairlead-controller "$servers_changed$wrote_controller"
+    wait_for_controller
+    run_service fairlead-access-server "$servers_changed$wrote_access_server"
+    wait_for_region
+    rm -f "$access_data/join-token"
+    say_what_next
+}
+
+prepare_servers() {
+    if service_runs fairlead-controller; then
+        systemctl stop fairlead-controller
+    fi
+    prepared=$(
+        FAIRLEAD_DATA_DIR=/var/lib/fairlead-controller FAIRLEAD_PUBLIC_URL=$server_url \
+            FAIRLEAD_WEB_NAMES=$name FAIRLEAD_UPLINK_ADDRESS=$name:$port \
+            "$prefix/current/fairlead-controller" setup --region "$region" \
+            --region-token-file "$access_data/join-token" \
+            --host-token-file "$stage/host-token" </dev/null 9>&-
+    ) || die 1 installer_setup "the servers are installed, and the installation could not be prepared (code $?)" \
+        "see what fairlead-controller said above, then run the same line again"
+    chown -R fairlead-controller:fairlead-controller /var/lib/fairlead-controller
+    chown -R fairlead-access:fairlead-access "$access_data"
+    ca_sha256=$(printf '%s\n' "$prepared" | sed -n 's/^ca_sha256=//p')
+    web_pin=$(printf '%s\n' "$prepared" | sed -n 's/^pin=//p')
+    host_token=$(cat "$stage/host-token")
+}
+
+wait_for_controller() {
+    waited=0
+    while ! controller_answers; do
+        servers_waited fairlead-controller "does not answer"
+    done
+}
+
+controller_answers() {
+    if has curl; then
+        curl --silent --insecure --fail --output /dev/null --max-time 2 --noproxy '*' https://127.0.0.1:7400/readyz </dev/null
+    else
+        [ -e /var/lib/fairlead-controller/setup-link ] || [ "$waited" -gt 15 ]
+    fi
+}
+
+wait_for_region() {
+    waited=0
+    while [ ! -e "$access_data/certificates" ]; do
+        servers_waited fairlead-access-server "has not joined its region"
+    done
+}
+
+servers_waited() {
+    waited=$((waited + 1))
+    if [ "$waited" -ge $((wait_limit * 5)) ]; then
+        printf '%s\n' "last words of $1:" >&2
+        service_log "$1" | tail -n 5 | cut -c 1-400 | sed 's/^/  /' >&2
+        die 1 installer_not_started "$1 is installed and $2" "see $(log_command "$1"); is port $port taken? Then run the same line again"
+    fi
+    sleep 0.2 2>/dev/null || sleep 1
+}
+
+# Address, first admin, first host: on standard output, because they are what was asked for.
+say_what_next() {
+    if [ -n "$own_certificate" ]; then
+        next_trust=
+        next_pin=
+        printf 'address      %s\n' "$server_url"
+    else
+        next_trust=" -k --pinnedpubkey ${web_pin:-PIN}"
+        next_pin=" --pin ${web_pin:-PIN}"
+        printf 'address      %s (own CA, sha256 %s)\n' "$server_url" "${ca_sha256:-as before}"
+    fi
+    if [ -r /var/lib/fairlead-controller/setup-link ]; then
+        printf 'first admin  %s (works once, for 15 minutes)\n' "$(cat /var/lib/fairlead-controller/setup-link)"
+    else
+        printf 'first admin  is there already: fairlead login\n'
+    fi
+    if [ -n "$host_token" ]; then
+        printf 'add a host   curl -fsSL%s %s/install.sh | FAIRLEAD_JOIN_TOKEN=%s sh -s -- --from %s/packages --address %s:%s%s\n' \
+            "$next_trust" "$server_url" "$host_token" "$server_url" "$name" "$port" "$next_pin"
+    else
+        printf 'add a host   fairlead host add --region %s\n' "$region"
+    fi
 }
 
 uninstall_servers() {
@@ -2056,6 +2202,7 @@ uninstall_servers() {
         take_away_tree /var/lib/fairlead-access-server
         take_away /etc/fairlead/controller.env
         take_away /etc/fairlead/access-server.env
+        take_away_tree /etc/fairlead/tls
         for user in fairlead-controller fairlead-access; do
             if id "$user" >/dev/null 2>&1 && plan "remove the system user $user"; then
                 userdel "$user" 2>/dev/null || deluser "$user" || :
@@ -2097,7 +2244,8 @@ parse() {
             continue
             ;;
         --from | --bundle | --version | --channel | --key | --pin | --address | --token-file | --host-name | \
-            --engine-socket | --prefix | --root | --init | --name)
+            --engine-socket | --prefix | --root | --init | --name | --port | --region | --certificate | \
+            --certificate-key)
             value "$@"
             case $2 in
             FL1* | FA1*) usage installer_token_in_arguments "a token was passed as an argument, where everybody on this host can read it (ps)" \
@@ -2122,6 +2270,10 @@ parse() {
         --root) root=$2 ;;
         --init) init=$2 ;;
         --name) name=$2 ;;
+        --port) port=$2 ;;
+        --region) region=$2 ;;
+        --certificate) certificate=$2 ;;
+        --certificate-key) certificate_key=$2 ;;
         --re-enrol) re_enrol=yes ;;
         --allow-unreachable) allow_unreachable=yes ;;
         --allow-downgrade) allow_downgrade=yes ;;
@@ -2135,24 +2287,12 @@ parse() {
             finished=yes
             return 0
             ;;
-        --)
-            shift
-            for setup_arg in "$@"; do
-                case $setup_arg in
-                *'
-'*) usage installer_usage "an argument after -- has a line end in it" ;;
-                *) ;;
-                esac
-                setup_args="$setup_args$setup_arg
-"
-            done
-            return 0
-            ;;
         *) usage installer_usage "there is no option $(printable "$1")" ;;
         esac
         case $1 in
         --from | --bundle | --version | --channel | --key | --pin | --address | --token-file | --host-name | \
-            --engine-socket | --prefix | --root | --init | --name) shift 2 ;;
+            --engine-socket | --prefix | --root | --init | --name | --port | --region | --certificate | \
+            --certificate-key) shift 2 ;;
         *) shift ;;
         esac
     done
@@ -2196,6 +2336,16 @@ validate() {
     fi
     if [ -n "$name" ] && { ! only "$name" 'A-Za-z0-9.-' || [ "${#name}" -gt 253 ]; }; then
         usage installer_usage "--name is a name of the DNS, for instance fleet.example.com"
+    fi
+    if ! is_address "x:$port"; then
+        usage installer_usage "--port is a number from 1 to 65535"
+    fi
+    case $region in
+    -* | *-) false ;;
+    *) only "$region" 'a-z0-9-' && [ "${#region}" -le 63 ] ;;
+    esac || usage installer_usage "--region is a name of lower-case letters, digits and dashes"
+    if [ -n "$certificate$certificate_key" ] && { [ ! -r "$certificate" ] || [ ! -r "$certificate_key" ]; }; then
+        usage installer_usage "--certificate and --certificate-key go together, and both files must be there"
     fi
     if [ -n "$engine_socket" ] && ! is_path "$engine_socket"; then
         usage installer_usage "--engine-socket is an absolute path"
@@ -2249,11 +2399,12 @@ main() {
     unset FAIRLEAD_JOIN_TOKEN
     quiet=no dry_run=no purge=no uninstall=no start=yes re_enrol=no finished=no
     allow_unreachable=no allow_downgrade=no
-    setup_args='' stage='' temporary='' made_dirs='' lock_made='' staged='' committed=no explained=no
+    stage='' temporary='' made_dirs='' lock_made='' staged='' committed=no explained=no
     init='' root='' extra_keys=${FAIRLEAD_KEY:-}
     from=${FAIRLEAD_FROM:-} bundle=${FAIRLEAD_BUNDLE:-} version=${FAIRLEAD_VERSION:-}
     channel=${FAIRLEAD_CHANNEL:-} pin=${FAIRLEAD_PIN:-} prefix=${FAIRLEAD_PREFIX:-}
     address=${FAIRLEAD_ADDRESS:-} host_name=${FAIRLEAD_HOST_NAME:-} name=${FAIRLEAD_NAME:-}
+    port=${FAIRLEAD_PORT:-443} region=${FAIRLEAD_REGION:-local} certificate='' certificate_key=''
     engine_socket=${FAIRLEAD_ENGINE_SOCKET:-} token_file=${FAIRLEAD_JOIN_TOKEN_FILE:-}
     time_limit=${FAIRLEAD_DOWNLOAD_TIMEOUT_S:-600} wait_limit=${FAIRLEAD_WAIT_S:-30}
     proxy=${HTTPS_PROXY:-${https_proxy:-}} no_proxy_for=${NO_PROXY:-${no_proxy:-}}

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use fairlead_agent::config::{Config, Grant};
 use fairlead_agent::{app, owner_log, policy, supervise};
-use fairlead_daemon::{shutdown, telemetry};
+use fairlead_daemon::{files, shutdown, telemetry};
 
 /// The Fairlead agent: carries out signed commands on this machine's containers. It dials out and
 /// listens on no port.
@@ -59,6 +59,7 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 }
 
 fn supervise_verb(config: &Config, arguments: &[String]) -> ExitCode {
+    files::private_by_default();
     telemetry::start();
     shutdown::die_with_parent_if_asked();
     match supervise::supervise(&config.state_dir, &without_state_dir(arguments)) {
@@ -84,6 +85,7 @@ fn without_state_dir(arguments: &[String]) -> Vec<String> {
 }
 
 fn run_verb(config: Config, grant: Grant) -> ExitCode {
+    files::private_by_default();
     telemetry::start();
     // An agent whose supervisor has died must not act beside the one that the next supervisor
     // starts.

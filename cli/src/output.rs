@@ -17,16 +17,16 @@ pub(crate) mod terminal;
 #[cfg(test)]
 pub(crate) mod samples;
 
-/// How data is written.
+/// How data is written. The variants carry no help, so that `--help` of each verb names them in one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    // For people.
     Table,
-    /// For people with wide screens.
+    // For people with wide screens.
     Wide,
-    /// The API's own types.
+    // The API's own types.
     Json,
-    /// The same as YAML.
+    // The same as YAML.
     Yaml,
 }
 

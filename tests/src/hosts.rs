@@ -25,8 +25,8 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
@@ -68,6 +68,8 @@ struct Ground {
     label: String,
     test: String,
     began: Instant,
+    /// How long each boot took.
+    boots: Mutex<Vec<Duration>>,
     _turn: OwnedSemaphorePermit,
 }
 
@@ -126,6 +128,7 @@ impl Hosts {
                 label,
                 test,
                 began,
+                boots: Mutex::default(),
                 _turn: turn,
             }),
         }
@@ -165,11 +168,19 @@ impl Drop for Ground {
     fn drop(&mut self) {
         // The hosts hold the ground, so none is left in it.
         run::docker_now(&["network", "rm", &self.network]);
+        let hosts = self.next_address.load(Ordering::Relaxed) - FIRST_ADDRESS;
+        let boots = self
+            .boots
+            .lock()
+            .map(|boots| boots.clone())
+            .unwrap_or_default();
+        let longest = boots.iter().max().copied().unwrap_or_default();
         say(&format!(
-            "{}: {:.1} s on {} test host(s)",
+            "{}: {:.1} s; test hosts: {hosts}, boots: {}, the longest {:.1} s",
             self.test,
             self.began.elapsed().as_secs_f32(),
-            self.next_address.load(Ordering::Relaxed) - FIRST_ADDRESS
+            boots.len(),
+            longest.as_secs_f32()
         ));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fairlead_api::types::{Action, Command, CommandRequest, Host, Precondition};
-use fairlead_protocol::CommandId;
+use fairlead_protocol::{CommandId, codes};
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -21,6 +21,11 @@ const FIRST_LOOK: Duration = Duration::from_millis(1500);
 const LOOK: Duration = Duration::from_secs(5);
 /// A deadline may lie days ahead; a server that is away is waited for this long at most.
 const WAIT_FOR_SERVER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What becomes of a command that its host gave up at its deadline is known this soon after it.
+const SAID_WITHIN: Duration = Duration::from_secs(5);
+/// What is known of a command past its deadline whose host says nothing.
+const OVERDUE: &str =
+    "its deadline has passed; whether it had begun is known when the host is back";
 /// How many commands are under way at once.
 pub(crate) const AT_ONCE: usize = 8;
 /// Waiting that is shorter is not worth a word.
@@ -170,9 +175,9 @@ pub(crate) async fn until_final(
             return Err(not_known(failure, &request));
         }
     };
-    let command = wait(context, client, command).await?;
+    let command = wait_with(context, client, command, true).await;
     context.open.remove(&id);
-    Ok(command)
+    command
 }
 
 /// After a lost connection nobody here knows whether the command was taken: say how to find out.
@@ -191,18 +196,81 @@ pub(crate) fn not_known(failure: Failure, request: &CommandRequest) -> Failure {
     ))
 }
 
-/// Waits for the end of a command that was handed over.
+/// Waits for the end of a command, however long that takes.
 pub(crate) async fn wait(
     context: &Context,
     client: &Client,
+    command: Command,
+) -> Result<Command, Failure> {
+    wait_with(context, client, command, false).await
+}
+
+async fn wait_with(
+    context: &Context,
+    client: &Client,
     mut command: Command,
+    ends: bool,
 ) -> Result<Command, Failure> {
     let mut teller = Teller::default();
+    let patience = Patience::with(&command);
     while !command.is_final {
         teller.look(context, client, &command).await;
-        command = look_again(client, command, LOOK, &mut teller).await?;
+        let look = if ends { patience.next_look() } else { LOOK };
+        command = look_again(client, command, look, &mut teller).await?;
+        if ends {
+            patience.check(client, &command).await?;
+        }
     }
     Ok(command)
+}
+
+/// How long a command that has just been handed over is waited for. Past its deadline it is not begun any
+/// more; when nobody says even then what became of it, its host is silent, perhaps for days.
+pub(crate) struct Patience(Instant);
+
+impl Patience {
+    /// Counted from here on: the clocks of this machine and of the server may differ.
+    pub(crate) fn with(command: &Command) -> Self {
+        let left = command.not_after.as_millisecond() - command.issued_at.as_millisecond();
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+        Self(Instant::now() + left.min(WAIT_FOR_SERVER_MAX) + SAID_WITHIN)
+    }
+
+    /// How long the next look may take.
+    pub(crate) fn next_look(&self) -> Duration {
+        let left = self.0.saturating_duration_since(Instant::now());
+        if left.is_zero() { LOOK } else { left.min(LOOK) }
+    }
+
+    /// Ends the waiting when it has no prospect.
+    pub(crate) async fn check(&self, client: &Client, command: &Command) -> Result<(), Failure> {
+        if command.is_final || Instant::now() < self.0 {
+            return Ok(());
+        }
+        // What runs may take its time, as long as its host is there.
+        if command.state == "running" {
+            let host = client
+                .get::<Host>(&["hosts", &command.host_id], &[])
+                .await
+                .ok();
+            if host.is_none_or(|host| host.state == "online") {
+                return Ok(());
+            }
+        }
+        Err(Failure::new(
+            Exit::Unreachable,
+            format!(
+                "{}: {}: {OVERDUE}",
+                clean(&subject(command)),
+                clean(&command.kind)
+            ),
+        )
+        .code(codes::HOST_OFFLINE)
+        .hint(format!(
+            "wait for that: fairlead command watch {}",
+            short(&command.id)
+        )))
+    }
 }
 
 /// The command as it is when it ends or `wait` is over. A server that is away is waited for until
@@ -300,6 +368,10 @@ fn waiting_text(command: &Command, away: Option<&Host>, now: Timestamp) -> Strin
         }
         None => command.waiting_for.clone(),
     };
+    if command.not_after <= now {
+        let (what, kind) = (subject(command), &command.kind);
+        return format!("{}: {}: {OVERDUE}", clean(&what), clean(kind));
+    }
     format!(
         "{}: {} waits: {}\n  until {} ({}); withdraw it: fairlead command cancel {}",
         clean(&subject(command)),
@@ -455,6 +527,12 @@ mod tests {
             "box/demo-web: restart waits: host box is offline since 13:40:00 UTC (20 min) (the \
              link was closed)\n  until 14:05:00 UTC (in 5 min); withdraw it: fairlead command \
              cancel 7q3k9m"
+        );
+        let now = "2026-11-20T14:05:00Z".parse().unwrap();
+        assert_eq!(
+            waiting_text(&command, Some(&host), now),
+            "box/demo-web: restart: its deadline has passed; whether it had begun is known when \
+             the host is back"
         );
     }
 }

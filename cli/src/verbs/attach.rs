@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Context;
-use super::act::{self, Teller};
+use super::act::{self, Patience, Teller};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::output::say;
@@ -77,6 +77,7 @@ pub(crate) async fn attached(
         .await
         .map_err(|e| act::not_known(e, &request))?;
     let mut teller = Teller::default();
+    let patience = Patience::with(&command);
     loop {
         if command.is_final {
             return Ok(command);
@@ -109,7 +110,9 @@ pub(crate) async fn attached(
             }
         }
         teller.look(context, client, &command).await;
-        command = act::look_again(client, command, LOOK, &mut teller).await?;
+        let look = patience.next_look().min(LOOK);
+        command = act::look_again(client, command, look, &mut teller).await?;
+        patience.check(client, &command).await?;
     }
 }
 

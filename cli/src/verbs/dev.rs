@@ -105,6 +105,8 @@ pub(crate) async fn dev(_: &Context, args: Dev) -> Result<Exit, Failure> {
     let mut terminate = signals(SignalKind::terminate())?;
     let mut interrupt = signals(SignalKind::interrupt())?;
     let mut hangup = signals(SignalKind::hangup())?;
+    // Its directory holds tokens and the daemons' logs: for their owner only.
+    let _ = rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let mut keeper = Keeper::new(&args)?;
     let ended = tokio::select! {
         never = keeper.keep(&args) => Err(match never {
@@ -126,6 +128,23 @@ struct Keeper {
     controller: Option<Process>,
     access_server: Option<Process>,
     supervisor: Option<Process>,
+}
+
+/// The last lines of a log, each said once: a daemon that is started again and again says the same each
+/// time, but for the time.
+fn last_lines(text: &str) -> Vec<&str> {
+    let said = |line: &str| match line.split_once(' ') {
+        Some((time, rest)) if time.parse::<jiff::Timestamp>().is_ok() => rest.trim().to_owned(),
+        _ => line.trim().to_owned(),
+    };
+    let mut lines: Vec<&str> = Vec::new();
+    for line in text.lines().rev() {
+        if lines.len() < LAST_WORDS && !lines.iter().any(|known| said(known) == said(line)) {
+            lines.push(line);
+        }
+    }
+    lines.reverse();
+    lines
 }
 
 impl Keeper {
@@ -277,8 +296,7 @@ impl Keeper {
     fn last_words(&self) {
         for name in ["controller", "access-server", "agent"] {
             let text = std::fs::read_to_string(self.log(name)).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            for line in lines.iter().skip(lines.len().saturating_sub(LAST_WORDS)) {
+            for line in last_lines(&text) {
                 say(&format!("{name}: {}", clean(line)));
             }
         }
@@ -565,4 +583,21 @@ fn agent_arguments(dir: &Path, ports: Ports, args: &Dev, token: Option<&PathBuf>
     );
     pairs.extend(token.map(|file| ("token-file", file.into())));
     arguments("supervise", &pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_line_of_each_start_is_said_once() {
+        let line = |second: u32, text: &str| format!("2026-11-20T14:00:0{second}.5Z {text}\n");
+        let text: String = (0..5)
+            .map(|n| line(n, " INFO starting") + &line(n, "ERROR cannot listen: in use"))
+            .collect();
+        let lines = last_lines(&text);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].ends_with("starting") && lines[1].ends_with("in use"));
+        assert_eq!(last_lines("a\nb\na\n"), ["b", "a"]);
+    }
 }

@@ -277,3 +277,22 @@ fn events_are_followed_through_a_break_each_once() {
         .collect();
     assert_eq!(ids, ["", "3", "5", "6"]);
 }
+
+#[test]
+fn a_command_whose_host_says_nothing_past_its_deadline_is_not_waited_for_for_ever() {
+    let server = Double::new(|asked, _| {
+        let mut command = double::sample("queued");
+        // Over as soon as it was taken.
+        command["not_after"] = command["issued_at"].clone();
+        match asked.what.as_str() {
+            "POST /api/v1/commands" => (201, command),
+            "GET /api/v1/hosts/h1" => (200, double::host("suspect")),
+            _ => (200, command),
+        }
+    });
+    let ran = server.run(&["restart", "web"]);
+    assert_eq!(ran.code, 8, "{ran:?}");
+    let words = "its deadline has passed; whether it had begun is known when the host is back";
+    assert!(ran.err.contains(words), "{ran:?}");
+    assert!(ran.err.contains("fairlead command watch 7q3k9m"), "{ran:?}");
+}

@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Longest version text.
-const CHARS_MAX: usize = 64;
+const CHARS_MAX: usize = 48;
 
 /// The text is not a version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

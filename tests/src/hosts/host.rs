@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::network::Relay;
 use super::run::{Output, docker, docker_now, docker_says, docker_with};
@@ -69,7 +70,7 @@ impl TestHost {
         arguments.extend(["--security-opt", "apparmor=unconfined"]);
         // What systemd tells from: no udev, no kernel modules, no hardware.
         arguments.extend(["-e", "container=docker"]);
-        arguments.extend(["--tmpfs", "/run:exec,mode=755", "--tmpfs", "/run/lock"]);
+        arguments.extend(["--tmpfs", "/run:mode=755", "--tmpfs", "/run/lock"]);
         arguments.extend(["-v", ENGINE_FOLDER]);
         let image = host.own_image.as_deref().unwrap_or(&ground.image);
         arguments.extend([image, "/sbin/test-host-init"]);
@@ -245,8 +246,14 @@ impl TestHost {
     /// # Panics
     /// When it does not boot.
     pub async fn power_on(&self) {
+        let began = Instant::now();
         docker_says(&["start", &self.container]).await;
         self.has_booted().await;
+        let boots = &self.ground.boots;
+        boots
+            .lock()
+            .expect("nobody panics with it")
+            .push(began.elapsed());
     }
 
     /// The plug is pulled and put back.

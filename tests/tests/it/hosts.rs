@@ -240,6 +240,21 @@ async fn a_slow_network_delays_and_loses_what_goes_through_it() {
     ask(&host).await;
 }
 
+/// A connection that the host has dialled to this machine and keeps open.
+async fn dialled_by(host: &TestHost, hosts: &Hosts) -> TcpStream {
+    let listener = tokio::net::TcpListener::bind((hosts.gateway(), 0))
+        .await
+        .unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let hold = format!(
+        "exec 3<>/dev/tcp/{}/{port}; exec sleep inf",
+        hosts.gateway()
+    );
+    host.says(&format!("systemd-run -q bash -c '{hold}'")).await;
+    let accepted = tokio::time::timeout(SOON, listener.accept()).await;
+    accepted.expect("the host dials").unwrap().0
+}
+
 #[tokio::test]
 async fn a_frozen_host_does_nothing_and_a_power_cut_ends_everything_in_it() {
     let Some(hosts) = Hosts::here().await else {
@@ -262,7 +277,12 @@ async fn a_frozen_host_does_nothing_and_a_power_cut_ends_everything_in_it() {
         .await;
     host.says("systemctl enable --now tell.service").await;
     host.says("touch /run/gone").await;
-    host.power_cut().await;
+    let mut connection = dialled_by(&host, &hosts).await;
+    host.pull_plug().await;
+    // Whoever it had a connection to is not told that it is gone.
+    let told = tokio::time::timeout(Duration::from_millis(500), connection.read_u8()).await;
+    assert!(told.is_err(), "{told:?} from a host without power");
+    host.power_on().await;
     assert!(!host.exec("test -e /etc/stopped-in-order").await.is_ok());
     assert_eq!(
         host.says("systemctl is-active tell.service").await,

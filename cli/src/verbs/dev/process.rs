@@ -1,6 +1,7 @@
 //! One daemon as a child process: started, started again when it dies, stopped.
 
 use std::ffi::OsString;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -62,6 +63,7 @@ impl Process {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
+            .mode(0o600)
             .open(&self.log)
             .map_err(failed)?;
         let mut command = Command::new(&self.program);
@@ -75,13 +77,16 @@ impl Process {
             // A Ctrl-C of the terminal is for us; we ask them to leave, in order.
             .process_group(0)
             .kill_on_drop(true);
-        for secret in [
+        for not_theirs in [
             "FAIRLEAD_URL",
             "FAIRLEAD_TOKEN",
             "FAIRLEAD_CA",
             "FAIRLEAD_JOIN_TOKEN",
+            // All of them are on this machine.
+            "HTTPS_PROXY",
+            "https_proxy",
         ] {
-            command.env_remove(secret);
+            command.env_remove(not_theirs);
         }
         let child = command.spawn().map_err(|e| {
             Failure::new(
@@ -120,11 +125,14 @@ impl Process {
                 (self.pause * 2).min(PAUSE_MAX)
             };
             self.fast_deaths = if well { 0 } else { self.fast_deaths + 1 };
-            say(&format!(
-                "{} ended ({status}); it is started again in {} ms",
-                self.name,
-                self.pause.as_millis()
-            ));
+            // Once is enough for one that cannot start.
+            if self.fast_deaths <= 1 {
+                say(&format!(
+                    "{} ended ({status}); it is started again in {} ms",
+                    self.name,
+                    self.pause.as_millis()
+                ));
+            }
             self.child = None;
             self.started = Instant::now();
         }
