@@ -227,6 +227,8 @@ impl Observer {
     pub async fn run(mut self, mut watch: mpsc::Receiver<Watch>, shutdown: Shutdown) {
         self.engine = self.runtime.facts().await;
         let mut events = self.runtime.events(self.last_event_us).await;
+        // Whether the engine's events are followed; if not, when that is tried again.
+        let (mut follows, mut follow_at) = (true, Instant::now());
         let mut look_at = Instant::now();
         let mut measure = tokio::time::interval(self.metrics_every);
         measure.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -245,14 +247,24 @@ impl Observer {
                     look_at = Instant::now() + LOOK_EVERY;
                 }
                 _ = measure.tick() => self.measure().await,
-                // Last, because it is always ready while the engine is away or floods.
-                event = events.next() => match event {
+                () = tokio::time::sleep_until(follow_at), if !follows => {
+                    events = self.events_again().await;
+                    follows = true;
+                    look_at = Instant::now();
+                }
+                // Last, because it is always ready while the engine floods.
+                event = events.next(), if follows => match event {
                     Some(Ok(event)) => {
                         self.on_event(&event);
                         look_at = look_at.min(Instant::now() + LOOK_AFTER_EVENT);
                     }
                     ended => {
-                        events = self.events_again(ended).await;
+                        if let Some(Err(error)) = ended {
+                            tracing::debug!(%error, "the engine's events ended");
+                        }
+                        self.picture.stale();
+                        follows = false;
+                        follow_at = Instant::now() + ENGINE_AGAIN_AFTER;
                         look_at = Instant::now();
                     }
                 },
@@ -260,15 +272,7 @@ impl Observer {
         }
     }
 
-    async fn events_again(
-        &mut self,
-        ended: Option<Result<EngineEvent, RuntimeError>>,
-    ) -> BoxStream<'static, Result<EngineEvent, RuntimeError>> {
-        if let Some(Err(error)) = ended {
-            tracing::debug!(%error, "the engine's events ended");
-        }
-        self.picture.stale();
-        tokio::time::sleep(ENGINE_AGAIN_AFTER).await;
+    async fn events_again(&self) -> BoxStream<'static, Result<EngineEvent, RuntimeError>> {
         // From the microsecond after the last one: what happened meanwhile is not missed.
         let since = if self.last_event_us == 0 {
             0
@@ -473,5 +477,39 @@ mod tests {
         assert!(picture.is_fresh("web"));
         picture.stale();
         assert!(!picture.is_fresh("web"));
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_is_away_is_said_although_its_events_fail_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = crate::runtime::docker::DockerRuntime::new(&dir.path().join("none.sock"));
+        let clock = fairlead_daemon::clock::Clock::system();
+        let observer = Observer::new(
+            Arc::new(engine.unwrap()),
+            Picture::default(),
+            Arc::new(ServerTime::new(clock, 0)),
+            Duration::from_secs(15),
+        );
+        let (watch, requests) = mpsc::channel(4);
+        let shutdown = Shutdown::new();
+        let running = tokio::spawn(observer.run(requests, shutdown.clone()));
+        let (outbound, mut told) = mpsc::channel(64);
+        let up = Watch::LinkUp {
+            outbound,
+            connection: 1,
+        };
+        watch.send(up).await.unwrap();
+        let gone = async {
+            while let Some(message) = told.recv().await {
+                if let Some(link_up::Kind::Event(event)) = message.kind {
+                    return event.action;
+                }
+            }
+            String::new()
+        };
+        let gone = tokio::time::timeout(Duration::from_secs(10), gone).await;
+        assert_eq!(gone.unwrap(), "engine.gone");
+        shutdown.cancel();
+        running.await.unwrap();
     }
 }
