@@ -41,11 +41,6 @@ impl Fleet {
         self.known().entry(host).or_default().presence = presence;
     }
 
-    /// The host's presence as last noted.
-    pub fn presence_of(&self, host: HostId) -> Option<HostPresence> {
-        self.known().get(&host).map(|known| known.presence.clone())
-    }
-
     /// Part of a host's inventory; `false` when it has more containers than a host may have.
     pub fn inventory(&self, host: HostId, part: &InventoryPart) -> bool {
         let mut all = self.known();

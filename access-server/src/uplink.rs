@@ -533,34 +533,6 @@ impl Uplink {
 fn row_of(order: &Order, region: &str, received_us: i64) -> Option<CommandRow> {
     let signed = order.command.as_ref()?;
     let command = Command::decode(&signed.command[..]).ok()?;
-    let kind = command.kind.as_ref()?;
-    Some(CommandRow {
-        id: CommandId::from_wire(&command.id).ok()?,
-        tenant: command.tenant.clone(),
-        host: HostId::from_wire(&command.host).ok()?,
-        region: region.to_owned(),
-        kind: kind.name().to_owned(),
-        target: kind.target().to_owned(),
-        issuer: command.issuer.clone(),
-        token_id: String::new(),
-        signed: signed.encode_to_vec(),
-        request_hash: Vec::new(),
-        state: State::Queued,
-        code: String::new(),
-        message: String::new(),
-        exit_code: None,
-        container_id: String::new(),
-        body: Vec::new(),
-        body_truncated: false,
-        stamps: vec![Stamp {
-            stage: Stage::RegionReceived.into(),
-            at_us: received_us,
-            note: String::new(),
-        }],
-        issued_us: command.issued_at_us,
-        not_after_us: command.not_after_us,
-        finished_us: 0,
-        place: 0,
-        cancel_by: String::new(),
-    })
+    let stamp = Stamp::at(Stage::RegionReceived, received_us);
+    CommandRow::taken_in(&command, signed, region, stamp)
 }

@@ -16,7 +16,7 @@ use fairlead_identity::digest::sha256;
 use fairlead_identity::random;
 use fairlead_protocol::{
     Cancel, Command, CommandId, CommandResult, HostId, HostRecord, Message, OpenStream, Order,
-    Progress, Revocations, Stage, Stamp, State, StreamId, codes, limits, numbered, uplink_down,
+    Progress, Revocations, Stage, Stamp, StreamId, codes, limits, numbered, uplink_down,
 };
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::commands::CommandRow;
@@ -26,6 +26,7 @@ use tokio::sync::broadcast;
 
 use crate::authority::{CaError, CertificateAuthority};
 use crate::backend::dispatch::{ClientStream, Dispatching, NewCommand};
+use crate::backend::store_error;
 use crate::regions::Regions;
 use crate::streams::Streams;
 
@@ -46,16 +47,6 @@ pub struct Dispatch {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn store_error(error: &StoreError) -> ApiError {
-    tracing::error!(%error, "the store did not take it");
-    ApiError::new(
-        codes::STORAGE_UNAVAILABLE,
-        "the controller cannot write to its disk; nothing was accepted",
-    )
-    .hint("free space on the controller's data directory, then try again")
-    .retry_after(5)
 }
 
 /// Why the command key's certificate was not renewed, or not told.
@@ -114,33 +105,15 @@ impl Dispatch {
         }
     }
 
-    fn row(&self, new: &NewCommand, command: &Command, host: HostId) -> CommandRow {
+    fn row(&self, new: &NewCommand, command: &Command) -> Option<CommandRow> {
         let signed = self.authority.signer().sign(command);
-        CommandRow {
-            id: CommandId::from_wire(&command.id).unwrap_or(CommandId::from_bytes([0; 16])),
-            tenant: command.tenant.clone(),
-            host,
-            region: new.host.region.clone(),
-            kind: new.kind.name().to_owned(),
-            target: new.kind.target().to_owned(),
-            issuer: command.issuer.clone(),
+        let stamp = Stamp::at(Stage::Accepted, new.accepted_us);
+        let row = CommandRow::taken_in(command, &signed, &new.host.region, stamp)?;
+        Some(CommandRow {
             token_id: new.token_id.clone(),
-            signed: signed.encode_to_vec(),
             request_hash: new.request_hash.to_vec(),
-            state: State::Queued,
-            code: String::new(),
-            message: String::new(),
-            exit_code: None,
-            container_id: String::new(),
-            body: Vec::new(),
-            body_truncated: false,
-            stamps: vec![stamp(Stage::Accepted, new.accepted_us)],
-            issued_us: command.issued_at_us,
-            not_after_us: command.not_after_us,
-            finished_us: 0,
-            place: 0,
-            cancel_by: String::new(),
-        }
+            ..row
+        })
     }
 
     /// Renews the command key's certificate when it is time, and tells all regions.
@@ -213,7 +186,7 @@ impl Dispatch {
         let now_us = self.clock.now_us();
         let stored = lock(&self.stored_at)
             .get(&id)
-            .map(|at_us| stamp(Stage::Stored, *at_us));
+            .map(|at_us| Stamp::at(Stage::Stored, *at_us));
         let mut result = result.clone();
         let reported = std::mem::take(&mut result.stamps);
         result.stamps = row
@@ -222,7 +195,7 @@ impl Dispatch {
             .chain(stored)
             .chain(reported)
             .collect();
-        result.stamps.push(stamp(Stage::Recorded, now_us));
+        result.stamps.push(Stamp::at(Stage::Recorded, now_us));
         Ok(tx.finish_command(id, &result, now_us)?.then_some(id))
     }
 
@@ -251,14 +224,6 @@ pub(crate) fn revocations(tx: &Tx<'_>, now_us: i64) -> Result<Revocations, Store
     })
 }
 
-fn stamp(stage: Stage, at_us: i64) -> Stamp {
-    Stamp {
-        stage: stage.into(),
-        at_us,
-        note: String::new(),
-    }
-}
-
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
@@ -281,7 +246,9 @@ impl Dispatching for Dispatch {
             return Err(ApiError::new(codes::COMMAND_TOO_LARGE, message)
                 .hint("put long environments or arguments into a file and copy it in"));
         }
-        let row = self.row(&new, &command, host);
+        let row = self
+            .row(&new, &command)
+            .ok_or_else(|| ApiError::new(codes::INTERNAL, "a command without kind"))?;
         let (region, audit) = (row.region.clone(), new.audit.clone());
         let taken = self
             .store
@@ -293,8 +260,6 @@ impl Dispatching for Dispatch {
                     .map_err(|error| StoreError::Statement(error.to_string()))?;
                 let order = Order {
                     command: Some(signed),
-                    accepted_us: row.issued_us,
-                    stored_us: 0,
                 };
                 tx.insert_command(&row)?;
                 tx.append_audit(&audit, sha256)?;
@@ -302,7 +267,7 @@ impl Dispatching for Dispatch {
                 Ok(Taken::New(row))
             })
             .await
-            .map_err(|error| store_error(&error))?;
+            .map_err(store_error)?;
         match taken {
             Taken::New(row) => {
                 lock(&self.stored_at).insert(id, self.clock.now_us());
@@ -327,7 +292,7 @@ impl Dispatching for Dispatch {
     fn progress(&self, id: CommandId) -> Option<Progress> {
         let mut progress = lock(&self.progress).get(&id).cloned().unwrap_or_default();
         if let Some(at_us) = lock(&self.stored_at).get(&id) {
-            progress.stamps.insert(0, stamp(Stage::Stored, *at_us));
+            progress.stamps.insert(0, Stamp::at(Stage::Stored, *at_us));
         }
         (!progress.stamps.is_empty()).then_some(progress)
     }
@@ -352,7 +317,7 @@ impl Dispatching for Dispatch {
                 Ok(())
             })
             .await
-            .map_err(|error| store_error(&error))?;
+            .map_err(store_error)?;
         self.regions.outbox_grew(&region);
         Ok(())
     }
@@ -402,7 +367,7 @@ impl Dispatching for Dispatch {
                 Ok((hosts, regions))
             })
             .await
-            .map_err(|error| store_error(&error))?;
+            .map_err(store_error)?;
         self.streams.cut(&hosts);
         for region in regions {
             self.regions.outbox_grew(&region);
@@ -426,7 +391,7 @@ impl Dispatching for Dispatch {
                     .map(|_| ())
             })
             .await
-            .map_err(|error| store_error(&error))?;
+            .map_err(store_error)?;
         self.regions.outbox_grew(&host.region);
         Ok(())
     }

@@ -138,6 +138,18 @@ impl Kind {
     }
 }
 
+impl crate::Stamp {
+    /// A station passed at that time.
+    #[must_use]
+    pub fn at(stage: crate::Stage, at_us: i64) -> Self {
+        Self {
+            stage: stage.into(),
+            at_us,
+            note: String::new(),
+        }
+    }
+}
+
 impl Command {
     /// The spec of a `run` or `create`.
     #[must_use]

@@ -1,6 +1,8 @@
 //! Commands: acceptance, delivery, results.
 
-use fairlead_protocol::{CommandId, CommandResult, HostId, Message, Stamp, State};
+use fairlead_protocol::{
+    Command, CommandId, CommandResult, HostId, Message, SignedCommand, Stamp, State,
+};
 use rusqlite::{OptionalExtension, Row, named_params};
 
 use crate::{StoreError, Tx};
@@ -54,6 +56,45 @@ pub struct CommandRow {
     pub place: i64,
     /// Who withdrew it; empty: nobody.
     pub cancel_by: String,
+}
+
+impl CommandRow {
+    /// A command that was just taken in; `None` when it is not one. What only one side knows of it
+    /// (token, request, place) is empty.
+    #[must_use]
+    pub fn taken_in(
+        command: &Command,
+        signed: &SignedCommand,
+        region: &str,
+        stamp: Stamp,
+    ) -> Option<Self> {
+        let kind = command.kind.as_ref()?;
+        Some(Self {
+            id: CommandId::from_wire(&command.id).ok()?,
+            tenant: command.tenant.clone(),
+            host: HostId::from_wire(&command.host).ok()?,
+            region: region.to_owned(),
+            kind: kind.name().to_owned(),
+            target: kind.target().to_owned(),
+            issuer: command.issuer.clone(),
+            token_id: String::new(),
+            signed: signed.encode_to_vec(),
+            request_hash: Vec::new(),
+            state: State::Queued,
+            code: String::new(),
+            message: String::new(),
+            exit_code: None,
+            container_id: String::new(),
+            body: Vec::new(),
+            body_truncated: false,
+            stamps: vec![stamp],
+            issued_us: command.issued_at_us,
+            not_after_us: command.not_after_us,
+            finished_us: 0,
+            place: 0,
+            cancel_by: String::new(),
+        })
+    }
 }
 
 /// What time may end of a command without a final state.

@@ -94,17 +94,14 @@ impl Tx<'_> {
         access_server: &str,
         addresses: &[String],
         url: &str,
-        agents_ca_key_hash: &[u8],
     ) -> Result<(), StoreError> {
         self.sql.execute(
-            "UPDATE regions SET access_server = ?2, addresses = ?3, url = ?4, \
-             agents_ca_key_hash = ?5 WHERE name = ?1",
+            "UPDATE regions SET access_server = ?2, addresses = ?3, url = ?4 WHERE name = ?1",
             (
                 name,
                 access_server,
                 serde_json::to_string(addresses).unwrap_or_default(),
                 url,
-                agents_ca_key_hash,
             ),
         )?;
         Ok(())

@@ -13,7 +13,6 @@ CREATE TABLE regions (
   access_server TEXT NOT NULL DEFAULT '',
   addresses TEXT NOT NULL DEFAULT '[]',      -- JSON array of host:port
   url TEXT NOT NULL DEFAULT '',
-  agents_ca_key_hash BLOB,                   -- SHA-256 of the region's CA key, once it has joined
   last_seen_us INTEGER NOT NULL DEFAULT 0,
   version TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
@@ -139,7 +138,6 @@ CREATE TABLE join_tokens (
 
 CREATE TABLE revoked_serials (
   serial TEXT PRIMARY KEY,
-  host BLOB NOT NULL DEFAULT x'',
   revoked_us INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 

@@ -300,25 +300,17 @@ fn complete(
     stored_us: Option<i64>,
     received_us: i64,
 ) {
-    let stored = stored_us.map(|at_us| stamp(Stage::RegionStored, at_us));
+    let stored = stored_us.map(|at_us| Stamp::at(Stage::RegionStored, at_us));
     let reported = std::mem::take(&mut result.stamps);
     result.stamps = before.into_iter().chain(stored).chain(reported).collect();
     result
         .stamps
-        .push(stamp(Stage::RegionResultReceived, received_us));
+        .push(Stamp::at(Stage::RegionResultReceived, received_us));
 }
 
 enum Known {
     Recorded,
     Another,
-}
-
-fn stamp(stage: Stage, at_us: i64) -> Stamp {
-    Stamp {
-        stage: stage.into(),
-        at_us,
-        note: String::new(),
-    }
 }
 
 async fn answer(socket: &mut Agent, kind: link_down::Kind) -> Result<(), String> {

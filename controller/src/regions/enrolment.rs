@@ -134,11 +134,6 @@ async fn admit_region(
             &web_names(&request.public_url),
         )
         .map_err(|error| (codes::CERTIFICATE_REJECTED, error.to_string()))?;
-    let agents_ca_hash = certified
-        .agents_ca
-        .first()
-        .map(|c| sha256(c))
-        .unwrap_or_default();
     let name = region.clone();
     let used = centre
         .store
@@ -151,7 +146,6 @@ async fn admit_region(
                     &request.server,
                     &request.agent_addresses,
                     &request.public_url,
-                    &agents_ca_hash,
                 )?;
                 audit(tx, now_us, "region.join", &name, &request.token_id)?;
             }

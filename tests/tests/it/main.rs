@@ -23,3 +23,4 @@ mod hosts;
 mod lanes;
 mod liar;
 mod one_process;
+mod readiness;

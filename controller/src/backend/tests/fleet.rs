@@ -372,7 +372,7 @@ async fn the_glance_says_what_deserves_attention() {
     world.fleet.region_offline("there", NOW);
     world
         .store
-        .write(|tx| tx.region_joined("there", "s", &[], "", &[]))
+        .write(|tx| tx.region_joined("there", "s", &[], ""))
         .await
         .unwrap();
     let status = world.get(&admin, "/api/v1/status").await;
