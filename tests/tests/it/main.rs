@@ -15,6 +15,7 @@ mod policy;
 mod proxied;
 mod storage;
 mod survive;
+mod causes;
 mod withdrawn;
 mod containers;
 mod exec;
