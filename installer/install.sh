@@ -521,10 +521,15 @@ preflight_tools() {
 
 preflight_proxy() {
     case $proxy in
-    '') ;;
-    http://* | [!:/]*:[0-9]*) row proxy ok "through $(shown_proxy "$proxy")" ;;
-    *) row proxy FAIL "$(shown_proxy "$proxy"): only http:// proxies (CONNECT) are known; what goes through is TLS in any case" installer_proxy ;;
+    '') return 0 ;;
+    http://*) ;;
+    *://*)
+        row proxy FAIL "$(shown_proxy "$proxy"): only http:// proxies (CONNECT) are known; what goes through is TLS in any case" installer_proxy
+        return 0
+        ;;
+    *) ;;
     esac
+    row proxy ok "through $(shown_proxy "$proxy")"
 }
 
 # Without its password.
@@ -1449,7 +1454,7 @@ run_service() {
         case $2 in
         *yes*) ;;
         *)
-            say "- $1 runs, and nothing of it changed"
+            say "$1 runs already, and nothing of it changed"
             return 0
             ;;
         esac
@@ -1739,6 +1744,8 @@ uninstall_agent() {
     stop_by_hand
     left=yes
     if [ -e "$root$state_dir/identity" ]; then
+        joined_as=$(FAIRLEAD_STATE_DIR=$root$state_dir "$root$prefix/current/fairlead-agent" status 2>/dev/null </dev/null |
+            sed -n 's/^identity *enrolled as \([a-zA-Z0-9._-]*\) .*/\1/p') || joined_as=
         if plan "leave the fleet"; then
             leave_fleet || left=no
         fi
@@ -1762,7 +1769,7 @@ uninstall_agent() {
     take_away_empty "$etc_dir"
     remove_made
     if [ "$left" = no ]; then
-        printf '%s\n' "the server could not be told: end this host's identity with: fairlead host rm $this_host" >&2
+        printf '%s\n' "the server could not be told: end this host's identity with: fairlead host rm ${joined_as:-$this_host}" >&2
         if [ "$purge" = no ]; then
             printf '%s\n' "its state stays at $state_dir until then (--uninstall --purge removes it)" >&2
         fi
@@ -1891,6 +1898,9 @@ own_dir() {
 # Hosts get their programs from the controller: it keeps the whole package it was installed from.
 keep_package() {
     packages=/var/lib/fairlead-controller/packages
+    if [ -d "$packages/$version" ] && [ "$(cat "$packages/channels/stable" 2>/dev/null)" = "$version" ]; then
+        return 0
+    fi
     plan "keep the package $version in $packages, for the hosts" || return 0
     own_dir "$packages" fairlead-controller 0755
     if [ ! -d "$packages/$version" ]; then
@@ -2279,6 +2289,7 @@ parse() {
         --allow-downgrade) allow_downgrade=yes ;;
         --no-start) start=no ;;
         --dry-run) dry_run=yes ;;
+        --no-dry-run) dry_run=no ;;
         --uninstall) uninstall=yes ;;
         --purge) purge=yes ;;
         --quiet) quiet=yes ;;

@@ -20,6 +20,7 @@ mod withdrawn;
 mod containers;
 mod exec;
 mod hostile;
+mod installer;
 mod hosts;
 mod lanes;
 mod liar;
