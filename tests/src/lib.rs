@@ -27,6 +27,7 @@ pub mod disk;
 pub mod engine;
 pub mod fleet;
 pub mod hosts;
+pub mod package;
 pub mod ports;
 pub mod process;
 pub mod programs;

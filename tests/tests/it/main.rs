@@ -22,6 +22,7 @@ mod exec;
 mod hostile;
 mod installer;
 mod hosts;
+mod line;
 mod lanes;
 mod liar;
 mod one_process;

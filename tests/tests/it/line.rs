@@ -1,0 +1,214 @@
+//! One line for the servers, one line for a host, on machines with systemd and an engine of their own:
+//! from nothing to another machine's containers on the screen, and back to nothing.
+//!
+//! Holds: what was on a machine before is as it was, after the line and after it was taken away again.
+
+use std::time::{Duration, Instant};
+
+use fairlead_tests::hosts::{Hosts, Output, TestHost};
+use fairlead_tests::package;
+use fairlead_tests::wait::wait_for;
+
+/// From the servers' line to the other machine's containers on the screen.
+const ALL_WITHIN: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(60);
+const NAME: &str = "fleet.example.test";
+
+/// The servers' machine, and how the CLI is called there.
+struct Servers {
+    host: TestHost,
+    /// The line that adds a host, as it was printed.
+    line: String,
+}
+
+impl Servers {
+    /// Runs the servers' line on a bare machine and claims the installation.
+    async fn install(hosts: &Hosts) -> Self {
+        let host = hosts.start_known_as("servers", &[NAME]).await;
+        host.copy_in(package::repository(), "/srv/packages").await;
+        let said = ran(
+            &host,
+            &format!("sh /srv/packages/install.sh server --name {NAME} --from /srv/packages"),
+        )
+        .await;
+        println!("{}{}", said.stderr, said.stdout);
+        let after = |word: &str| {
+            let line = said.stdout.lines().find(|line| line.starts_with(word));
+            let line = line.unwrap_or_else(|| panic!("no {word:?} in {:?}", said.stdout));
+            line[word.len()..].trim().to_owned()
+        };
+        assert_eq!(
+            said.stdout.lines().count(),
+            3,
+            "three lines: {}",
+            said.stdout
+        );
+        let link = after("first admin");
+        let link = link.split_whitespace().next().unwrap().to_owned();
+        let ca = after("address");
+        let ca = ca.split("sha256 ").nth(1).unwrap().trim_end_matches(')');
+        ran(
+            &host,
+            &format!("fairlead login --ca-fingerprint {ca} {link}"),
+        )
+        .await;
+        Self {
+            line: after("add a host"),
+            host,
+        }
+    }
+
+    /// Containers on the screen.
+    async fn screen(&self) -> String {
+        let said = self.host.exec("fairlead ps -a").await;
+        format!("{}{}", said.stdout, said.stderr)
+    }
+
+    async fn shows(&self, what: &str) {
+        wait_for(&format!("{what} on the screen"), SOON, async || {
+            let screen = self.screen().await;
+            if screen.contains(what) {
+                Ok(())
+            } else {
+                Err(screen)
+            }
+        })
+        .await;
+    }
+
+    async fn host_is(&self, name: &str, state: &str) {
+        wait_for(&format!("host {name} is {state}"), SOON, async || {
+            let said = self.host.exec("fairlead host ls").await;
+            let row = said.stdout.lines().find(|line| line.starts_with(name));
+            if row.is_some_and(|row| row.contains(state)) {
+                Ok(())
+            } else {
+                Err(format!("{}{}", said.stdout, said.stderr))
+            }
+        })
+        .await;
+    }
+}
+
+async fn ran(host: &TestHost, command: &str) -> Output {
+    let output = host.exec(command).await;
+    assert!(
+        output.is_ok(),
+        "{} on {}: {}\n{}\n{}",
+        command,
+        host.name(),
+        output.code,
+        output.stdout,
+        output.stderr
+    );
+    output
+}
+
+/// What the machine's owner had there before, and would notice.
+async fn owners_things(host: &TestHost) -> String {
+    let mut things = String::new();
+    for question in [
+        "docker inspect shop-web-1 shop-db-1 | grep -v '\"Pid\"'",
+        "docker network inspect shop_default",
+        "cat /etc/docker/daemon.json",
+        "getent group; getent passwd",
+        "iptables-save | sed 's/\\[[0-9:]*\\]//; /^#/d'",
+    ] {
+        things.push_str(&ran(host, question).await.stdout);
+    }
+    things
+}
+
+/// The supervisor, as systemd knows it.
+async fn main_pid(host: &TestHost) -> String {
+    host.says("systemctl show -p MainPID --value fairlead-agent")
+        .await
+}
+
+/// A Compose project, as Compose labels it.
+async fn shop(host: &TestHost) {
+    host.write_file("/etc/docker/daemon.json", 0o644, b"{ \"debug\": false }\n")
+        .await;
+    host.make_image("shop:1").await;
+    ran(
+        host,
+        "docker network create --label com.docker.compose.project=shop shop_default",
+    )
+    .await;
+    for service in ["web", "db"] {
+        let labels = format!(
+            "--label com.docker.compose.project=shop --label com.docker.compose.service={service}"
+        );
+        ran(
+            host,
+            &format!(
+                "docker run -d --name shop-{service}-1 --network shop_default --restart always {labels} \
+                 shop:1 sh -c 'trap exit TERM; while :; do sleep 1 & wait; done'"
+            ),
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn from_the_servers_line_to_another_machines_containers_and_back() {
+    let Some(hosts) = Hosts::here().await else {
+        return;
+    };
+    let repository = package::repository();
+    assert!(repository.join("channels/stable").is_file());
+    let vm = hosts.start("vm").await;
+    shop(&vm).await;
+    let before = (owners_things(&vm).await, vm.snapshot_files().await);
+
+    let began = Instant::now();
+    let servers = Servers::install(&hosts).await;
+    let servers_took = began.elapsed();
+    let line_began = Instant::now();
+    let said = ran(&vm, &servers.line).await;
+    let line_took = line_began.elapsed();
+    println!("{}{}", said.stderr, said.stdout);
+    servers.shows("shop-web-1").await;
+    let all = began.elapsed();
+    println!(
+        "servers {:.1} s, the line {:.1} s, all to the screen {:.1} s",
+        servers_took.as_secs_f64(),
+        line_took.as_secs_f64(),
+        all.as_secs_f64()
+    );
+    assert!(all < ALL_WITHIN, "{all:?}");
+    assert!(
+        servers.screen().await.contains("shop"),
+        "Compose's project has its column"
+    );
+    assert_eq!(owners_things(&vm).await, before.0, "nothing was touched");
+    let secrets = vm
+        .exec("grep -rl FL1 /etc/fairlead /opt/fairlead /var/log 2>/dev/null")
+        .await;
+    assert_eq!(secrets.stdout, "", "the token is gone once it was used");
+
+    // The same line again changes nothing; the agent is the same process.
+    let process = main_pid(&vm).await;
+    ran(&vm, &servers.line).await;
+    assert_eq!(main_pid(&vm).await, process, "no restart");
+
+    // Both machines lose their power's button; everything comes back by itself.
+    vm.reboot().await;
+    servers.host.reboot().await;
+    servers.host_is("vm", "online").await;
+    servers.shows("shop-db-1").await;
+    let done = ran(&servers.host, "fairlead restart -t 0 vm/shop-web-1").await;
+    assert!(done.stdout.contains("restarted"), "{}", done.stdout);
+
+    // And back: the machine as it was, but for what ran meanwhile.
+    ran(
+        &vm,
+        "sh -c 'curl -fsSk https://fleet.example.test/install.sh | sh -s -- --uninstall --purge'",
+    )
+    .await;
+    let left = before.1.difference(&vm.snapshot_files().await);
+    assert_eq!(left, Vec::<String>::new(), "files");
+    assert_eq!(vm.exec("id fairlead").await.code, 1);
+    ran(&vm, "docker inspect shop-web-1 shop-db-1").await;
+    servers.host_is("vm", "offline").await;
+}
