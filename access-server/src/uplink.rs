@@ -30,6 +30,8 @@ use crate::router;
 
 /// Reports read from the outbox at a time.
 const REPORTS_AT_ONCE: u32 = 64;
+/// How long the controller has to hear why the uplink ends.
+const LAST_WORD_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 type Controller = Socket<UplinkUp, UplinkDown>;
 
@@ -178,6 +180,10 @@ impl Uplink {
         if matches!(end, Err(UplinkEnd::Ledger(_))) {
             // People should read why this region comes and goes.
             let _ = self.tell_of_storage(&mut socket).await;
+            // What the controller is sending meanwhile is heard and comes again; a connection that closed
+            // under its hands would take our word along.
+            let heard = async { while socket.hear().await.is_ok() {} };
+            let _ = tokio::time::timeout(LAST_WORD_WITHIN, heard).await;
             socket.close().await;
         }
         end

@@ -86,6 +86,8 @@ pub fn agent(
         units.agent.clone(),
     );
     tree.put("./etc/fairlead", Entry::Folder);
+    // The machine's own: named here, it would be removed with the last package that lies in it.
+    tree.0.remove("./opt/");
     let package = Package {
         name: AGENT,
         depends: "",
@@ -93,7 +95,8 @@ pub fn agent(
         description: "Fairlead agent: carries out signed commands on this host's containers\n \
             It dials out to its region's access server over mutually authenticated TLS and\n \
             listens on no port. Containers are never touched by installing or removing it.",
-        scripts: [
+        scripts: &[
+            ("preinst", include_str!("deb/agent.preinst")),
             ("postinst", include_str!("deb/agent.postinst")),
             ("prerm", include_str!("deb/agent.prerm")),
             ("postrm", include_str!("deb/agent.postrm")),
@@ -184,7 +187,7 @@ fn server(
         depends: "passwd",
         suggests: "",
         description,
-        scripts: [
+        scripts: &[
             ("postinst", include_str!("deb/server.postinst")),
             ("prerm", include_str!("deb/server.prerm")),
             ("postrm", include_str!("deb/server.postrm")),
@@ -249,7 +252,7 @@ struct Package {
     depends: &'static str,
     suggests: &'static str,
     description: &'static str,
-    scripts: [(&'static str, &'static str); 3],
+    scripts: &'static [(&'static str, &'static str)],
     /// What stands for what in the scripts.
     names: Vec<(&'static str, String)>,
     tree: Tree,
@@ -267,7 +270,9 @@ impl Package {
             let text = self
                 .names
                 .iter()
-                .fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+                .fold((*text).to_owned(), |text, (from, to)| {
+                    text.replace(from, to)
+                });
             control.program(&format!("./{name}"), text.into_bytes());
         }
         let mtime_s = origin.mtime_s;

@@ -15,7 +15,7 @@ use fairlead_identity::package::{
 
 use crate::deb::{self, DebError, Origin, Units};
 use crate::files::{self, FileError};
-use crate::programs::{ACCESS_SERVER, AGENT, CLI, CONTROLLER, PROGRAMS, Target};
+use crate::programs::{ACCESS_SERVER, AGENT, CLI, CONTROLLER, Target};
 use crate::sbom::{self, SbomError};
 use crate::stamp::{self, StampError};
 use crate::verify::{self, VerifyError};
@@ -218,13 +218,20 @@ fn pack_target(
         target,
         mtime_s: u64::try_from(order.released.seconds()).unwrap_or(0),
     };
+    let (agent, access_server) = (stamped(AGENT)?, stamped(ACCESS_SERVER)?);
+    let (controller, cli) = (stamped(CONTROLLER)?, stamped(CLI)?);
     let debs = [
-        deb::agent(&origin, stamped(AGENT)?, units)?,
-        deb::access_server(&origin, stamped(ACCESS_SERVER)?, units)?,
-        deb::controller(&origin, stamped(CONTROLLER)?, stamped(CLI)?, units)?,
+        deb::agent(&origin, agent.clone(), units)?,
+        deb::access_server(&origin, access_server.clone(), units)?,
+        deb::controller(&origin, controller.clone(), cli.clone(), units)?,
     ];
-    for program in PROGRAMS {
-        files.push((target.file(program), 0o755, stamped(program)?));
+    for (program, content) in [
+        (AGENT, agent),
+        (ACCESS_SERVER, access_server),
+        (CONTROLLER, controller),
+        (CLI, cli),
+    ] {
+        files.push((target.file(program), 0o755, content));
     }
     files.extend(debs.map(|(name, content)| (name, 0o644, content)));
     Ok(())

@@ -26,11 +26,12 @@ pub enum StampError {
 
 /// Where the version stands in a program.
 fn mark(program: &[u8]) -> Result<std::ops::Range<usize>, StampError> {
-    let mut starts = program
-        .windows(MARK_HEAD.len())
-        .enumerate()
-        .filter(|(_, window)| window == MARK_HEAD)
-        .map(|(at, _)| at);
+    let mut starts = (0..program.len()).filter(|&at| {
+        program.get(at) == MARK_HEAD.first()
+            && program
+                .get(at..)
+                .is_some_and(|rest| rest.starts_with(MARK_HEAD))
+    });
     let start = starts.next().ok_or(StampError::NoMark)?;
     let more = starts.count();
     if more > 0 {
