@@ -183,7 +183,7 @@ async fn from_the_servers_line_to_another_machines_containers_and_back() {
     );
     assert_eq!(owners_things(&vm).await, before.0, "nothing was touched");
     let secrets = vm
-        .exec("grep -rl FL1 /etc/fairlead /opt/fairlead /var/log 2>/dev/null")
+        .exec("grep -rlE 'FL1[0-9a-f]{64}' /etc/fairlead /opt/fairlead /var/log 2>/dev/null")
         .await;
     assert_eq!(secrets.stdout, "", "the token is gone once it was used");
 
