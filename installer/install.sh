@@ -1533,13 +1533,15 @@ find_prefix() {
     is_path "$prefix" || prefix=/opt/fairlead
 }
 
+is_packaged() {
+    [ -e "$root/lib/systemd/system/$1.service" ] || [ -e "$root/usr/lib/systemd/system/$1.service" ]
+}
+
 refuse_packaged() {
-    for packaged in /lib/systemd/system /usr/lib/systemd/system; do
-        if [ -e "$root$packaged/$1.service" ]; then
-            die 1 installer_packaged "$1 was installed here as a package of the system" \
-                "upgrade or remove it with apt, not with this script"
-        fi
-    done
+    if is_packaged "$1"; then
+        die 1 installer_packaged "$1 was installed here as a package of the system" \
+            "upgrade or remove it with apt, not with this script"
+    fi
 }
 
 install_agent() {
@@ -1809,13 +1811,16 @@ After=network-online.target$2
 StartLimitIntervalSec=0
 
 [Service]
-Type=exec
+Type=notify
+NotifyAccess=main
 User=$3
 Group=$3
 EnvironmentFile=$4
 ExecStart=$prefix/current/$5 run
 Restart=always
 RestartSec=1
+# A store that a newer version brings up to date may take its time.
+TimeoutStartSec=600
 TimeoutStopSec=30
 LimitNOFILE=1048576
 LimitCORE=0
@@ -1963,19 +1968,8 @@ place_package() {
     mv "$package_part" "$packages/$version"
 }
 
-install_servers() {
-    if [ -n "$root" ]; then
-        usage installer_usage "server does not go with --root: it makes users and starts services"
-    fi
-    if [ -z "$name" ]; then
-        usage installer_usage "server needs --name, the name that people and hosts use for it" "for instance: --name fleet.example.com"
-    fi
-    if [ "$init" != systemd ] && [ "$dry_run" = no ]; then
-        die 3 installer_no_systemd "the servers are started by systemd, and it does not run here" \
-            "use a machine with systemd, or start fairlead-controller and fairlead-access-server yourself (see the guide)"
-    fi
-    refuse_packaged fairlead-controller
-    min_free_mib=128
+# Programs, users, units and the package for the hosts: what the .deb files bring, where they were not used.
+place_servers() {
     preflight
     if [ "$dry_run" = no ]; then
         open_stage
@@ -2022,12 +2016,37 @@ install_servers() {
         wrote_service=no
         servers_changed=yes
     fi
+    server_bin=$prefix/current
+}
+
+install_servers() {
+    if [ -n "$root" ]; then
+        usage installer_usage "server does not go with --root: it makes users and starts services"
+    fi
+    if [ -z "$name" ]; then
+        usage installer_usage "server needs --name, the name that people and hosts use for it" "for instance: --name fleet.example.com"
+    fi
+    if [ "$init" != systemd ] && [ "$dry_run" = no ]; then
+        die 3 installer_no_systemd "the servers are started by systemd, and it does not run here" \
+            "use a machine with systemd, or start fairlead-controller and fairlead-access-server yourself (see the guide)"
+    fi
+    min_free_mib=128
+    if [ "$packaged_servers" = yes ]; then
+        preflight
+        server_bin=/usr/bin
+        servers_changed=no
+        version=$(/usr/bin/fairlead-controller --version 2>/dev/null | sed 's/^.* //')
+    else
+        place_servers
+    fi
     write_server_settings
     for service in fairlead-controller fairlead-access-server; do
         enable_service "$service"
     done
     plan "prepare the installation, start both, wait until they answer" || return 0
-    remember_dirs
+    if [ "$packaged_servers" = no ]; then
+        remember_dirs
+    fi
     committed=yes
     finish_servers
 }
@@ -2127,16 +2146,17 @@ prepare_servers() {
     prepared=$(
         FAIRLEAD_DATA_DIR=/var/lib/fairlead-controller FAIRLEAD_PUBLIC_URL=$server_url \
             FAIRLEAD_WEB_NAMES=$name FAIRLEAD_UPLINK_ADDRESS=$name:$port \
-            "$prefix/current/fairlead-controller" setup --region "$region" \
+            "$server_bin/fairlead-controller" setup --region "$region" \
             --region-token-file "$access_data/join-token" \
-            --host-token-file "$stage/host-token" </dev/null 9>&-
+            --host-token-file "$access_data/host-token" </dev/null 9>&-
     ) || die 1 installer_setup "the servers are installed, and the installation could not be prepared (code $?)" \
         "see what fairlead-controller said above, then run the same line again"
     chown -R fairlead-controller:fairlead-controller /var/lib/fairlead-controller
+    host_token=$(cat "$access_data/host-token")
+    rm -f "$access_data/host-token"
     chown -R fairlead-access:fairlead-access "$access_data"
     ca_sha256=$(printf '%s\n' "$prepared" | sed -n 's/^ca_sha256=//p')
     web_pin=$(printf '%s\n' "$prepared" | sed -n 's/^pin=//p')
-    host_token=$(cat "$stage/host-token")
 }
 
 wait_for_controller() {
@@ -2193,9 +2213,13 @@ say_what_next() {
     else
         printf 'add a host   fairlead host add --region %s\n' "$region"
     fi
+    if [ ! -e /var/lib/fairlead-controller/packages/channels/stable ]; then
+        say "hosts find no package here yet: unpack one into /var/lib/fairlead-controller/packages (see the guide)"
+    fi
 }
 
 uninstall_servers() {
+    refuse_packaged fairlead-controller
     remove_service fairlead-access-server
     remove_service fairlead-controller
     made_before=$(cat "$root$prefix/made" 2>/dev/null) || made_before=
@@ -2410,7 +2434,7 @@ main() {
     unset FAIRLEAD_JOIN_TOKEN
     quiet=no dry_run=no purge=no uninstall=no start=yes re_enrol=no finished=no
     allow_unreachable=no allow_downgrade=no
-    stage='' temporary='' made_dirs='' lock_made='' staged='' committed=no explained=no
+    stage='' temporary='' made_dirs='' lock_made='' staged='' wrote_service=no committed=no explained=no
     init='' root='' extra_keys=${FAIRLEAD_KEY:-}
     from=${FAIRLEAD_FROM:-} bundle=${FAIRLEAD_BUNDLE:-} version=${FAIRLEAD_VERSION:-}
     channel=${FAIRLEAD_CHANNEL:-} pin=${FAIRLEAD_PIN:-} prefix=${FAIRLEAD_PREFIX:-}
@@ -2463,7 +2487,13 @@ main() {
         return 0
     fi
     take_token
-    if [ "$verb" != check ] || [ -n "$from$bundle" ]; then
+    packaged_servers=no
+    if [ "$verb" = server ] && [ -z "$root" ] && is_packaged fairlead-controller; then
+        packaged_servers=yes
+        is_packaged fairlead-access-server ||
+            die 1 installer_packaged "fairlead-controller is here as a package of the system, and fairlead-access-server is not" \
+                "install the .deb of both, then run the same line again"
+    elif [ "$verb" != check ] || [ -n "$from$bundle" ]; then
         choose_source
     fi
     case $verb in

@@ -7,9 +7,12 @@
 
 mod kit;
 mod faulty;
+mod trees;
+mod system;
 mod prefixes;
 mod preflight;
 mod refusals;
 mod tokens;
 mod converge;
 mod services;
+mod servers;

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::kit::{Host, Repository, TOKEN, Wish, inodes, shells, tree};
+use super::kit::{Host, Repository, TOKEN, Wish, shells};
+use super::trees::{inodes, tree};
 
 const CURRENT: &str = "/opt/fairlead/current";
 

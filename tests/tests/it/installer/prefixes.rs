@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::kit::{Repository, TOKEN, inodes, shells, stamp, which};
+use super::kit::{Repository, TOKEN, shells, stamp, which};
+use super::trees::inodes;
 
 /// Names that a script could call; each is there, and writes down that it was called.
 const TOOLS: &[&str] = &[

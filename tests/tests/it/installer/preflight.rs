@@ -3,7 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::faulty::{Fault, Server, TlsServer};
-use super::kit::{Host, Repository, TOKEN, here, shells, tree};
+use super::kit::{Host, Repository, TOKEN, here, shells};
+use super::trees::tree;
 
 #[test]
 fn a_clock_that_is_wrong_is_measured_in_seconds() {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use fairlead_tests::disk::Disk;
 
 use super::faulty::{Fault, Server, TlsServer};
-use super::kit::{Host, Repository, Wish, here, shells, tree};
+use super::kit::{Host, Repository, Wish, here, shells};
+use super::trees::tree;
 
 /// Installs from a server with faults; it must be refused, with that code, and leave no trace.
 fn refused(faults: Vec<(&'static str, Fault)>, code: &str) -> String {

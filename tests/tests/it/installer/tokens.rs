@@ -5,7 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Stdio;
 
-use super::kit::{Host, Repository, SECRET, TOKEN, shells, tree, words};
+use super::kit::{Host, Repository, SECRET, TOKEN, shells, words};
+use super::trees::tree;
 
 const AT: &str = "/etc/fairlead/join-token";
 

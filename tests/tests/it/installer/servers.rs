@@ -1,0 +1,200 @@
+//! The servers in one line, in a small system: programs, users, units, settings, the package for the
+//! hosts, and the three lines at the end.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use super::faulty::Server;
+use super::kit::{Host, Repository, TOKEN, Wish, words};
+use super::system::System;
+
+const PACKAGES: &str = "/var/lib/fairlead-controller/packages";
+
+fn three_lines(output: &Output) {
+    let asked_for = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        asked_for,
+        format!(
+            "address      https://fleet.example.com (own CA, sha256 0123)\n\
+             first admin  https://fleet.example.com/setup/SECRET (works once, for 15 minutes)\n\
+             add a host   curl -fsSL -k --pinnedpubkey sha256//PIN= https://fleet.example.com/install.sh \
+             | FAIRLEAD_JOIN_TOKEN={TOKEN} sh -s -- --from https://fleet.example.com/packages \
+             --address fleet.example.com:443 --pin sha256//PIN=\n"
+        ),
+        "three lines on standard output, and nothing else"
+    );
+}
+
+fn what_they_got(system: &System, repository: &Repository) {
+    let calls = system.calls();
+    assert!(
+        calls.contains("fairlead-controller setup --region local"),
+        "{calls}"
+    );
+    assert!(
+        !system
+            .path("/var/lib/fairlead-access-server/join-token")
+            .exists()
+    );
+    for (file, line) in [
+        (
+            "controller",
+            "FAIRLEAD_UPLINK_ADDRESS='fleet.example.com:443'",
+        ),
+        ("access-server", "FAIRLEAD_FRONT_LISTEN='0.0.0.0:443'"),
+    ] {
+        let text =
+            fs::read_to_string(system.path("/etc/fairlead").join(format!("{file}.env"))).unwrap();
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    for (unit, user) in [
+        ("fairlead-controller", "fairlead-controller"),
+        ("fairlead-access-server", "fairlead-access"),
+    ] {
+        let text = fs::read_to_string(
+            system
+                .path("/etc/systemd/system")
+                .join(format!("{unit}.service")),
+        )
+        .unwrap();
+        for line in [
+            format!("User={user}"),
+            format!("ExecStart=/opt/fairlead-servers/current/{unit} run"),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+    }
+    for program in ["fairlead", "fairlead-controller", "fairlead-access-server"] {
+        let link = fs::read_link(system.path("/usr/local/bin").join(program)).unwrap();
+        assert_eq!(
+            link,
+            Path::new("/opt/fairlead-servers/current").join(program)
+        );
+    }
+    let packages = system.path(PACKAGES);
+    for file in [
+        "install.sh",
+        "channels/stable",
+        "0.2.0/manifest",
+        "0.2.0/manifest.sig",
+        "0.2.0/fairlead-agent-linux-aarch64",
+    ] {
+        assert_eq!(
+            fs::read(packages.join(file)).unwrap(),
+            fs::read(repository.file(file)).unwrap(),
+            "{file}"
+        );
+    }
+}
+
+#[test]
+fn the_servers_get_users_units_and_their_package_and_setup_does_the_rest() {
+    let Some(system) = System::new("systemd") else {
+        return;
+    };
+    let repository = Repository::new();
+    let server = Server::start(repository.path(), Vec::new());
+    let output = system.line(&server, "server");
+    assert!(
+        words(&output).contains("needs --name"),
+        "{}",
+        words(&output)
+    );
+    assert_eq!(output.status.code(), Some(2));
+
+    let before = system.state();
+    let packages = system.path(PACKAGES);
+    let line = "server --name fleet.example.com";
+    let output = system.line(&server, line);
+    let said = words(&output);
+    assert!(output.status.success(), "{said}");
+    three_lines(&output);
+    what_they_got(&system, &repository);
+
+    let installed = system.state();
+    let output = system.line(&server, line);
+    assert!(output.status.success(), "{}", words(&output));
+    let calls = system.calls();
+    assert!(
+        !calls.contains("restart") && !calls.contains("daemon-reload"),
+        "{calls}"
+    );
+    assert_eq!(system.state(), installed);
+
+    // Hosts are served from there.
+    let hosts = Server::start(packages.clone(), Vec::new());
+    let host = Host::new();
+    host.run(
+        &["sh"],
+        &packages.join("install.sh"),
+        &["--from", &hosts.url(), "--address", "127.0.0.1:1"],
+    )
+    .with_token()
+    .ok();
+    drop(host);
+
+    // An older one is refused; what is there stays.
+    repository.pack(&Wish {
+        version: "0.1.0",
+        ..Wish::default()
+    });
+    let output = system.line(&server, line);
+    assert!(
+        words(&output).contains("(installer_older)"),
+        "{}",
+        words(&output)
+    );
+
+    let output = system.line(&server, "server --uninstall");
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(packages.join("0.2.0/manifest").is_file(), "data stays");
+    assert!(!system.path("/opt/fairlead-servers").exists());
+    let output = system.line(&server, "server --uninstall --purge");
+    assert!(output.status.success(), "{}", words(&output));
+    assert_eq!(system.state(), before);
+}
+
+#[test]
+fn after_deb_files_the_same_line_does_the_rest() {
+    let Some(system) = System::new("systemd") else {
+        return;
+    };
+    let repository = Repository::new();
+    let server = Server::start(repository.path(), Vec::new());
+    fs::create_dir_all(system.path("/lib/systemd/system")).unwrap();
+    for user in ["fairlead-controller", "fairlead-access"] {
+        assert!(system.shell(&format!("useradd {user}")).status.success());
+    }
+    for program in ["fairlead-controller", "fairlead-access-server"] {
+        let from = repository
+            .file("0.2.0")
+            .join(format!("{program}-linux-x86_64"));
+        system.tool(program, &fs::read_to_string(from).unwrap());
+        fs::create_dir_all(system.path("/var/lib").join(program)).unwrap();
+        let unit = system
+            .path("/lib/systemd/system")
+            .join(format!("{program}.service"));
+        fs::write(unit, "").unwrap();
+    }
+    let url = server.url();
+    let output = system.shell(&format!(
+        "wget -q -O - {url}/install.sh | sh -s -- server --name fleet.example.com"
+    ));
+    assert!(output.status.success(), "{}", words(&output));
+    three_lines(&output);
+    assert!(!system.path("/opt/fairlead-servers").exists());
+    assert!(
+        !system
+            .path("/etc/systemd/system/fairlead-controller.service")
+            .exists()
+    );
+    let output = system.shell(&format!(
+        "wget -q -O - {url}/install.sh | sh -s -- server --uninstall"
+    ));
+    assert!(
+        words(&output).contains("(installer_packaged)"),
+        "{}",
+        words(&output)
+    );
+}
