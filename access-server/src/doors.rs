@@ -5,8 +5,8 @@ use fairlead_identity::authority::RequestedKey;
 use fairlead_identity::token::secret_hash;
 use fairlead_link::socket::Socket;
 use fairlead_protocol::{
-    EnrolCheck, EnrolReply, EnrolRequest, EnrolVerdict, HostId, HostRecord, LinkDown, LinkUp,
-    Message, Refused, RenewReply, RenewRequest, codes, events, limits, link_down, link_up,
+    EnrolCheck, EnrolReply, EnrolRequest, EnrolVerdict, HostId, HostRecord, Leave, Left, LinkDown,
+    LinkUp, Message, Refused, RenewReply, RenewRequest, codes, events, limits, link_down, link_up,
 };
 use fairlead_store::hosts::HostRow;
 
@@ -162,8 +162,11 @@ pub async fn renew(mut socket: Agent, host: HostId, region: &Region) {
         Ok(LinkUp {
             kind: Some(link_up::Kind::Renew(request)),
         }) => request,
+        Ok(LinkUp {
+            kind: Some(link_up::Kind::Leave(Leave {})),
+        }) => return leave(socket, host, region).await,
         Ok(_) => {
-            let message = "at this door only renewal is heard".to_owned();
+            let message = "at this door only renewal and leaving are heard".to_owned();
             return refuse(&mut socket, (codes::PROTOCOL_VIOLATION, message), 0).await;
         }
         Err(_) => return,
@@ -179,6 +182,20 @@ pub async fn renew(mut socket: Agent, host: HostId, region: &Region) {
         }
         Err(refusal) => refuse(&mut socket, refusal, 0).await,
     }
+}
+
+/// A machine's owner gives its identity up.
+async fn leave(mut socket: Agent, host: HostId, region: &Region) {
+    if let Err(error) = region.give_up(host).await {
+        return refuse(&mut socket, unavailable(&error), 0).await;
+    }
+    tracing::info!(%host, "a host left");
+    let _ = socket
+        .send(&LinkDown {
+            kind: Some(link_down::Kind::Left(Left {})),
+        })
+        .await;
+    socket.close().await;
 }
 
 /// The next certificate for a host.

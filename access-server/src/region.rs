@@ -236,6 +236,26 @@ impl Region {
         }
     }
 
+    /// Ends a host's identity because its owner wants so. The centre is told by the event.
+    ///
+    /// # Errors
+    /// When the ledger cannot be written; the host may ask again.
+    pub async fn give_up(&self, host: HostId) -> Result<(), StoreError> {
+        let event = HostEvent {
+            id: bytes::Bytes::copy_from_slice(&fairlead_identity::random::bytes::<16>()),
+            at_us: self.clock.now_us(),
+            action: fairlead_protocol::events::HOST_LEFT.to_owned(),
+            detail: "its owner gave its identity up".to_owned(),
+            ..HostEvent::default()
+        };
+        self.record_event(host, event).await?;
+        let list = Revocations {
+            hosts: vec![host.to_wire()],
+            ..Revocations::default()
+        };
+        self.on_revocations(list).await
+    }
+
     /// Asks the centre whether a machine may join.
     pub async fn ask_verdict(&self, mut check: EnrolCheck) -> Result<EnrolVerdict, Refusal> {
         let offline = || {
@@ -453,6 +473,8 @@ fn decoded<M: Message + Default>(bytes: Option<Vec<u8>>) -> M {
 /// Everything that either list holds.
 fn joined(list: &Revocations, kept: &Revocations) -> Revocations {
     let mut all = list.clone();
+    all.version = all.version.max(kept.version);
+    all.as_of_us = all.as_of_us.max(kept.as_of_us);
     all.hosts.extend(kept.hosts.iter().cloned());
     all.hosts.sort();
     all.hosts.dedup();

@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod supervise;
+pub mod leave;
 pub mod app;
 pub mod identity;
 pub mod enrol;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use fairlead_agent::config::{Config, Grant};
-use fairlead_agent::{app, owner_log, policy, supervise};
+use fairlead_agent::{app, leave, owner_log, policy, supervise};
 use fairlead_daemon::{files, shutdown, telemetry};
 
 /// The Fairlead agent: carries out signed commands on this machine's containers. It dials out and
@@ -39,6 +39,17 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Give this machine's identity up: revoked at the servers, removed here. Containers are not touched.
+    Leave {
+        #[command(flatten)]
+        config: Config,
+        /// Only remove it here, without telling anybody (an admin has revoked it, or will).
+        #[arg(long)]
+        forget: bool,
+    },
+    /// Remove what makes this machine one host, before an image is made of its disk: each copy of it
+    /// enrols as a host of its own.
+    PrepareImage(Config),
     /// What runs here, and whether the engine, the policy and the identity are as they should be.
     Status(Config),
 }
@@ -49,6 +60,8 @@ fn main() -> ExitCode {
         Verb::Supervise(config) => supervise_verb(&config, &arguments),
         Verb::Run { config, grant } => run_verb(config, grant),
         Verb::Log { config, tail, json } => log_verb(&config, tail, json),
+        Verb::Leave { config, forget } => leave_verb(&config, forget),
+        Verb::PrepareImage(config) => prepare_image_verb(&config),
         Verb::Status(config) => status_verb(&config),
     }
 }
@@ -120,6 +133,52 @@ fn run_verb(config: Config, grant: Grant) -> ExitCode {
                 ExitCode::from(u8::try_from(supervise::EXIT_NEEDS_HELP).unwrap_or(1))
             }
         }
+    }
+}
+
+fn leave_verb(config: &Config, forget: bool) -> ExitCode {
+    files::private_by_default();
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    match runtime.block_on(leave::leave(config, forget)) {
+        Ok(Some(name)) if forget => {
+            println!(
+                "{name}: its identity is gone from here; whoever has a copy of it is let in until an admin revokes it"
+            );
+            ExitCode::SUCCESS
+        }
+        Ok(Some(name)) => {
+            println!("{name}: its identity is revoked and gone; its containers go on");
+            ExitCode::SUCCESS
+        }
+        Ok(None) => {
+            println!("this machine is no host: there is nothing to give up");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+fn prepare_image_verb(config: &Config) -> ExitCode {
+    match leave::prepare_image(config) {
+        Ok(true) => {
+            println!(
+                "this machine is no host any more; its image needs a join token that lets in as many as \
+                 there will be copies (fairlead join-token create --uses N), in the file that --token-file \
+                 names"
+            );
+            ExitCode::SUCCESS
+        }
+        Ok(false) => {
+            println!("this machine is no host: there is nothing to remove");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error),
     }
 }
 

@@ -482,7 +482,7 @@ mod tests {
     #[tokio::test]
     async fn an_engine_that_is_away_is_said_although_its_events_fail_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = crate::runtime::docker::DockerRuntime::new(&dir.path().join("none.sock"));
+        let engine = crate::runtime::docker::DockerRuntime::new(dir.path().join("none.sock"));
         let clock = fairlead_daemon::clock::Clock::system();
         let observer = Observer::new(
             Arc::new(engine.unwrap()),

@@ -242,7 +242,9 @@ async fn on_message(
                 "the server does not know what we sent"
             );
         }
-        Some(K::Welcome(_) | K::Enrolled(_)) => return Err(odd("a greeting out of turn")),
+        Some(K::Welcome(_) | K::Enrolled(_) | K::Left(_)) => {
+            return Err(odd("a greeting out of turn"));
+        }
         // A kind of a later version: said so, never ignored.
         None => {
             return answer(link_up::Kind::Unsupported(Unsupported::default()));

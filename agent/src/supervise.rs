@@ -103,6 +103,12 @@ fn state_error(path: &Path, error: &io::Error) -> SuperviseError {
     }
 }
 
+/// Whether a supervisor works with that directory.
+#[must_use]
+pub fn is_running(state_dir: &Path) -> bool {
+    matches!(lock(state_dir), Err(SuperviseError::Taken(_)))
+}
+
 fn lock(state_dir: &Path) -> Result<File, SuperviseError> {
     let path = state_dir.join("supervisor.lock");
     let file = OpenOptions::new()

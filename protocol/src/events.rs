@@ -2,6 +2,8 @@
 
 /// A machine with a copy of a host's identity was refused.
 pub const HOST_CLONE: &str = "host.clone";
+/// The owner of a machine gave its identity up.
+pub const HOST_LEFT: &str = "host.left";
 /// A host is held until an admin approves it.
 pub const HOST_HELD: &str = "host.held";
 /// A region cannot write its ledger (the detail says why), or can again (empty). Sent unnumbered: what

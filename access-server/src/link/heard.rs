@@ -99,7 +99,9 @@ impl Link {
             Some(K::Unsupported(unsupported)) => {
                 tracing::warn!(host = %self.host, kind = unsupported.kind, "agent lacks a kind");
             }
-            Some(K::Hello(_) | K::Enrol(_)) => return Err("a greeting out of turn".to_owned()),
+            Some(K::Hello(_) | K::Enrol(_) | K::Leave(_)) => {
+                return Err("a greeting out of turn".to_owned());
+            }
             None => {
                 return answer(socket, link_down::Kind::Unsupported(Unsupported::default())).await;
             }

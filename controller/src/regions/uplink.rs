@@ -8,12 +8,14 @@
 use std::sync::Arc;
 
 use fairlead_daemon::shutdown::Shutdown;
+use fairlead_identity::digest::sha256;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
     Ack, CommandId, Hello, HostId, Message, Numbered, Refused, State, StreamId, Unsupported,
     UplinkDown, UplinkUp, Welcome, codes, events, limits, numbered, uplink_down, uplink_up,
     version,
 };
+use fairlead_store::audit::AuditEntry;
 use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -472,6 +474,22 @@ fn record(
             };
             let host = HostId::from_wire(&said.host).ok();
             let seq = tx.insert_event(DEFAULT_TENANT, host, region, event)?;
+            if event.action == events::HOST_LEFT
+                && let Some(host) = host
+                && tx.revoke_host(host, event.at_us.max(1))?
+            {
+                let entry = AuditEntry {
+                    at_us: event.at_us,
+                    tenant: DEFAULT_TENANT.to_owned(),
+                    actor: "the host's owner".to_owned(),
+                    action: "host.leave".to_owned(),
+                    object: format!("host {host}"),
+                    outcome: "ok".to_owned(),
+                    detail: event.detail.clone(),
+                    source: format!("region {region}"),
+                };
+                tx.append_audit(&entry, sha256)?;
+            }
             if event.action == events::HOST_HELD
                 && let Some(host) = host
             {
