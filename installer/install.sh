@@ -2196,14 +2196,17 @@ say_what_next() {
     if [ -n "$own_certificate" ]; then
         next_trust=
         next_pin=
+        next_ca=
         printf 'address      %s\n' "$server_url"
     else
         next_trust=" -k --pinnedpubkey ${web_pin:-PIN}"
         next_pin=" --pin ${web_pin:-PIN}"
+        next_ca=' --ca /var/lib/fairlead-controller/ca.pem'
         printf 'address      %s (own CA, sha256 %s)\n' "$server_url" "${ca_sha256:-as before}"
     fi
     if [ -r /var/lib/fairlead-controller/setup-link ]; then
-        printf 'first admin  %s (works once, for 15 minutes)\n' "$(cat /var/lib/fairlead-controller/setup-link)"
+        printf 'first admin  fairlead login %s%s   (works once, for 15 minutes)\n' \
+            "$(cat /var/lib/fairlead-controller/setup-link)" "$next_ca"
     else
         printf 'first admin  is there already: fairlead login\n'
     fi
