@@ -111,8 +111,8 @@ clean_up() {
     clean_code=$?
     trap - EXIT INT TERM HUP
     set +e
-    if [ -n "$stage" ]; then
-        rm -rf "$stage"
+    if [ "$staging" = yes ]; then
+        rm -rf "$root$prefix/versions"/.incoming.*
     fi
     if [ -n "$temporary" ]; then
         rm -f "$temporary"
@@ -825,6 +825,8 @@ get_failed() {
         ;;
     url:wget:8 | url:wget:1) die 1 installer_not_found "$4 cannot be had from $get_where: $get_last" \
         "is --from right, and is there such a version?" ;;
+    url:curl:2 | url:curl:4 | url:wget:2) die 1 installer_tools "this $getter is too old: it does not know an option that is needed" \
+        "install a newer curl, or bring the package along (--bundle FILE)" ;;
     url:curl:5 | url:curl:97) die 1 installer_proxy "the proxy $(shown_proxy "$proxy") cannot be used" "look at HTTPS_PROXY" ;;
     url:curl:6) die 1 installer_dns "the name $(host_of "$source") cannot be found" "look at this host's DNS (/etc/resolv.conf), or set HTTPS_PROXY" ;;
     url:curl:7) die 1 installer_unreachable "$(host_of "$source") refuses connections, or a firewall does" "let this host out to it, or set HTTPS_PROXY" ;;
@@ -1088,12 +1090,12 @@ make_dir() {
         return 0
     fi
     make_dir "${1%/*}"
-    # The recursion has its own $1, not its own variables.
+    # Noted first: whoever is interrupted in between takes back what may be there.
+    made_dirs="$1 $made_dirs"
     if ! mkdir -m "${2:-0755}" "$root$1"; then
         die 1 installer_write "$root$1 cannot be made" "is the disk full or read-only?"
     fi
     own "$root$1"
-    made_dirs="$1 $made_dirs"
 }
 
 # write_file PATH MODE TEXT: replaces it at once or not at all; nothing if it is so already.
@@ -1186,6 +1188,7 @@ open_stage() {
     take_lock
     # What a run that was killed has left.
     rm -rf "$root$prefix/versions"/.incoming.*
+    staging=yes
     stage=$(mktemp -d "$root$prefix/versions/.incoming.XXXXXX") ||
         die 1 installer_write "$root$prefix/versions cannot be written to" "is the disk full or read-only?"
     chmod 0755 "$stage"
@@ -2437,7 +2440,7 @@ main() {
     unset FAIRLEAD_JOIN_TOKEN
     quiet=no dry_run=no purge=no uninstall=no start=yes re_enrol=no finished=no
     allow_unreachable=no allow_downgrade=no
-    stage='' temporary='' made_dirs='' lock_made='' staged='' wrote_service=no committed=no explained=no
+    stage='' staging=no temporary='' made_dirs='' lock_made='' staged='' wrote_service=no committed=no explained=no
     init='' root='' extra_keys=${FAIRLEAD_KEY:-}
     from=${FAIRLEAD_FROM:-} bundle=${FAIRLEAD_BUNDLE:-} version=${FAIRLEAD_VERSION:-}
     channel=${FAIRLEAD_CHANNEL:-} pin=${FAIRLEAD_PIN:-} prefix=${FAIRLEAD_PREFIX:-}
