@@ -442,7 +442,9 @@ preflight() {
     preflight_tools
     preflight_proxy
     preflight_clock
-    if [ "$verb" != server ]; then
+    if [ "$verb" = server ]; then
+        preflight_port
+    else
         preflight_reach
         preflight_engine
     fi
@@ -704,6 +706,20 @@ bounded() {
         timeout "$bounded_s" "$@"
     else
         "$@"
+    fi
+}
+
+# The one port of the servers, while they do not hold it themselves.
+preflight_port() {
+    if [ ! -r /proc/net/tcp ] || service_runs fairlead-access-server; then
+        return 0
+    fi
+    # Listening is state 0A; the port stands behind the last colon, in hexadecimal digits.
+    if cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
+        grep -Eq "^ *[0-9]+: [0-9A-F]+:$(printf '%04X' "$port") [0-9A-F]+:[0-9A-F]+ 0A "; then
+        row port FAIL "port $port is taken (ss -ltnp says by whom): stop that program, or choose another with --port" installer_port
+    else
+        row port ok "$port is free"
     fi
 }
 
