@@ -2146,6 +2146,8 @@ finish_servers() {
     fi
     run_started=$(date +%s)
     host_token=
+    web_pin=
+    ca_sha256=
     access_data=/var/lib/fairlead-access-server
     if [ ! -e "$access_data/certificates" ] || ! service_runs fairlead-controller; then
         prepare_servers
@@ -2218,8 +2220,8 @@ say_what_next() {
         next_ca=
         printf 'address      %s\n' "$server_url"
     else
-        next_trust=" -k --pinnedpubkey ${web_pin:-PIN}"
-        next_pin=" --pin ${web_pin:-PIN}"
+        next_trust="k --pinnedpubkey '$web_pin'"
+        next_pin=" --pin '$web_pin'"
         next_ca=' --ca /var/lib/fairlead-controller/ca.pem'
         printf 'address      %s (own CA, sha256 %s)\n' "$server_url" "${ca_sha256:-as before}"
     fi
