@@ -2051,6 +2051,9 @@ install_servers() {
     fi
     min_free_mib=128
     if [ "$packaged_servers" = yes ]; then
+        if [ -n "$from$bundle" ]; then
+            say "the programs here are packages of the system, and stay so: --from and --bundle are not used"
+        fi
         preflight
         server_bin=/usr/bin
         servers_changed=no
