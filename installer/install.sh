@@ -2362,6 +2362,9 @@ parse() {
 
 # Everything that comes from outside is looked at before it is used anywhere.
 validate() {
+    if [ "$purge" = yes ] && [ "$uninstall" = no ]; then
+        usage installer_usage "--purge goes with --uninstall"
+    fi
     root=${root%/}
     if [ -n "$root" ] && { ! is_path "$root" || [ ! -d "$root" ]; }; then
         usage installer_usage "--root is the absolute path of a folder that is there, without blanks"
