@@ -111,8 +111,8 @@ clean_up() {
     clean_code=$?
     trap - EXIT INT TERM HUP
     set +e
-    if [ -n "$stage" ]; then
-        rm -rf "$stage"
+    if [ "$staging" = yes ]; then
+        rm -rf "$root$prefix/versions"/.incoming.*
     fi
     if [ -n "$temporary" ]; then
         rm -f "$temporary"
@@ -442,7 +442,9 @@ preflight() {
     preflight_tools
     preflight_proxy
     preflight_clock
-    if [ "$verb" != server ]; then
+    if [ "$verb" = server ]; then
+        preflight_port
+    else
         preflight_reach
         preflight_engine
     fi
@@ -707,6 +709,20 @@ bounded() {
     fi
 }
 
+# The one port of the servers, while they do not hold it themselves.
+preflight_port() {
+    if [ ! -r /proc/net/tcp ] || service_runs fairlead-access-server; then
+        return 0
+    fi
+    # Listening is state 0A; the port stands behind the last colon, in hexadecimal digits.
+    if cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
+        grep -Eq "^ *[0-9]+: [0-9A-F]+:$(printf '%04X' "$port") [0-9A-F]+:[0-9A-F]+ 0A "; then
+        row port FAIL "port $port is taken (ss -ltnp says by whom): stop that program, or choose another with --port" installer_port
+    else
+        row port ok "$port is free"
+    fi
+}
+
 preflight_engine() {
     find_engine
     if [ "$engine_kind" = none ]; then
@@ -825,6 +841,8 @@ get_failed() {
         ;;
     url:wget:8 | url:wget:1) die 1 installer_not_found "$4 cannot be had from $get_where: $get_last" \
         "is --from right, and is there such a version?" ;;
+    url:curl:2 | url:curl:4 | url:wget:2) die 1 installer_tools "this $getter is too old: it does not know an option that is needed" \
+        "install a newer curl, or bring the package along (--bundle FILE)" ;;
     url:curl:5 | url:curl:97) die 1 installer_proxy "the proxy $(shown_proxy "$proxy") cannot be used" "look at HTTPS_PROXY" ;;
     url:curl:6) die 1 installer_dns "the name $(host_of "$source") cannot be found" "look at this host's DNS (/etc/resolv.conf), or set HTTPS_PROXY" ;;
     url:curl:7) die 1 installer_unreachable "$(host_of "$source") refuses connections, or a firewall does" "let this host out to it, or set HTTPS_PROXY" ;;
@@ -1088,12 +1106,12 @@ make_dir() {
         return 0
     fi
     make_dir "${1%/*}"
-    # The recursion has its own $1, not its own variables.
+    # Noted first: whoever is interrupted in between takes back what may be there.
+    made_dirs="$1 $made_dirs"
     if ! mkdir -m "${2:-0755}" "$root$1"; then
         die 1 installer_write "$root$1 cannot be made" "is the disk full or read-only?"
     fi
     own "$root$1"
-    made_dirs="$1 $made_dirs"
 }
 
 # write_file PATH MODE TEXT: replaces it at once or not at all; nothing if it is so already.
@@ -1186,6 +1204,7 @@ open_stage() {
     take_lock
     # What a run that was killed has left.
     rm -rf "$root$prefix/versions"/.incoming.*
+    staging=yes
     stage=$(mktemp -d "$root$prefix/versions/.incoming.XXXXXX") ||
         die 1 installer_write "$root$prefix/versions cannot be written to" "is the disk full or read-only?"
     chmod 0755 "$stage"
@@ -2032,6 +2051,9 @@ install_servers() {
     fi
     min_free_mib=128
     if [ "$packaged_servers" = yes ]; then
+        if [ -n "$from$bundle" ]; then
+            say "the programs here are packages of the system, and stay so: --from and --bundle are not used"
+        fi
         preflight
         server_bin=/usr/bin
         servers_changed=no
@@ -2127,6 +2149,8 @@ finish_servers() {
     fi
     run_started=$(date +%s)
     host_token=
+    web_pin=
+    ca_sha256=
     access_data=/var/lib/fairlead-access-server
     if [ ! -e "$access_data/certificates" ] || ! service_runs fairlead-controller; then
         prepare_servers
@@ -2196,14 +2220,17 @@ say_what_next() {
     if [ -n "$own_certificate" ]; then
         next_trust=
         next_pin=
+        next_ca=
         printf 'address      %s\n' "$server_url"
     else
-        next_trust=" -k --pinnedpubkey ${web_pin:-PIN}"
-        next_pin=" --pin ${web_pin:-PIN}"
+        next_trust="k --pinnedpubkey '$web_pin'"
+        next_pin=" --pin '$web_pin'"
+        next_ca=' --ca /var/lib/fairlead-controller/ca.pem'
         printf 'address      %s (own CA, sha256 %s)\n' "$server_url" "${ca_sha256:-as before}"
     fi
     if [ -r /var/lib/fairlead-controller/setup-link ]; then
-        printf 'first admin  %s (works once, for 15 minutes)\n' "$(cat /var/lib/fairlead-controller/setup-link)"
+        printf 'first admin  fairlead login %s%s   (works once, for 15 minutes)\n' \
+            "$(cat /var/lib/fairlead-controller/setup-link)" "$next_ca"
     else
         printf 'first admin  is there already: fairlead login\n'
     fi
@@ -2335,6 +2362,9 @@ parse() {
 
 # Everything that comes from outside is looked at before it is used anywhere.
 validate() {
+    if [ "$purge" = yes ] && [ "$uninstall" = no ]; then
+        usage installer_usage "--purge goes with --uninstall"
+    fi
     root=${root%/}
     if [ -n "$root" ] && { ! is_path "$root" || [ ! -d "$root" ]; }; then
         usage installer_usage "--root is the absolute path of a folder that is there, without blanks"
@@ -2434,7 +2464,7 @@ main() {
     unset FAIRLEAD_JOIN_TOKEN
     quiet=no dry_run=no purge=no uninstall=no start=yes re_enrol=no finished=no
     allow_unreachable=no allow_downgrade=no
-    stage='' temporary='' made_dirs='' lock_made='' staged='' wrote_service=no committed=no explained=no
+    stage='' staging=no temporary='' made_dirs='' lock_made='' staged='' wrote_service=no committed=no explained=no
     init='' root='' extra_keys=${FAIRLEAD_KEY:-}
     from=${FAIRLEAD_FROM:-} bundle=${FAIRLEAD_BUNDLE:-} version=${FAIRLEAD_VERSION:-}
     channel=${FAIRLEAD_CHANNEL:-} pin=${FAIRLEAD_PIN:-} prefix=${FAIRLEAD_PREFIX:-}

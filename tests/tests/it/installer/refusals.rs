@@ -1,6 +1,7 @@
 //! What is not genuine, not whole or not there is refused in words, and nothing of it is left or run.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
 use fairlead_tests::disk::Disk;
@@ -115,6 +116,38 @@ fn a_server_that_dawdles_has_its_time_and_no_more() {
         "{:?}",
         began.elapsed()
     );
+}
+
+#[test]
+fn interrupted_it_takes_back_what_it_began() {
+    let repository = Repository::new();
+    let server = Server::start(repository.path(), vec![("/manifest", Fault::Slow)]);
+    for shell in shells() {
+        let host = Host::new();
+        let before = tree(&host.root());
+        let mut run = host
+            .install(shell, &repository, &["--from", &server.url()])
+            .with_token();
+        // A group of its own, as a terminal or a service manager ends it.
+        let mut child = run
+            .command
+            .process_group(0)
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let began = Instant::now();
+        while tree(&host.root()) == before {
+            assert!(
+                began.elapsed() < Duration::from_secs(20),
+                "it began nothing"
+            );
+            std::thread::yield_now();
+        }
+        let group = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process_group(group, rustix::process::Signal::TERM).unwrap();
+        assert!(!child.wait().unwrap().success());
+        assert_eq!(tree(&host.root()), before, "{shell:?}");
+    }
 }
 
 #[test]

@@ -17,10 +17,11 @@ fn three_lines(output: &Output) {
         asked_for,
         format!(
             "address      https://fleet.example.com (own CA, sha256 0123)\n\
-             first admin  https://fleet.example.com/setup/SECRET (works once, for 15 minutes)\n\
-             add a host   curl -fsSL -k --pinnedpubkey sha256//PIN= https://fleet.example.com/install.sh \
+             first admin  fairlead login https://fleet.example.com/setup/SECRET \
+             --ca /var/lib/fairlead-controller/ca.pem   (works once, for 15 minutes)\n\
+             add a host   curl -fsSLk --pinnedpubkey 'sha256//PIN=' https://fleet.example.com/install.sh \
              | FAIRLEAD_JOIN_TOKEN={TOKEN} sh -s -- --from https://fleet.example.com/packages \
-             --address fleet.example.com:443 --pin sha256//PIN=\n"
+             --address fleet.example.com:443 --pin 'sha256//PIN='\n"
         ),
         "three lines on standard output, and nothing else"
     );

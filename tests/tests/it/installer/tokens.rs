@@ -218,6 +218,7 @@ fn what_else_comes_from_outside_stays_words() {
         ("--pin", "sha256//$(id)"),
         ("--init", "upstart"),
         ("--nonsense", "x"),
+        ("--purge", "--quiet"),
     ] {
         let output = host
             .install(&["sh"], &repository, &[flag, value])
