@@ -471,11 +471,12 @@ impl Uplink {
             .ledger
             .write(move |tx| {
                 tx.take_from(CENTRE, seq)?;
-                if approved {
-                    tx.approve_host(host)
-                } else {
-                    Ok(())
+                // An approval that nobody waits for would let the next older copy in.
+                let is_held = tx.host(host)?.is_some_and(|row| !row.held.is_empty());
+                if approved && is_held {
+                    tx.approve_host(host)?;
                 }
+                Ok(())
             })
             .await?;
         Ok(())

@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -16,12 +17,16 @@ use rustix::net::{
 };
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::shutdown::Shutdown;
 
 /// Processes that pass connections at a time: one, and its successor.
 const SENDERS_MAX: usize = 8;
+
+/// How long one connection may take on its way over: its peer waits, and others behind it.
+const PASS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Which of the receiver's doors a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +58,12 @@ impl Passer {
     /// Passes a connection on. It is gone from here afterwards, also when that failed.
     ///
     /// # Errors
-    /// When nobody listens there.
+    /// When nobody listens there, or whoever does takes nothing (it is frozen).
     pub async fn pass(&self, tcp: TcpStream, to: PassedTo) -> io::Result<()> {
+        tokio::time::timeout(PASS_WITHIN, self.hand_over(tcp, to)).await?
+    }
+
+    async fn hand_over(&self, tcp: TcpStream, to: PassedTo) -> io::Result<()> {
         let tcp = tcp.into_std()?;
         let mut stream = self.stream.lock().await;
         // A connection to a receiver that has been restarted is found out by using it.
@@ -138,17 +147,24 @@ pub async fn receive(
                     () = shutdown.cancelled() => return,
                     next = next(&stream) => next,
                 };
-                let passed = match next {
-                    Ok(Some((PassedTo::Web, tcp))) => web.send(tcp).await,
-                    Ok(Some((PassedTo::Uplinks, tcp))) => uplinks.send(tcp).await,
+                let (to, tcp) = match next {
+                    Ok(Some(passed)) => passed,
                     Ok(None) => return,
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be taken over");
                         return;
                     }
                 };
-                if passed.is_err() {
-                    return;
+                let door = match to {
+                    PassedTo::Web => &web,
+                    PassedTo::Uplinks => &uplinks,
+                };
+                // Where there is no room it is closed: people who crowd one door must not stand in the
+                // way to the other.
+                match door.try_send(tcp) {
+                    Ok(()) => {}
+                    Err(TrySendError::Full(_)) => tracing::debug!(?to, "no room for a connection"),
+                    Err(TrySendError::Closed(_)) => return,
                 }
             }
         });
@@ -278,5 +294,37 @@ mod tests {
             receiver.shutdown.cancel();
             receiver.task.await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn a_crowd_at_one_door_does_not_stand_in_the_way_to_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("front.sock");
+        let mut receiver = receiver(&path);
+        let passer = Passer::new(&path);
+        // Nobody takes these: the channel has room for four.
+        for _ in 0..20 {
+            let (_dialled, accepted) = pair().await;
+            passer.pass(accepted, PassedTo::Web).await.unwrap();
+        }
+        let (dialled, accepted) = pair().await;
+        passer.pass(accepted, PassedTo::Uplinks).await.unwrap();
+        let passed = receiver.uplinks.recv().await.unwrap();
+        assert_eq!(passed.peer_addr().unwrap(), dialled.local_addr().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_is_frozen_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("front.sock");
+        let _frozen = listen(&path).unwrap();
+        let passer = Passer::new(&path);
+        let error = loop {
+            let (_dialled, accepted) = pair().await;
+            if let Err(error) = passer.pass(accepted, PassedTo::Web).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
     }
 }

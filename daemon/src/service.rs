@@ -4,16 +4,7 @@ use sd_notify::NotifyState;
 
 /// It does its work from now on.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
-}
-
-/// It was asked to end and is about to.
-pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
-}
-
-fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
         tracing::warn!(%error, "the service manager could not be told");
     }
 }

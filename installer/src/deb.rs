@@ -126,7 +126,7 @@ pub fn access_server(
         ACCESS_SERVER,
         "fairlead-access",
         "its settings belong into /etc/fairlead/access-server.env; beside a controller, \
-         fairlead-controller setup writes them and starts it",
+         `sh install.sh server --name NAME` writes them and starts it",
         "Fairlead access server: the links of a region's hosts\n It ends the links of a region's agents and \
          keeps the region's ledger.",
         tree,
@@ -154,8 +154,8 @@ pub fn controller(
     let package = server(
         CONTROLLER,
         "fairlead-controller",
-        "next: fairlead-controller setup --name NAME, with the name that people and hosts use for \
-         this machine",
+        "next: `sh install.sh server --name NAME` (the name that people and hosts use for this \
+         machine) writes its settings and starts it",
         "Fairlead controller: API, CA and the view of the whole fleet\n With the command line, fairlead.",
         tree,
     );

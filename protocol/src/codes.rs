@@ -83,6 +83,8 @@ codes! {
     NO_STREAM = "no_stream";
     /// The host (or its region) is not connected.
     HOST_OFFLINE = "host_offline";
+    /// This server has no package of that name.
+    PACKAGE_NOT_FOUND = "package_not_found";
     /// The region is not connected.
     REGION_OFFLINE = "region_offline";
     /// The disk is full or cannot be written; nothing was accepted.

@@ -52,7 +52,7 @@ pub(crate) async fn add(context: &Context, wanted: HostAdd) -> Result<Exit, Fail
             Exit::NotFound,
             "this controller has no packages yet, so that a machine would find nothing to install",
         )
-        .code("package_not_found")
+        .code(fairlead_protocol::codes::PACKAGE_NOT_FOUND)
         .hint("an administrator puts them there: see the guide, page packages"));
     };
     let body = JoinTokenRequest {
@@ -70,7 +70,7 @@ pub(crate) async fn add(context: &Context, wanted: HostAdd) -> Result<Exit, Fail
                 clean(&made.info.region)
             ),
         )
-        .code("region_offline")
+        .code(fairlead_protocol::codes::REGION_OFFLINE)
         .hint("fairlead region ls"));
     }
     let now = Timestamp::now();
@@ -160,7 +160,7 @@ async fn follow(
                 Exit::Expired,
                 "the line works no longer, and the machine has not come",
             )
-            .code("token_expired")
+            .code(fairlead_protocol::codes::TOKEN_EXPIRED)
             .hint("fairlead host add makes a new one"));
         }
         tokio::time::sleep(LOOK_AGAIN_AFTER).await;

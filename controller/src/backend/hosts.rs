@@ -143,13 +143,6 @@ impl ControllerBackend {
         let Some(id) = row.id else {
             return Err(no_host(host));
         };
-        if row.held.is_empty() {
-            return Err(ApiError::new(
-                codes::PRECONDITION_FAILED,
-                format!("host {} is not held: there is nothing to approve", row.name),
-            )
-            .hint("fairlead host show says how it is"));
-        }
         let note = Note::ok("host.approve", format!("host {}", row.name))
             .detail(format!("was held: {}", row.held));
         let entry = self.entry(caller, &note);

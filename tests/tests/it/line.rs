@@ -210,5 +210,6 @@ async fn from_the_servers_line_to_another_machines_containers_and_back() {
     assert_eq!(left, Vec::<String>::new(), "files");
     assert_eq!(vm.exec("id fairlead").await.code, 1);
     ran(&vm, "docker inspect shop-web-1 shop-db-1").await;
-    servers.host_is("vm", "offline").await;
+    let gone = servers.host.says("fairlead host ls").await;
+    assert!(!gone.contains("vm"), "its identity has ended: {gone}");
 }
