@@ -163,8 +163,17 @@ pub(crate) enum HostVerb {
     /// Revoke hosts' identities; their containers go on
     Rm {
         /// Names, ids or beginnings of ids
-        #[arg(required = true)]
+        #[arg(
+            required_unless_present = "offline_for",
+            conflicts_with = "offline_for"
+        )]
         hosts: Vec<String>,
+        /// All that have not been heard for so long (30d): machines that never return
+        #[arg(long, value_parser = duration)]
+        offline_for: Option<Duration>,
+        /// Only say which that would be
+        #[arg(long, requires = "offline_for")]
+        dry_run: bool,
     },
 }
 

@@ -51,6 +51,7 @@ pub struct Host {
     /// When it joined.
     pub enrolled_at: Timestamp,
     /// Id of the join token that let it in.
+    #[serde(default)]
     pub joined_with: String,
     /// Term of ownership: grows each time an agent instance starts.
     pub epoch: u64,

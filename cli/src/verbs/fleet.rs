@@ -75,7 +75,25 @@ pub(crate) async fn host(context: &Context, verb: HostVerb) -> Result<Exit, Fail
             })
             .await
         }
-        HostVerb::Rm { hosts } => {
+        HostVerb::Rm {
+            hosts,
+            offline_for,
+            dry_run,
+        } => {
+            let hosts = match offline_for {
+                Some(least) => silent(&client.list(&["hosts"], &[]).await?, least),
+                None => hosts,
+            };
+            if hosts.is_empty() {
+                say("no host has been away for so long");
+                return Ok(Exit::Ok);
+            }
+            if dry_run {
+                for host in &hosts {
+                    say(&format!("{}: its identity would be revoked", clean(host)));
+                }
+                return Ok(Exit::Ok);
+            }
             super::each(hosts, async |host| {
                 client.delete(&["hosts", host]).await?;
                 say(&format!(
@@ -97,6 +115,19 @@ pub(crate) fn state_colour(state: &str) -> Option<Colour> {
         "offline" | "held" | "revoked" => Some(Colour::Bad),
         _ => None,
     }
+}
+
+/// Hosts that were last heard at least so long ago. One whose region is not connected may be well, so
+/// it is not among them.
+fn silent(hosts: &[Host], least: std::time::Duration) -> Vec<String> {
+    let now = Timestamp::now();
+    let is_silent = |host: &&Host| {
+        let heard = host.last_seen.unwrap_or(host.enrolled_at);
+        let away = u64::try_from(now.as_second() - heard.as_second()).unwrap_or(0);
+        host.state == "offline" && away >= least.as_secs()
+    };
+    let silent = hosts.iter().filter(is_silent);
+    silent.map(|host| host.name.clone()).collect()
 }
 
 fn hosts_table(hosts: &[Host], now: Timestamp) -> Table {
