@@ -43,15 +43,11 @@ impl Servers {
             "three lines: {}",
             said.stdout
         );
-        let link = after("first admin");
-        let link = link.split_whitespace().next().unwrap().to_owned();
-        let ca = after("address");
-        let ca = ca.split("sha256 ").nth(1).unwrap().trim_end_matches(')');
-        ran(
-            &host,
-            &format!("fairlead login --ca-fingerprint {ca} {link}"),
-        )
-        .await;
+        // As it is printed, so that it can be pasted.
+        let login = after("first admin");
+        let login = login.split("  (").next().unwrap();
+        assert!(login.starts_with("fairlead login https://"), "{login}");
+        ran(&host, login).await;
         Self {
             line: after("add a host"),
             host,
