@@ -45,11 +45,11 @@ verb_package() {
 
     package_first=$(target_dir)
     for package_target in $(package_list); do
-        build_programs "$package_target" "$package_first" "$PACKAGE_WORK/programs"
+        package_programs "$package_target" "$package_first" "$PACKAGE_WORK/programs"
     done
     if [ "$package_long" = yes ]; then
         for package_target in $(package_list); do
-            build_programs "$package_target" "$PACKAGE_WORK/second-target" "$PACKAGE_WORK/second-programs"
+            package_programs "$package_target" "$PACKAGE_WORK/second-target" "$PACKAGE_WORK/second-programs"
             same_bytes "$PACKAGE_WORK/programs/$package_target" "$PACKAGE_WORK/second-programs/$package_target"
         done
     fi
@@ -170,8 +170,8 @@ choose_package_key() {
 
 # --- building --------------------------------------------------------------------------------
 
-# build_programs TARGET TARGET_DIR OUT
-build_programs() {
+# package_programs TARGET TARGET_DIR OUT
+package_programs() {
     build_triple=$(package_triple "$1")
     # The agent by itself: built beside the servers, it would get the features that only they need.
     working "build the agent for $1" \

@@ -35,9 +35,19 @@ verb_test() {
     {
         cargo test --no-fail-fast "$@" 2>&1 || echo "cargo test ended with code $?"
     } | tee "$test_log"
+    [ "$*" != --workspace ] || walk_the_tour | tee -a "$test_log"
     ! grep -q '^cargo test ended with code' "$test_log" || test_code=1
     sum_up "$test_log" || test_code=1
     exit "$test_code"
+}
+
+# The README's tour counts as one test, said as the others are.
+walk_the_tour() {
+    if "$ROOT/dev" demo --check --programs "$(target_dir)/debug" >&2; then
+        say "test result: ok. 1 passed; 0 failed; ./dev demo --check"
+    else
+        say "test result: FAILED. 0 passed; 1 failed; ./dev demo --check"
+    fi
 }
 
 # What is asked of another package only needs no test hosts.
@@ -93,6 +103,7 @@ lint() {
         note "  clippy is not here: rustup component add clippy"
     fi
     lint_step "one TLS provider" no_ring
+    lint_step "names in dev.d" no_name_twice
     if has shellcheck; then
         lint_step "shellcheck" shellcheck -s sh -x dev dev.d/*.sh .ci/run tests/src/hosts/recipe.sh
     else
@@ -106,6 +117,15 @@ lint() {
         note "  cargo-deny is not here: cargo install --locked cargo-deny (some minutes)"
     fi
     return "$lint_code"
+}
+
+# All parts of ./dev share one shell: of two functions with one name the first would be gone.
+no_name_twice() {
+    no_name_twice=$(grep -hoE '^[a-z_]+\(\)' dev dev.d/*.sh | sort | uniq -d)
+    [ -z "$no_name_twice" ] || {
+        note "defined twice: $no_name_twice"
+        return 1
+    }
 }
 
 # With two providers in the graph rustls cannot choose, and panics at run time.
