@@ -44,11 +44,17 @@ unpack_busybox() (
     dpkg-deb -x busybox-static_*.deb .
 )
 
-# missing_packages ENGINE: one line each, "package reason".
+# missing_packages ENGINE VERB: one line each, "package reason".
 missing_packages() {
     if ! has cc && ! has gcc; then
         say "gcc a C compiler, for SQLite and the cryptography"
         say "libc6-dev its headers"
+    fi
+    if [ "$2" = test ] && can_be_root; then
+        # Without them some tests say that they are left out; in CI nothing is.
+        for missing_tool in shellcheck curl openssl; do
+            has "$missing_tool" || say "$missing_tool some tests of the installer's script"
+        done
     fi
     [ "$1" = docker ] || return 0
     if ! engine_answers && ! has dockerd; then
@@ -68,7 +74,7 @@ ensure_packages() {
         ensure_without_apt "$1"
         return
     }
-    ensure_list=$(missing_packages "$1")
+    ensure_list=$(missing_packages "$1" "$2")
     [ -n "$ensure_list" ] || {
         ensure_busybox "$1"
         return 0
