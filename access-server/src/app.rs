@@ -6,7 +6,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 use fairlead_api::server::{Limits, serve};
-use fairlead_daemon::arrivals::{self, Arrivals};
+use fairlead_daemon::arrivals::{self, Arrivals, ListenError, listen};
 use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files::{self, ClaimError};
 use fairlead_daemon::service;
@@ -40,13 +40,8 @@ pub enum AppError {
     #[error(transparent)]
     Ledger(#[from] StoreError),
     /// A port cannot be had.
-    #[error("cannot listen at {address}: {reason}")]
-    Listen {
-        /// Where.
-        address: String,
-        /// Why.
-        reason: String,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// Keys and certificates do not fit.
     #[error("cannot use the certificates: {0}")]
     Tls(#[from] rustls::Error),
@@ -66,15 +61,6 @@ pub struct App {
     dialler: Dialler,
     controller: String,
     volatile: mpsc::Receiver<UplinkUp>,
-}
-
-async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| AppError::Listen {
-            address: address.to_string(),
-            reason: error.to_string(),
-        })
 }
 
 impl App {

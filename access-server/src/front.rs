@@ -3,17 +3,16 @@
 //! passed on to the controller on the same machine as the raw connections they are (`daemon::passing`).
 //! Nothing is decrypted here, and which port somebody came through opens no door.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use fairlead_api::server::crowd::Crowd;
+use fairlead_daemon::arrivals::Arrivals;
 use fairlead_daemon::passing::{PassedTo, Passer};
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_protocol::limits;
-use fairlead_protocol::origin::Origin;
 use fairlead_protocol::version::sni;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -27,8 +26,6 @@ const KNOCKING_PER_ADDRESS_MAX: usize = 512;
 const HELLO_BYTES_MAX: usize = 16 * 1024;
 /// Between two looks at a record that comes in pieces.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
-/// After a failed accept (no file descriptors left) the next try waits this long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where connections go.
 pub struct Front {
@@ -36,8 +33,6 @@ pub struct Front {
     web: mpsc::Sender<TcpStream>,
     /// The controller on this machine, if it shares the port.
     controller: Option<Passer>,
-    knocking: Arc<Semaphore>,
-    per_address: Mutex<HashMap<Origin, usize>>,
 }
 
 /// Who knocks.
@@ -60,30 +55,25 @@ impl Front {
             agents,
             web,
             controller: controller.map(Passer::new),
-            knocking: Arc::new(Semaphore::new(KNOCKING_MAX)),
-            per_address: Mutex::default(),
         })
     }
 
     /// Accepts until shutdown.
     pub async fn run(self: Arc<Self>, listener: TcpListener, shutdown: Shutdown) {
+        let mut listener = Arrivals::from(listener);
+        let (knocking, crowd) = (
+            Arc::new(Semaphore::new(KNOCKING_MAX)),
+            Crowd::new(KNOCKING_PER_ADDRESS_MAX),
+        );
         loop {
-            let Ok(place) = Arc::clone(&self.knocking).acquire_owned().await else {
+            let Ok(place) = Arc::clone(&knocking).acquire_owned().await else {
                 return;
             };
-            let accepted = tokio::select! {
+            let (tcp, remote) = tokio::select! {
                 () = shutdown.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
-            let (tcp, remote) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::error!(%error, "cannot accept connections");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let Some(seat) = self.seat(remote) else {
+            let Some(seat) = crowd.enter(remote.ip()) else {
                 continue;
             };
             let front = Arc::clone(&self);
@@ -95,23 +85,6 @@ impl Front {
                 }
             });
         }
-    }
-
-    fn seat(self: &Arc<Self>, remote: SocketAddr) -> Option<Seat> {
-        let origin = Origin::from(remote.ip());
-        let mut addresses = self
-            .per_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let here = addresses.entry(origin).or_default();
-        if *here >= KNOCKING_PER_ADDRESS_MAX {
-            return None;
-        }
-        *here += 1;
-        Some(Seat {
-            front: Arc::clone(self),
-            origin,
-        })
     }
 
     async fn let_in(&self, tcp: TcpStream) -> io::Result<()> {
@@ -126,25 +99,6 @@ impl Front {
                 Some(controller) => controller.pass(tcp, PassedTo::Web).await,
                 None => self.web.send(tcp).await.map_err(gone),
             },
-        }
-    }
-}
-
-/// A place among the connections of one address.
-struct Seat {
-    front: Arc<Front>,
-    origin: Origin,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let addresses = self.front.per_address.lock();
-        let mut addresses = addresses.unwrap_or_else(PoisonError::into_inner);
-        if let Some(here) = addresses.get_mut(&self.origin) {
-            *here -= 1;
-            if *here == 0 {
-                addresses.remove(&self.origin);
-            }
         }
     }
 }
@@ -271,6 +225,5 @@ mod tests {
         assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
         shutdown.cancel();
         running.await.unwrap();
-        assert!(front.per_address.lock().unwrap().is_empty());
     }
 }

@@ -216,14 +216,19 @@ impl Region {
             .await
     }
 
-    async fn record_event(&self, host: HostId, event: HostEvent) -> Result<(), StoreError> {
-        self.enqueue_event(host, event).await?.outcome().await?;
-        self.outbox_grew.notify_one();
-        Ok(())
-    }
-
     /// Records something that this server itself has seen.
     pub async fn record(&self, host: HostId, action: &str, detail: String) {
+        if let Err(error) = self.record_own(host, action, detail).await {
+            tracing::error!(%host, action, %error, "an event could not be recorded");
+        }
+    }
+
+    async fn record_own(
+        &self,
+        host: HostId,
+        action: &str,
+        detail: String,
+    ) -> Result<(), StoreError> {
         let event = HostEvent {
             id: bytes::Bytes::copy_from_slice(&fairlead_identity::random::bytes::<16>()),
             at_us: self.clock.now_us(),
@@ -231,9 +236,9 @@ impl Region {
             detail,
             ..HostEvent::default()
         };
-        if let Err(error) = self.record_event(host, event).await {
-            tracing::error!(%host, action, %error, "an event could not be recorded");
-        }
+        self.enqueue_event(host, event).await?.outcome().await?;
+        self.outbox_grew.notify_one();
+        Ok(())
     }
 
     /// Ends a host's identity because its owner wants so. The centre is told by the event.
@@ -241,14 +246,9 @@ impl Region {
     /// # Errors
     /// When the ledger cannot be written; the host may ask again.
     pub async fn give_up(&self, host: HostId) -> Result<(), StoreError> {
-        let event = HostEvent {
-            id: bytes::Bytes::copy_from_slice(&fairlead_identity::random::bytes::<16>()),
-            at_us: self.clock.now_us(),
-            action: fairlead_protocol::events::HOST_LEFT.to_owned(),
-            detail: "its owner gave its identity up".to_owned(),
-            ..HostEvent::default()
-        };
-        self.record_event(host, event).await?;
+        let detail = "its owner gave its identity up".to_owned();
+        self.record_own(host, fairlead_protocol::events::HOST_LEFT, detail)
+            .await?;
         let list = Revocations {
             hosts: vec![host.to_wire()],
             ..Revocations::default()

@@ -28,7 +28,7 @@ use tower::ServiceExt;
 
 use crowd::{Crowd, Place};
 
-mod crowd;
+pub mod crowd;
 
 /// What a server allows.
 #[derive(Debug, Clone)]
@@ -66,8 +66,6 @@ const HTTP2_STREAMS_MAX: u32 = 64;
 const HTTP1_BUFFER_BYTES: usize = 16 * 1024;
 /// Largest head of an HTTP/2 request.
 const HTTP2_HEADERS_BYTES: u32 = 16 * 1024;
-/// After a failed accept (no file descriptors left) the next try waits this long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The application protocols that the TLS configuration should offer, best first.
 pub const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
@@ -110,17 +108,9 @@ pub async fn serve(
             place = Arc::clone(&places).acquire_owned() => place,
         };
         let Ok(place) = place else { break };
-        let accepted = tokio::select! {
+        let (socket, peer) = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
-        };
-        let (socket, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(error = %error, "could not accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
         };
         let Some(idle) = crowd.enter(peer.ip()) else {
             tracing::debug!(peer = %peer, "too many idle connections of one address");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fairlead_api::server::{Limits, serve};
 use fairlead_api::{Options, router};
+use fairlead_daemon::arrivals::ListenError;
 use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files::{self, ClaimError};
 use fairlead_daemon::service;
@@ -63,13 +64,8 @@ pub enum AppError {
     #[error(transparent)]
     Setup(#[from] SetupError),
     /// A port cannot be had.
-    #[error("cannot listen at {address}: {reason}")]
-    Listen {
-        /// Where.
-        address: String,
-        /// Why.
-        reason: String,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// Keys and certificates do not fit.
     #[error("cannot use the certificates: {0}")]
     Tls(#[from] rustls::Error),

@@ -1,15 +1,14 @@
 //! Where the controller is reached: https for people, a port for access servers, and (where the machine's
 //! access server shares one port with it) a socket through which it passes connections on.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_daemon::arrivals::{self, Arrivals};
+use fairlead_daemon::arrivals::{self, Arrivals, ListenError, listen};
 use fairlead_daemon::passing;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::tls;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpStream, UnixListener};
 use tokio::sync::mpsc;
 
 use crate::app::AppError;
@@ -41,7 +40,7 @@ impl Doors {
     ///
     /// # Errors
     /// When a port or the socket cannot be had.
-    pub async fn open(config: &Config) -> Result<Self, AppError> {
+    pub async fn open(config: &Config) -> Result<Self, ListenError> {
         let web = Arrivals::from(listen(config.listen).await?);
         let uplinks = Arrivals::from(listen(config.uplink_listen).await?);
         let Some(path) = &config.front_socket else {
@@ -57,7 +56,10 @@ impl Doors {
             web: web.and(Some(passed_to_web)),
             uplinks: uplinks.and(Some(passed_to_uplinks)),
             front: Some(Front {
-                listener: passing::listen(path).map_err(|error| cannot_listen(path, &error))?,
+                listener: passing::listen(path).map_err(|reason| ListenError {
+                    address: path.display().to_string(),
+                    reason,
+                })?,
                 web: to_web,
                 uplinks: to_uplinks,
             }),
@@ -72,22 +74,6 @@ impl Doors {
             }
         };
         (self.web, self.uplinks, taking)
-    }
-}
-
-async fn listen(address: std::net::SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| AppError::Listen {
-            address: address.to_string(),
-            reason: error.to_string(),
-        })
-}
-
-fn cannot_listen(path: &Path, error: &std::io::Error) -> AppError {
-    AppError::Listen {
-        address: path.display().to_string(),
-        reason: error.to_string(),
     }
 }
 

@@ -3,12 +3,39 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-/// Passed connections that wait to be accepted; beyond that the sender waits.
+/// Passed connections that wait to be accepted. Beyond that those of the same process wait their turn, and
+/// those that another process passes are closed.
 pub const PASSED_WAITING_MAX: usize = 64;
+/// After a failed accept the next try waits this long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A port (or socket) cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen at {address}: {reason}")]
+pub struct ListenError {
+    /// Where.
+    pub address: String,
+    /// Why.
+    pub reason: io::Error,
+}
+
+/// Listens at a port.
+///
+/// # Errors
+/// When it cannot be had.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|reason| ListenError {
+            address: address.to_string(),
+            reason,
+        })
+}
 
 /// Where connections come from.
 #[derive(Debug)]
@@ -35,10 +62,20 @@ impl Arrivals {
     }
 
     /// The next connection and whom it is from. Nothing is lost when the future is dropped.
-    ///
-    /// # Errors
-    /// When the port takes no more (no file descriptors are left): waiting helps.
-    pub async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+    pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.try_accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: waiting is the only cure.
+                    tracing::error!(%error, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn try_accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
             let Some(passed) = &mut self.passed else {
                 return self.listener.accept().await;
@@ -71,12 +108,12 @@ mod tests {
 
         let dialled = TcpStream::connect(to_shared).await.unwrap();
         sender.send(shared.accept().await.unwrap().0).await.unwrap();
-        let (_, from) = arrivals.accept().await.unwrap();
+        let (_, from) = arrivals.accept().await;
         assert_eq!(from, dialled.local_addr().unwrap());
 
         drop(sender);
         let dialled = TcpStream::connect(to_own).await.unwrap();
-        let (_, from) = arrivals.accept().await.unwrap();
+        let (_, from) = arrivals.accept().await;
         assert_eq!(from, dialled.local_addr().unwrap());
     }
 }

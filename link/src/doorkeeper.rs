@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use fairlead_daemon::arrivals::Arrivals;
 use fairlead_protocol::limits;
@@ -23,8 +22,6 @@ use crate::accept::{AcceptError, Accepted, Acceptor};
 const HANDSHAKES_MAX: usize = 64;
 /// Of these, those of one address.
 const HANDSHAKES_PER_ADDRESS_MAX: usize = 8;
-/// After a failed accept (no file descriptors left) the next try waits this long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How many may wait for a handshake. Each costs a socket and a small task.
 #[derive(Debug, Clone, Copy)]
@@ -54,18 +51,9 @@ pub async fn run<Then, Done>(
         let Ok(place) = Arc::clone(&doorkeeper.places).acquire_owned().await else {
             return;
         };
-        let accepted = tokio::select! {
+        let (tcp, remote) = tokio::select! {
             () = &mut shutdown => return,
             accepted = listener.accept() => accepted,
-        };
-        let (tcp, remote) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, most likely: waiting is the only cure.
-                tracing::error!(%error, "cannot accept connections");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
         };
         let Some(visitor) = doorkeeper.receive(remote.ip(), place) else {
             // Closed here; its address has more than its share.

@@ -200,8 +200,7 @@ impl Proxy {
 /// Whether the head of an answer says that the connection stands.
 fn judge(head: &str) -> Result<(), Refusal> {
     let line = head.lines().next().unwrap_or_default();
-    let mut words = line.splitn(2, ' ').skip(1);
-    let status = words.next().unwrap_or_default().trim();
+    let status = line.split_once(' ').map_or("", |(_, status)| status.trim());
     let code: Option<u16> = status.get(..3).and_then(|code| code.parse().ok());
     match code {
         Some(200..=299) => Ok(()),

@@ -1,4 +1,5 @@
-//! How many connections of one address wait here without a request in progress.
+//! How many connections of one address wait: without a request in progress at a server, or for whom they
+//! are meant at a shared port.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,16 +7,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fairlead_protocol::origin::Origin;
 
-/// Idle connections by address.
+/// Waiting connections by address.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub struct Crowd {
     max: isize,
     /// Below zero for a moment, where a request begins while the one before is just ending.
     idle: Mutex<HashMap<Origin, isize>>,
 }
 
 impl Crowd {
-    pub(super) fn new(max: usize) -> Arc<Self> {
+    /// A crowd with at most so many of one address.
+    #[must_use]
+    pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
             max: isize::try_from(max).unwrap_or(isize::MAX),
             idle: Mutex::default(),
@@ -27,7 +30,7 @@ impl Crowd {
     }
 
     /// Counts a new connection as idle; `None` when its address has too many of those.
-    pub(super) fn enter(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
+    pub fn enter(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
         let origin = Origin::from(from);
         let mut all = self.idle();
         let idle = all.entry(origin).or_default();
@@ -44,14 +47,14 @@ impl Crowd {
 
 /// One connection's, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub struct Place {
     crowd: Arc<Crowd>,
     origin: Origin,
 }
 
 impl Place {
     /// It is busy now.
-    pub(super) fn leave(&self) {
+    pub fn leave(&self) {
         self.count(-1);
     }
 
@@ -65,7 +68,7 @@ impl Place {
     }
 
     /// It is idle again: it was there before, so it stays, however many there are.
-    pub(super) fn come_back(&self) {
+    pub fn come_back(&self) {
         self.count(1);
     }
 }

@@ -129,14 +129,17 @@ async fn follow(
     since: Timestamp,
 ) -> Result<Exit, Failure> {
     let client = context.client()?;
-    let mut downloads_said = 0;
+    // Of downloads the controller keeps the last ones only, so they are told apart by their time.
+    let mut said_until = since;
     let mut said: std::collections::BTreeMap<String, Said> = std::collections::BTreeMap::new();
     let mut done = 0;
     loop {
         let packages: Packages = client.get(&["packages"], &[]).await?;
-        let fetched = packages.downloads.iter().filter(|d| d.at >= since);
-        for download in fetched.skip(downloads_said) {
-            downloads_said += 1;
+        for download in &packages.downloads {
+            if download.at <= said_until {
+                continue;
+            }
+            said_until = download.at;
             let (file, from) = (clean(&download.file), clean(&download.from));
             say(&format!(
                 "downloaded  {file} {} by {from}",

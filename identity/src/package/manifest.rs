@@ -188,15 +188,14 @@ impl Manifest {
         mut files: Vec<FileEntry>,
     ) -> Result<Self, ManifestError> {
         files.sort_by(|a, b| a.name.cmp(&b.name));
-        let manifest = Self {
+        Self {
             version,
             released,
             expires,
             min_from,
             files,
-        };
-        manifest.check()?;
-        Ok(manifest)
+        }
+        .checked()
     }
 
     /// Reads a manifest. Only what [`Display`](fmt::Display) writes can be read.
@@ -231,18 +230,17 @@ impl Manifest {
             }
             files.push(file_line(line).ok_or_else(|| lines.wrong("`file NAME SIZE SHA256`"))?);
         }
-        let manifest = Self {
+        Self {
             version,
             released,
             expires,
             min_from,
             files,
-        };
-        manifest.check()?;
-        Ok(manifest)
+        }
+        .checked()
     }
 
-    fn check(&self) -> Result<(), ManifestError> {
+    fn checked(self) -> Result<Self, ManifestError> {
         if self.expires <= self.released {
             return Err(ManifestError::Contradiction(
                 "the manifest would have expired when it was made",
@@ -264,7 +262,8 @@ impl Manifest {
                 return Err(ManifestError::FileSize(file.name.clone()));
             }
         }
-        for (before, after) in self.files.iter().zip(self.files.iter().skip(1)) {
+        for pair in self.files.windows(2) {
+            let [before, after] = pair else { continue };
             if before.name == after.name {
                 return Err(ManifestError::Twice(after.name.clone()));
             }
@@ -272,7 +271,7 @@ impl Manifest {
                 return Err(ManifestError::Order(after.name.clone()));
             }
         }
-        Ok(())
+        Ok(self)
     }
 
     /// Its version.

@@ -1,7 +1,7 @@
 //! A repository's web server on loopback that can misbehave: missing, changed, cut, slow, endless.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -127,10 +127,8 @@ fn answer(
         Some(Fault::Truncated) => stream.write_all(&body[..body.len() / 2]),
         Some(Fault::Slow) => {
             stream.write_all(&body[..1])?;
-            while !ended.load(Ordering::SeqCst) {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Ok(())
+            // Until the other side has waited long enough.
+            stream.read(&mut [0]).map(drop)
         }
         _ => stream.write_all(&body),
     }
