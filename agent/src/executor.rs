@@ -5,6 +5,7 @@
 //! | `task` | the actor: owns journal index, lanes and verifier; the only one that decides |
 //! | `lanes` | pure: which command may begin |
 //! | `job` | one command's life in a task of its own: checks, intent, act, result |
+//! | `look` | before the act: the container, precondition and policy |
 //! | `act` | what each kind asks of the engine |
 //! | `turn` | who is first: the job that begins, or the person who withdraws |
 //! | `fleeting` | results that are not journalled |
@@ -25,6 +26,7 @@ mod act;
 mod attached;
 mod fleeting;
 mod job;
+mod look;
 mod outcome;
 mod settle;
 mod task;
