@@ -66,6 +66,7 @@ Where and how
   --no-start              install, start nothing
   --dry-run               say what would be done; change nothing
   --uninstall [--purge]   take it away again; --purge: all its data too
+  --forget                with --uninstall: the agent's data goes also when no server can be told
   --quiet                 say only what went wrong
 
 A proxy is taken from HTTPS_PROXY and NO_PROXY, and kept for the agent.
@@ -1787,14 +1788,14 @@ uninstall_agent() {
     take_away "$prefix/made"
     take_away "$prefix/.lock"
     take_away_empty "$prefix"
-    if [ "$left" = yes ] || [ "$purge" = yes ]; then
+    if [ "$left" = yes ] || [ "$purge" = yes ] || [ "$forget" = yes ]; then
         take_away_tree "$state_dir"
     fi
     take_away_empty "$etc_dir"
     remove_made
     if [ "$left" = no ]; then
         printf '%s\n' "the server could not be told: end this host's identity with: fairlead host rm ${joined_as:-$this_host}" >&2
-        if [ "$purge" = no ]; then
+        if [ "$purge" = no ] && [ "$forget" = no ]; then
             printf '%s\n' "its state stays at $state_dir until then (--uninstall --purge removes it)" >&2
         fi
     fi
@@ -2336,6 +2337,7 @@ parse() {
         --no-dry-run) dry_run=no ;;
         --uninstall) uninstall=yes ;;
         --purge) purge=yes ;;
+        --forget) forget=yes ;;
         --quiet) quiet=yes ;;
         --help | -h)
             help_text
@@ -2357,6 +2359,9 @@ parse() {
 validate() {
     if [ "$purge" = yes ] && [ "$uninstall" = no ]; then
         usage installer_usage "--purge goes with --uninstall"
+    fi
+    if [ "$forget" = yes ] && { [ "$uninstall" = no ] || [ "$verb" != agent ]; }; then
+        usage installer_usage "--forget goes with --uninstall of the agent"
     fi
     root=${root%/}
     if [ -n "$root" ] && { ! is_path "$root" || [ ! -d "$root" ]; }; then
@@ -2455,7 +2460,7 @@ main() {
     # First of all: no program that is started here is to find the token in its environment.
     token=${FAIRLEAD_JOIN_TOKEN:-}
     unset FAIRLEAD_JOIN_TOKEN
-    quiet=no dry_run=no purge=no uninstall=no start=yes re_enrol=no finished=no
+    quiet=no dry_run=no purge=no forget=no uninstall=no start=yes re_enrol=no finished=no
     allow_unreachable=no allow_downgrade=no
     stage='' staging=no temporary='' made_dirs='' lock_made='' staged='' wrote_service=no committed=no explained=no
     init='' root='' extra_keys=${FAIRLEAD_KEY:-}

@@ -25,6 +25,7 @@ use crate::policy::PolicyFile;
 use crate::runtime::docker::{DockerRuntime, default_socket};
 use crate::runtime::simulated::{SimulatedOptions, SimulatedRuntime};
 use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::uninstall::Departure;
 
 /// Requests that wait for the executor; the link waits beyond.
 const REQUESTS_MAX: usize = 64;
@@ -199,11 +200,20 @@ fn floor_writer(config: &Config) -> Box<dyn Fn(i64) + Send> {
     })
 }
 
-/// Runs an agent instance until shutdown.
+/// Why an instance ended, when nothing was wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Shutdown,
+    /// The agent is to be taken off this machine.
+    Departs,
+}
+
+/// Runs an agent instance until shutdown, or until it is to be taken off.
 ///
 /// # Errors
 /// When the machine is not a host and cannot become one, or its state cannot be used.
-pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(), AppError> {
+pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<Ended, AppError> {
     prepare_state(&config)?;
     let proxy = Proxy::from_env()?;
     if let Some(proxy) = &proxy {
@@ -268,6 +278,7 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(),
         owner_log: owner_log.clone(),
         spool: config.spool_dir(),
         renew,
+        departure: Departure::new(&config.state_dir, host),
         floor: floor_writer(&config),
     });
     let observer = Observer::new(runtime, picture, Arc::clone(&time), config.metrics_every());
@@ -287,10 +298,14 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(),
         proxy,
         facts,
     };
-    tokio::join!(
+    let (departs, (), ()) = tokio::join!(
         executor.run(requests, shutdown.clone()),
         observer.run(watched, shutdown.clone()),
         connection.run(renewals, shutdown.clone()),
     );
-    Ok(())
+    Ok(if departs {
+        Ended::Departs
+    } else {
+        Ended::Shutdown
+    })
 }

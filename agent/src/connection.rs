@@ -98,6 +98,11 @@ pub enum LinkEnd {
 }
 
 impl LinkEnd {
+    /// Whether this host's identity has ended.
+    fn is_revoked(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == codes::REVOKED)
+    }
+
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { after, .. } | Self::Reconnect { after, .. } if !after.is_zero() => {
@@ -135,6 +140,10 @@ impl Connection {
             };
             if matches!(end, LinkEnd::Shutdown) {
                 return;
+            }
+            if end.is_revoked() {
+                // When the executor is gone, so are we.
+                let _ = self.executor.send(Request::Revoked).await;
             }
             // A link that lived a while was good: the next wait is short again.
             if self.clock.boot_us() - started > 10_000_000 {

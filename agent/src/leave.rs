@@ -87,7 +87,7 @@ pub fn prepare_image(config: &Config) -> Result<bool, LeaveError> {
 ///
 /// # Errors
 /// When an agent runs, or something cannot be removed.
-fn forget_alone(state_dir: &Path) -> Result<bool, LeaveError> {
+pub(crate) fn forget_alone(state_dir: &Path) -> Result<bool, LeaveError> {
     match alone(state_dir)? {
         Some(_lock) => forget(state_dir),
         None => Ok(false),

@@ -14,6 +14,7 @@
 pub mod config;
 pub mod supervise;
 pub mod leave;
+pub mod uninstall;
 pub mod app;
 pub mod identity;
 pub mod enrol;

@@ -17,6 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::uninstall;
+
 /// The file in the state directory whose lock says that somebody works there.
 pub(crate) const LOCK: &str = "supervisor.lock";
 /// An agent that lived so long was healthy: the next wait is short again.
@@ -27,6 +29,8 @@ const WAIT_FIRST: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Wait after a start that did not even begin.
 const WAIT_FAILED: Duration = Duration::from_secs(2);
+/// Taking the agent off is tried again after this.
+const DEPART_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How long an agent may take to leave when it is asked to.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// Exit code of an agent that cannot run without somebody's doing (no token, refused).
@@ -88,9 +92,28 @@ pub fn supervise(state_dir: &Path, arguments: &[String]) -> Result<(), Supervise
             stop(&mut child);
             return Ok(());
         };
+        if status.code() == Some(uninstall::EXIT_DEPARTS) {
+            return depart(&program, state_dir, &mut signals);
+        }
         wait = next_wait(wait, started.elapsed(), status);
         tracing::warn!(%status, epoch, wait_ms = wait.as_millis(), "agent ended, will be started again");
         if interrupted_while_waiting(wait, &mut signals) {
+            return Ok(());
+        }
+    }
+}
+
+/// The agent is to be taken off: starts what does that, and waits to be stopped by it. When it does not
+/// come to that, it is started again.
+fn depart(program: &Path, state_dir: &Path, signals: &mut Signals) -> Result<(), SuperviseError> {
+    loop {
+        match uninstall::begin(program, state_dir) {
+            Ok(()) => tracing::info!("the agent is being taken off this machine"),
+            Err(error) => {
+                tracing::error!(%error, "the agent cannot be taken off; it is tried again");
+            }
+        }
+        if interrupted_while_waiting(DEPART_AGAIN_AFTER, signals) {
             return Ok(());
         }
     }

@@ -174,6 +174,15 @@ pub(crate) enum HostVerb {
         /// Only say which that would be
         #[arg(long, requires = "offline_for")]
         dry_run: bool,
+        /// The agent takes itself off its machine first; one that is away is waited for until the deadline
+        #[arg(long, conflicts_with = "offline_for")]
+        uninstall: bool,
+        /// With --uninstall: do not wait for the agents' answers
+        #[arg(long, requires = "uninstall")]
+        no_wait: bool,
+        /// With --uninstall: time after which it is not begun any more [default: 5m]
+        #[arg(long, value_parser = duration, value_name = "DURATION", requires = "uninstall")]
+        deadline: Option<Duration>,
     },
 }
 

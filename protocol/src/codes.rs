@@ -133,6 +133,10 @@ codes! {
     OUTCOME_UNKNOWN = "outcome_unknown";
     /// The host's journal cannot be written; nothing was begun.
     JOURNAL_UNAVAILABLE = "journal_unavailable";
+    /// The agent cannot take itself off its host.
+    CANNOT_UNINSTALL = "cannot_uninstall";
+    /// What is installed came as a package of the system, which alone removes it.
+    INSTALLER_PACKAGED = "installer_packaged";
 }
 
 #[cfg(test)]

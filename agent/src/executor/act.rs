@@ -29,7 +29,8 @@ pub(super) fn default_timeout(kind: &Kind) -> Duration {
         | Kind::Inspect(_)
         | Kind::List(_)
         | Kind::RenewCertificate(_)
-        | Kind::Ping(_) => minutes(2),
+        | Kind::Ping(_)
+        | Kind::UninstallAgent(_) => minutes(2),
     }
 }
 
@@ -94,12 +95,13 @@ pub(super) async fn act(
             Ok(Outcome::done().with_body(body.to_string()))
         }
         Kind::Ping(_) => Ok(Outcome::done()),
-        // Handled where their stream (or the certificate) is.
+        // Handled where their stream (or the certificate, or the uninstaller) is.
         Kind::Exec(_)
         | Kind::Logs(_)
         | Kind::CopyIn(_)
         | Kind::CopyOut(_)
-        | Kind::RenewCertificate(_) => Err(RuntimeError::Engine(format!(
+        | Kind::RenewCertificate(_)
+        | Kind::UninstallAgent(_) => Err(RuntimeError::Engine(format!(
             "{} is not an engine call",
             kind.name()
         ))),

@@ -25,12 +25,13 @@ use super::look::{
 use super::outcome::Outcome;
 use super::settle::{Before, Settled, settle};
 use super::turn::Turn;
-use super::{act, attached, stamp};
+use super::{act, attached, own, stamp};
 use crate::app::RenewNow;
 use crate::journal::Appender;
 use crate::observe::Picture;
 use crate::policy::PolicyFile;
 use crate::runtime::{ContainerDetail, ContainerRuntime, RuntimeError};
+use crate::uninstall::Departure;
 
 /// How often an engine that is not there, or a disk that is full, is tried again.
 pub(super) const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -65,6 +66,7 @@ pub(super) struct Surroundings {
     pub(super) picture: Picture,
     pub(super) spool: std::path::PathBuf,
     pub(super) renew: mpsc::Sender<RenewNow>,
+    pub(super) departure: Departure,
     pub(super) news: mpsc::Sender<News>,
 }
 
@@ -399,7 +401,8 @@ async fn ask_engine(
         Kind::CopyIn(copy) => {
             attached::run_copy_in(runtime, id, copy, stream.take(), &around.spool).await
         }
-        Kind::RenewCertificate(_) => Ok(renew(around).await),
+        Kind::RenewCertificate(_) => Ok(own::renew(around).await),
+        Kind::UninstallAgent(_) => Ok(own::depart(id, around).await),
         other => act::act(runtime, id, other).await,
     }
 }
@@ -484,27 +487,5 @@ async fn settle_patiently(
                 ));
             }
         }
-    }
-}
-
-/// Asks the session to renew the certificate, and waits for it.
-async fn renew(around: &Surroundings) -> Outcome {
-    let (done, renewed) = oneshot::channel();
-    let unavailable = || {
-        Outcome::failed(
-            codes::CERTIFICATE_REJECTED,
-            "the link was lost before it was renewed",
-        )
-    };
-    if around.renew.send(RenewNow { done }).await.is_err() {
-        return unavailable();
-    }
-    match renewed.await {
-        Ok(Ok(not_after)) => {
-            let body = serde_json::json!({ "not_after_s": not_after });
-            Outcome::done().with_body(body.to_string())
-        }
-        Ok(Err(why)) => Outcome::failed(codes::CERTIFICATE_REJECTED, why),
-        Err(_) => unavailable(),
     }
 }

@@ -116,7 +116,8 @@ pub(super) async fn settle(
         | Kind::Logs(_)
         | Kind::CopyOut(_)
         | Kind::List(_)
-        | Kind::Ping(_) => Ok(Settled::NotDone),
+        | Kind::Ping(_)
+        | Kind::UninstallAgent(_) => Ok(Settled::NotDone),
     }
 }
 

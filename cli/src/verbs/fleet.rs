@@ -1,10 +1,12 @@
 //! `status` and `host`.
 
-use fairlead_api::types::{Host, Status};
+use fairlead_api::types::{Action, Host, Status};
+use fairlead_protocol::codes;
 use jiff::Timestamp;
 
 use super::Context;
-use crate::args::HostVerb;
+use super::act::{act, request, result_line};
+use crate::args::{HostVerb, Waiting};
 use crate::exit::{Exit, Failure};
 use crate::output::human::{ago, ago_or, bytes, bytes_of, count, since};
 use crate::output::table::{Cell, Table};
@@ -79,7 +81,13 @@ pub(crate) async fn host(context: &Context, verb: HostVerb) -> Result<Exit, Fail
             hosts,
             offline_for,
             dry_run,
+            uninstall,
+            no_wait,
+            deadline,
         } => {
+            if uninstall {
+                return take_off(context, hosts, Waiting { no_wait, deadline }).await;
+            }
             let hosts = match offline_for {
                 Some(least) => silent(&client.list(&["hosts"], &[]).await?, least),
                 None => hosts,
@@ -105,6 +113,40 @@ pub(crate) async fn host(context: &Context, verb: HostVerb) -> Result<Exit, Fail
             .await
         }
     }
+}
+
+/// `fairlead host rm --uninstall`: the agents are asked to take themselves off, and the controller ends the
+/// identity of each that says it will.
+async fn take_off(
+    context: &Context,
+    hosts: Vec<String>,
+    waiting: Waiting,
+) -> Result<Exit, Failure> {
+    let client = context.client()?;
+    for host in &hosts {
+        let shown: Host = client.get(&["hosts", host], &[]).await?;
+        if shown.state != "online" {
+            let (name, state) = (clean(&shown.name), clean(&shown.state));
+            say(&format!(
+                "{name} is {state}: its agent is waited for until the deadline (--deadline), and nothing ends \
+                 before it answers; `fairlead host rm {name}` ends the identity at once and leaves the agent there"
+            ));
+        }
+    }
+    let asked = hosts
+        .into_iter()
+        .map(|host| request(Some(host), Action::UninstallAgent {}, waiting.deadline));
+    let asked = asked.collect::<Result<Vec<_>, _>>()?;
+    act(context, asked, &waiting, |command| {
+        let what = if command.code == codes::INSTALLER_PACKAGED {
+            "its identity has ended, its agent stops, its containers go on; the package's files stay: \
+             apt-get purge fairlead-agent"
+        } else {
+            "its identity has ended, its agent takes itself off, its containers go on"
+        };
+        result_line(command, what)
+    })
+    .await
 }
 
 /// The colour of a host's or region's state.

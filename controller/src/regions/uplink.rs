@@ -11,9 +11,8 @@ use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::digest::sha256;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
-    Ack, CommandId, Hello, HostId, Message, Numbered, Refused, State, StreamId, Unsupported,
-    UplinkDown, UplinkUp, Welcome, codes, events, limits, numbered, uplink_down, uplink_up,
-    version,
+    Ack, Hello, HostId, Message, Numbered, Refused, StreamId, Unsupported, UplinkDown, UplinkUp,
+    Welcome, codes, events, limits, numbered, uplink_down, uplink_up, version,
 };
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
@@ -21,7 +20,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{Centre, Wire, enrolment};
-use crate::dispatch::Dispatch;
+use crate::dispatch::{Departed, Dispatch, Recorded};
 
 /// Orders read from the outbox at a time.
 const ORDERS_AT_ONCE: u32 = 64;
@@ -112,7 +111,7 @@ struct Uplink {
 /// What a report meant, once it is on disk.
 enum Taken {
     Nothing,
-    Finished(CommandId, State),
+    Finished(Box<Recorded>),
     Event(i64),
 }
 
@@ -431,13 +430,35 @@ impl Uplink {
             match outcome {
                 Taken::Nothing => {}
                 Taken::Event(seq) => centre.feed.announce(seq),
-                Taken::Finished(id, state) => {
-                    centre.metrics.command_finished(state);
-                    centre.dispatch.on_recorded(id);
+                Taken::Finished(recorded) => {
+                    centre.metrics.command_finished(recorded.state);
+                    if let Some(departed) = &recorded.departed {
+                        has_departed(&centre, departed).await;
+                    }
+                    centre.dispatch.on_recorded(recorded.id);
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// A host's identity ended with its command: what follows from it in memory, and the event.
+async fn has_departed(centre: &Centre, departed: &Departed) {
+    centre.fleet.forget_host(departed.host);
+    centre.dispatch.on_departed(departed);
+    let Departed {
+        host,
+        tenant,
+        region,
+        actor,
+        ..
+    } = departed;
+    let noted = centre
+        .feed
+        .record(tenant, Some(*host), region, "host.revoked", actor);
+    if let Err(error) = noted.await {
+        tracing::warn!(%host, %error, "the event of a host's leaving could not be recorded");
     }
 }
 
@@ -464,9 +485,10 @@ fn record(
             let Some(result) = &said.result else {
                 return Ok(Taken::Nothing);
             };
-            let state = State::try_from(result.state).unwrap_or(State::Unknown);
-            let id = dispatch.record_result(tx, region, &said.host, result)?;
-            Ok(id.map_or(Taken::Nothing, |id| Taken::Finished(id, state)))
+            let recorded = dispatch.record_result(tx, region, &said.host, result)?;
+            Ok(recorded.map_or(Taken::Nothing, |recorded| {
+                Taken::Finished(Box::new(recorded))
+            }))
         }
         Some(numbered::Kind::Event(said)) => {
             let Some(event) = &said.event else {

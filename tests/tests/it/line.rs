@@ -15,15 +15,15 @@ const SOON: Duration = Duration::from_secs(60);
 const NAME: &str = "fleet.example.test";
 
 /// The servers' machine, and how the CLI is called there.
-struct Servers {
-    host: TestHost,
+pub(crate) struct Servers {
+    pub(crate) host: TestHost,
     /// The line that adds a host, as it was printed.
-    line: String,
+    pub(crate) line: String,
 }
 
 impl Servers {
     /// Runs the servers' line on a bare machine and claims the installation.
-    async fn install(hosts: &Hosts) -> Self {
+    pub(crate) async fn install(hosts: &Hosts) -> Self {
         let host = hosts.start_known_as("servers", &[NAME]).await;
         host.copy_in(package::repository(), "/srv/packages").await;
         let said = ran(
@@ -72,7 +72,7 @@ impl Servers {
         .await;
     }
 
-    async fn host_is(&self, name: &str, state: &str) {
+    pub(crate) async fn host_is(&self, name: &str, state: &str) {
         wait_for(&format!("host {name} is {state}"), SOON, async || {
             let said = self.host.exec("fairlead host ls").await;
             let row = said.stdout.lines().find(|line| line.starts_with(name));
@@ -86,7 +86,7 @@ impl Servers {
     }
 }
 
-async fn ran(host: &TestHost, command: &str) -> Output {
+pub(crate) async fn ran(host: &TestHost, command: &str) -> Output {
     let output = host.exec(command).await;
     assert!(
         output.is_ok(),
@@ -101,7 +101,7 @@ async fn ran(host: &TestHost, command: &str) -> Output {
 }
 
 /// What the machine's owner had there before, and would notice.
-async fn owners_things(host: &TestHost) -> String {
+pub(crate) async fn owners_things(host: &TestHost) -> String {
     let mut things = String::new();
     for question in [
         "docker inspect shop-web-1 shop-db-1 | grep -v '\"Pid\"'",
@@ -122,7 +122,7 @@ async fn main_pid(host: &TestHost) -> String {
 }
 
 /// A Compose project, as Compose labels it.
-async fn shop(host: &TestHost) {
+pub(crate) async fn shop(host: &TestHost) {
     host.write_file("/etc/docker/daemon.json", 0o644, b"{ \"debug\": false }\n")
         .await;
     host.make_image("shop:1").await;

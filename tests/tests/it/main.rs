@@ -23,6 +23,7 @@ mod hostile;
 mod installer;
 mod hosts;
 mod line;
+mod leaving;
 mod lanes;
 mod liar;
 mod one_process;
