@@ -70,7 +70,9 @@ pub(super) fn depart(
 #[cfg(test)]
 mod tests {
     use fairlead_protocol::command::Kind;
-    use fairlead_protocol::{Command, CommandId, Numbered, Ping, SignedCommand, Stage, Stamp, UninstallAgent};
+    use fairlead_protocol::{
+        Command, CommandId, Numbered, Ping, SignedCommand, Stage, Stamp, UninstallAgent,
+    };
     use fairlead_store::Store;
     use fairlead_store::audit::AuditFilter;
     use fairlead_store::hosts::HostRow;

@@ -103,7 +103,11 @@ async fn an_agent_takes_itself_off_and_leaves_the_machine_as_it_was() {
         }
     })
     .await;
-    ran(&vm, "kill $(cat /var/tmp/copy/pid); while pgrep fairlead-agent; do :; done").await;
+    ran(
+        &vm,
+        "kill $(cat /var/tmp/copy/pid); while pgrep fairlead-agent; do :; done",
+    )
+    .await;
 
     // Where nothing supervises: the same from a supervisor that somebody started by hand.
     let line = servers.host.says("fairlead host add --no-wait").await;
