@@ -205,6 +205,7 @@ verb_doctor() {
     doctor_line clippy "$(cargo clippy --version 2>/dev/null)" "rustup component add clippy"
     doctor_line shellcheck "$(shellcheck --version 2>/dev/null | sed -n 's/^version: //p')" "apt-get install shellcheck"
     doctor_line cargo-deny "$(cargo deny --version 2>/dev/null)" "cargo install --locked cargo-deny"
+    doctor_line qemu-user "$(qemu-aarch64 --version 2>/dev/null | head -n 1)" "apt-get install qemu-user (./dev package does)"
     doctor_line disk "$(df -h "$ROOT" | awk 'NR == 2 { print $4 " free" }')" ""
     if demo_runs; then
         doctor_line demo "runs, pid $(cat "$DEMO_PID_FILE")" ""
