@@ -80,7 +80,7 @@ async fn the_servers_debian_packages_bring_all_that_a_first_host_needs() {
     // What a careful person fetches lies beside the script.
     for file in ["install.sh", "install.sh.sig"] {
         let fetch = format!("curl -fsSk https://{NAME}/{file} | sha256sum | cut -d' ' -f1");
-        let here = format!("sha256sum </usr/share/fairlead/packages/*/{file} | cut -d' ' -f1");
+        let here = format!("cat /usr/share/fairlead/packages/*/{file} | sha256sum | cut -d' ' -f1");
         assert_eq!(vm.says(&fetch).await, servers.says(&here).await, "{file}");
     }
 
@@ -126,7 +126,7 @@ async fn s17_a_server_keeps_no_script_that_was_changed() {
         said.stderr
     );
     let kept = servers
-        .says("ls -A /var/lib/fairlead-controller/packages")
+        .says("ls -A /var/lib/fairlead-controller/packages 2>/dev/null; true")
         .await;
     assert_eq!(kept, "");
     assert!(
