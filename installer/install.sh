@@ -960,30 +960,36 @@ can_verify() {
 
 verify_signature() {
     get "$version/manifest.sig" 8192 "$stage/manifest.sig" "the manifest's signature"
+    check_signed manifest "the manifest of $version"
+}
+
+# check_signed FILE WHAT: whether a key that is known here signed this file of the stage; the signatures
+# lie beside it, in FILE.sig.
+check_signed() {
     verify_known=no
     # shellcheck disable=SC2094 # in the loop it is only read
     while read -r sig_id sig_text sig_more; do
         if [ -n "${sig_more:-}" ] || ! only "$sig_id" '0-9a-f' || ! only "${sig_text:-}" 'A-Za-z0-9+/='; then
-            not_ours "$stage/manifest.sig" "the signature"
-            die 1 installer_signature "the manifest's signature cannot be read" "$(next_for_source)"
+            not_ours "$stage/$1.sig" "the signature"
+            die 1 installer_signature "the signature of $2 cannot be read" "$(next_for_source)"
         fi
         for key_one in $keys; do
             if [ "${key_one%%:*}" = "$sig_id" ]; then
                 verify_known=yes
-                if signed_by "${key_one#*:}" "$sig_id" "$sig_text"; then
+                if signed_by "${key_one#*:}" "$sig_id" "$sig_text" "$1"; then
                     return 0
                 fi
             fi
         done
-    done <"$stage/manifest.sig"
+    done <"$stage/$1.sig"
     if [ "$verify_known" = yes ]; then
-        die 1 installer_signature "the manifest of $version does not match its signature: it was changed after it was signed" "$(next_for_source)"
+        die 1 installer_signature "$2 does not match its signature: it was changed after it was signed" "$(next_for_source)"
     fi
-    die 1 installer_unknown_key "the manifest of $version is signed with a key that this script does not know" \
+    die 1 installer_unknown_key "$2 is signed with a key that this script does not know" \
         "get install.sh anew from your controller; use --key only if you know whose key it is"
 }
 
-# signed_by PUBLIC KEYID SIGNATURE
+# signed_by PUBLIC KEYID SIGNATURE FILE
 signed_by() {
     # The id is the key's own hash: one key cannot stand in under another's name.
     signed_id=$(printf '%s' "$1" | openssl base64 -d -A 2>/dev/null | sha256 | cut -c 1-16)
@@ -991,7 +997,7 @@ signed_by() {
     # The fixed beginning says: an Ed25519 public key follows (RFC 8410).
     printf '%s\n' '-----BEGIN PUBLIC KEY-----' "MCowBQYDK2VwAyEA$1" '-----END PUBLIC KEY-----' >"$stage/key" || return 1
     printf '%s' "$3" | openssl base64 -d -A >"$stage/signature" 2>/dev/null || return 1
-    openssl pkeyutl -verify -pubin -inkey "$stage/key" -rawin -in "$stage/manifest" \
+    openssl pkeyutl -verify -pubin -inkey "$stage/key" -rawin -in "$stage/$4" \
         -sigfile "$stage/signature" >/dev/null 2>&1
 }
 
@@ -1913,7 +1919,7 @@ own_dir() {
     chown "$2:$2" "$1"
 }
 
-# Hosts get their programs from the controller: it keeps the whole package it was installed from.
+# Hosts get their programs from the controller: it keeps what the manifest names, and the script.
 keep_package() {
     packages=/var/lib/fairlead-controller/packages
     if [ -d "$packages/$version" ] && [ "$(cat "$packages/channels/stable" 2>/dev/null)" = "$version" ]; then
@@ -1944,6 +1950,10 @@ keep_package() {
         keep_script
         place_package
     fi
+    for keep_name in install.sh.sig install.sh; do
+        cp "$packages/$version/$keep_name" "$packages/.$keep_name.$$"
+        mv -f "$packages/.$keep_name.$$" "$packages/$keep_name"
+    done
     mkdir -p "$packages/channels"
     printf '%s\n' "$version" >"$packages/channels/.stable.$$"
     mv -f "$packages/channels/.stable.$$" "$packages/channels/stable"
@@ -1951,18 +1961,21 @@ keep_package() {
     chmod 0755 "$packages" "$packages/channels" "$packages/$version"
 }
 
-# The script that hosts will run: this very file, where it is one; else the repository's, which is
-# where this one came from.
+# The script that hosts will run: this very file, where it is one; else the repository's. With its
+# signature, and where that can be checked here, it is: hosts will run it as root.
 keep_script() {
-    if [ -f "$0" ] && [ -n "$stamped_version" ] && grep -q "^stamped_manifest_sha256='$stamped_manifest_sha256'\$" "$0" 2>/dev/null; then
+    if [ -f "$0" ] && [ -n "$stamped_version" ] && grep -q "^stamped_manifest_sha256='$manifest_hash'\$" "$0" 2>/dev/null; then
         cp "$0" "$stage/package/install.sh"
-    elif [ "$source_kind" = bundle ] || [ "$version" != "$stamped_version" ]; then
-        get "$version/install.sh" 1048576 "$stage/package/install.sh" install.sh
     else
-        get install.sh 1048576 "$stage/package/install.sh" install.sh
+        get "$version/install.sh" 1048576 "$stage/package/install.sh" install.sh
     fi
     if [ "$(sed -n 1p "$stage/package/install.sh")" != '#!/bin/sh' ]; then
+        not_ours "$stage/package/install.sh" install.sh
         die 1 installer_checksum "what came for install.sh is no script" "$(next_for_source)"
+    fi
+    get "$version/install.sh.sig" 8192 "$stage/package/install.sh.sig" "the signature of install.sh"
+    if [ -n "$(trimmed "$keys")" ] && can_verify; then
+        check_signed package/install.sh install.sh
     fi
     chmod 0755 "$stage/package/install.sh"
 }
@@ -1976,8 +1989,6 @@ place_package() {
         die 1 installer_disk "the package cannot be kept in $packages: the disk is full" "make room, then run the same line again"
     fi
     to_disk "$package_part"
-    cp "$package_part/install.sh" "$packages/.install.sh.$$"
-    mv -f "$packages/.install.sh.$$" "$packages/install.sh"
     mv "$package_part" "$packages/$version"
 }
 
@@ -2162,6 +2173,11 @@ prepare_servers() {
         systemctl stop fairlead-controller
     fi
     prepared=$(
+        # What hosts ask for: the .deb has brought it along.
+        if [ "$packaged_servers" = yes ] && [ -d /usr/share/fairlead/packages ]; then
+            FAIRLEAD_PACKAGES_FROM=/usr/share/fairlead/packages
+            export FAIRLEAD_PACKAGES_FROM
+        fi
         FAIRLEAD_DATA_DIR=/var/lib/fairlead-controller FAIRLEAD_PUBLIC_URL=$server_url \
             FAIRLEAD_WEB_NAMES=$name FAIRLEAD_UPLINK_ADDRESS=$name:$port \
             "$server_bin/fairlead-controller" setup --region "$region" \
@@ -2235,7 +2251,7 @@ say_what_next() {
         printf 'add a host   fairlead host add --region %s\n' "$region"
     fi
     if [ ! -e /var/lib/fairlead-controller/packages/channels/stable ]; then
-        say "hosts find no package here yet: unpack one into /var/lib/fairlead-controller/packages (see the guide)"
+        say "hosts find no package here yet: copy a repository of packages to /var/lib/fairlead-controller/packages (see the guide)"
     fi
 }
 

@@ -59,6 +59,9 @@ pub(crate) enum Verb {
     /// Regions
     #[command(subcommand)]
     Region(RegionVerb),
+    /// Keys that sign the agents' versions; for those who make packages
+    #[command(subcommand)]
+    Agent(AgentVerb),
     /// Containers
     Ps(Ps),
     /// Make a container and start it
@@ -277,6 +280,29 @@ pub(crate) enum RegionVerb {
     Ls,
     /// One region in full
     Show { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentVerb {
+    /// Make a key that signs versions: its private part goes to a new file (0600), its public part is
+    /// printed, KEYID:BASE64
+    #[command(
+        after_help = "The private key belongs where versions are made (./dev package --key FILE, \
+        fairlead-packer), with a copy offline, and nowhere else: not on a controller, not in a repository, \
+        not in CI logs. Whoever has it can run programs as root on every host. The public key goes to \
+        install.sh --key and fairlead-packer verify --key, and is printed again by: fairlead agent \
+        public-key FILE"
+    )]
+    Keygen {
+        /// The private key's file, which must not be there yet
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Print the public part of a key, KEYID:BASE64
+    PublicKey {
+        /// The private key's file
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

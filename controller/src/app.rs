@@ -1,6 +1,7 @@
 //! Builds the controller from its configuration and runs it until shutdown.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files::{self, ClaimError};
 use fairlead_daemon::service;
 use fairlead_daemon::shutdown::Shutdown;
+use fairlead_daemon::telemetry::Chain;
 use fairlead_identity::{random, tls};
 use fairlead_link::accept::Acceptor;
 use fairlead_protocol::HostId;
@@ -25,7 +27,7 @@ use crate::doors::{Doors, WebTls};
 use crate::feed::Feed;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
-use crate::packages::{self, Packages};
+use crate::packages::{self, Packages, shipped};
 use crate::regions::{self, Centre, Regions};
 use crate::setup::{Setup, SetupError};
 use crate::streams::Streams;
@@ -135,6 +137,9 @@ impl App {
         let web_tls = WebTls::new(&config, &authority)?;
         let for_packages = clock.clone();
         let packages = config.data_dir.join(packages::DIR);
+        if let Some(from) = config.packages_from.clone() {
+            put_in_place(from, packages.clone()).await;
+        }
         let packages = Packages::new(&packages, move || for_packages.now_us());
         let backend = ControllerBackend::new(Parts {
             store: store.clone(),
@@ -211,6 +216,17 @@ impl App {
         if let Err(error) = served {
             tracing::error!(%error, "https ended");
         }
+    }
+}
+
+/// Machines go on getting what they got before when this fails: it is no reason not to start.
+async fn put_in_place(from: PathBuf, packages: PathBuf) {
+    let put = tokio::task::spawn_blocking(move || shipped::put_in_place(&from, &packages)).await;
+    match put {
+        Ok(Ok(Some(version))) => tracing::info!(%version, "machines get this version now"),
+        Ok(Ok(None)) => {}
+        Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "packages were not put in place"),
+        Err(error) => tracing::warn!(error = %Chain(&error), "packages were not put in place"),
     }
 }
 

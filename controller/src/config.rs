@@ -41,6 +41,10 @@ pub struct Config {
     /// Its private key (PEM).
     #[arg(long, env = "FAIRLEAD_WEB_KEY", requires = "web_certificate")]
     pub web_key: Option<PathBuf>,
+    /// Folder with packages that came with this program, for instance by apt: put into the data directory,
+    /// from which machines get them, when they are newer than what is there.
+    #[arg(long, env = "FAIRLEAD_PACKAGES_FROM")]
+    pub packages_from: Option<PathBuf>,
     /// The installation's domain, in every certificate; fixed at the first start.
     #[arg(long, env = "FAIRLEAD_DOMAIN", default_value = "fairlead.internal")]
     pub domain: String,

@@ -76,6 +76,9 @@ fn what_they_got(system: &System, repository: &Repository) {
     let packages = system.path(PACKAGES);
     for file in [
         "install.sh",
+        "install.sh.sig",
+        "0.2.0/install.sh",
+        "0.2.0/install.sh.sig",
         "channels/stable",
         "0.2.0/manifest",
         "0.2.0/manifest.sig",
