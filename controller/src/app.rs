@@ -166,6 +166,7 @@ impl App {
             streams,
             clock,
             homes: RwLock::new(homes),
+            clones: config.clones,
         });
         Ok(Self {
             centre,
