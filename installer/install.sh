@@ -279,7 +279,7 @@ count_chars() {
     printf '%s' "${#1}"
 }
 
-# older A B: whether version A comes before B (numbers, then: a pre-release before its release).
+# older A B: whether version A comes before B (as semver has it; what follows a plus does not count).
 older() {
     older_a=${1%%[-+]*}
     older_b=${2%%[-+]*}
@@ -299,13 +299,42 @@ older() {
         [ "$older_x" -ge "$older_y" ] || return 0
         [ "$older_x" -le "$older_y" ] || return 1
     done
-    case $1 in
-    *-*) case $2 in
-        *-*) [ "$1" != "$2" ] && [ "$(printf '%s\n%s\n' "$1" "$2" | sort | head -n 1)" = "$1" ] ;;
-        *) return 0 ;;
-        esac ;;
+    older_a=${1%%+*}
+    older_b=${2%%+*}
+    case $older_a in
+    *-*) older_a=${older_a#*-} ;;
     *) return 1 ;;
     esac
+    case $older_b in
+    *-*) older_b=${older_b#*-} ;;
+    *) return 0 ;;
+    esac
+    # Pre-releases, part by part: numbers by their size, and before words; what begins the other, first.
+    while [ -n "$older_a" ] && [ -n "$older_b" ]; do
+        older_x=${older_a%%.*}
+        older_y=${older_b%%.*}
+        case $older_a in
+        *.*) older_a=${older_a#*.} ;;
+        *) older_a= ;;
+        esac
+        case $older_b in
+        *.*) older_b=${older_b#*.} ;;
+        *) older_b= ;;
+        esac
+        [ "$older_x" != "$older_y" ] || continue
+        case $older_x in
+        *[!0-9]*) case $older_y in
+            *[!0-9]*) [ "$(printf '%s\n%s\n' "$older_x" "$older_y" | LC_ALL=C sort | head -n 1)" = "$older_x" ] ;;
+            *) return 1 ;;
+            esac ;;
+        *) case $older_y in
+            *[!0-9]*) return 0 ;;
+            *) [ "$(leading_number "$older_x")" -lt "$(leading_number "$older_y")" ] ;;
+            esac ;;
+        esac
+        return
+    done
+    [ -z "$older_a" ] && [ -n "$older_b" ]
 }
 
 leading_number() {
@@ -2117,9 +2146,9 @@ write_server_settings() {
     set_env FAIRLEAD_NAME a1
     set_env FAIRLEAD_AGENT_ADDRESS "$name:$port"
     set_env FAIRLEAD_AGENT_LISTEN 127.0.0.1:7501
-    set_env FAIRLEAD_LISTEN 0.0.0.0:7500
+    set_env FAIRLEAD_LISTEN '[::]:7500'
     set_env FAIRLEAD_PUBLIC_URL "https://$name:7500"
-    set_env FAIRLEAD_FRONT_LISTEN "0.0.0.0:$port"
+    set_env FAIRLEAD_FRONT_LISTEN "[::]:$port"
     set_env FAIRLEAD_FRONT_SOCKET /run/fairlead/front.sock
     write_file /etc/fairlead/access-server.env 0600 "$env_text"
     wrote_access_server=$wrote

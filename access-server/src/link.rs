@@ -21,10 +21,10 @@ use fairlead_protocol::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::doors;
 use crate::region::{Region, unavailable};
 use crate::registry::Entry;
 use crate::router::ToHost;
+use crate::{clones, doors};
 
 mod admission;
 mod heard;
@@ -54,10 +54,14 @@ pub async fn run(
         }
         Err(error) => return tracing::debug!(%host, %error, "left before hello"),
     };
+    let clones_region = Arc::clone(&region);
     let (link, queue) = match Link::admit(&mut socket, host, serial, hello, region).await {
         Ok(admitted) => admitted,
         Err((refusal, retry_after_ms)) => {
             tracing::warn!(%host, code = refusal.0, reason = refusal.1, "link refused");
+            if refusal.0 == codes::CLONE {
+                return clones::serve(socket, host, refusal, retry_after_ms, &clones_region).await;
+            }
             return doors::refuse(&mut socket, refusal, retry_after_ms).await;
         }
     };
@@ -73,7 +77,8 @@ struct Link {
     heard: Instant,
     beat_at: Instant,
     bodies: HashMap<CommandId, BytesMut>,
-    challenge: Option<(u64, oneshot::Sender<()>)>,
+    /// Of newcomers that wait for an answer, each its own: several copies may come at once.
+    challenges: Vec<(u64, oneshot::Sender<()>)>,
     /// The keys that its welcome told; a change means that there are newer ones.
     keys: watch::Receiver<CommandKeys>,
     entry: Entry,
@@ -239,7 +244,8 @@ impl Link {
                 .await
                 .map_err(|error| error.to_string()),
             ToHost::Challenge { nonce, answered } => {
-                self.challenge = Some((nonce, answered));
+                self.challenges.retain(|(_, waiting)| !waiting.is_closed());
+                self.challenges.push((nonce, answered));
                 let challenge = link_down::Kind::Challenge(Challenge { nonce });
                 socket
                     .send(&LinkDown {

@@ -14,7 +14,7 @@ use fairlead_protocol::{
 };
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Enqueued, Store, StoreError};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use crate::fleet::Fleet;
 use crate::metrics::Counters;
@@ -55,6 +55,8 @@ pub struct Region {
     pub fleet: Fleet,
     /// Streams under way.
     pub streams: Streams,
+    /// Clones that are heard at a time.
+    pub clone_places: Semaphore,
     /// Time.
     pub clock: Clock,
     /// For `/metrics`.
@@ -120,6 +122,7 @@ impl Region {
             registry: Registry::default(),
             fleet: Fleet::default(),
             streams: Streams::default(),
+            clone_places: Semaphore::new(crate::clones::PLACES),
             counters: Counters::default(),
             ping_interval_ms: parts.ping_interval_ms,
             outbox_grew: Notify::new(),

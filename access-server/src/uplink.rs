@@ -471,12 +471,14 @@ impl Uplink {
             .ledger
             .write(move |tx| {
                 tx.take_from(CENTRE, seq)?;
-                // An approval that nobody waits for would let the next older copy in.
-                let is_held = tx.host(host)?.is_some_and(|row| !row.held.is_empty());
-                if approved && is_held {
-                    tx.approve_host(host)?;
+                let held = tx.host(host)?.filter(|row| !row.held.is_empty());
+                match held {
+                    // Nothing of it can have gone back: it was held before it was ever let in.
+                    Some(row) if approved && row.epoch == 0 => tx.hold_host(host, ""),
+                    Some(_) if approved => tx.approve_host(host),
+                    // An approval that nobody waits for would let the next older copy in.
+                    _ => Ok(()),
                 }
-                Ok(())
             })
             .await?;
         Ok(())

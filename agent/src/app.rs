@@ -12,6 +12,7 @@ use fairlead_link::proxy::{Proxy, ProxyError};
 use fairlead_protocol::{EngineFacts, HostFacts, InstanceId, RunId};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use crate::clone;
 use crate::config::{Config, EngineKind, Grant};
 use crate::connection::Connection;
 use crate::enrol::{EnrolError, enrol};
@@ -232,6 +233,11 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<End
     };
     let owner_log = OwnerLog::new(config.owner_log(), clock.clone());
     let files = IdentityFiles::new(&config.state_dir);
+    if clone::has_own(&config.state_dir) {
+        // Its journals are this process's to remove only when no other instance writes there.
+        let _only = only_instance(&config).await?;
+        clone::take_own(&config, &owner_log)?;
+    }
     let identity = match files.load()? {
         Some(identity) => identity,
         None => {

@@ -170,15 +170,31 @@ impl Identity {
         let mut enrolment = self.enrolment.clone();
         enrolment.certificates = certificates;
         enrolment.certificate_counter = counter;
-        let renewed = Self::new(enrolment, key.to_der())?;
-        let certified = renewed.certified().map_err(|error| error.to_string())?;
-        if renewed.root.hash() != self.root.hash() {
+        self.with_the_same_root(enrolment, key)
+    }
+
+    /// Another host of the same region and root, from what a server gave this machine because it is a copy.
+    ///
+    /// # Errors
+    /// When the certificate is not that host's, or is not for that key.
+    pub fn of_its_own(&self, enrolment: EnrolReply, key: &PrivateKey) -> Result<Self, String> {
+        let own = self.with_the_same_root(enrolment, key)?;
+        if own.host == self.host || own.enrolment.region != self.enrolment.region {
+            return Err("it is not another host of this region".to_owned());
+        }
+        Ok(own)
+    }
+
+    fn with_the_same_root(&self, enrolment: EnrolReply, key: &PrivateKey) -> Result<Self, String> {
+        let next = Self::new(enrolment, key.to_der())?;
+        let certified = next.certified().map_err(|error| error.to_string())?;
+        if next.root.hash() != self.root.hash() {
             return Err("the new certificate has another root".to_owned());
         }
-        if certified.role != self.role() || certified.key_hash != key.public_hash() {
+        if certified.role != next.role() || certified.key_hash != key.public_hash() {
             return Err(format!("the new certificate is for {}", certified.role));
         }
-        Ok(renewed)
+        Ok(next)
     }
 
     fn role(&self) -> fairlead_identity::Role {

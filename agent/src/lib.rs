@@ -19,6 +19,7 @@ pub mod app;
 pub mod identity;
 pub mod enrol;
 pub mod connection;
+pub mod clone;
 pub mod session;
 pub mod executor;
 pub mod journal;

@@ -157,7 +157,7 @@ pub(crate) enum HostVerb {
         /// Name, id or beginning of the id
         host: String,
     },
-    /// Let hosts go on that are held because they look like an older copy of themselves
+    /// Let hosts go on that are held: clones, and those that look like an older copy of themselves
     Approve {
         /// Names, ids or beginnings of ids
         #[arg(required = true)]

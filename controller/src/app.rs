@@ -171,6 +171,7 @@ impl App {
             streams,
             clock,
             homes: RwLock::new(homes),
+            clones: config.clones,
         });
         Ok(Self {
             centre,

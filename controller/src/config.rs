@@ -3,7 +3,16 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+
+/// What becomes of a machine that uses a copy of a living host's identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Clones {
+    /// It is refused, whenever it asks.
+    Refuse,
+    /// It gets an identity of its own, and is held until an admin approves it.
+    ReEnrol,
+}
 
 /// Where it listens, what it is called, where its data is.
 #[derive(Debug, Clone, Args)]
@@ -16,10 +25,10 @@ pub struct Config {
     )]
     pub data_dir: PathBuf,
     /// Where API and console are served (https).
-    #[arg(long, env = "FAIRLEAD_LISTEN", default_value = "0.0.0.0:7400")]
+    #[arg(long, env = "FAIRLEAD_LISTEN", default_value = "[::]:7400")]
     pub listen: SocketAddr,
     /// Where access servers are listened for.
-    #[arg(long, env = "FAIRLEAD_UPLINK_LISTEN", default_value = "0.0.0.0:7401")]
+    #[arg(long, env = "FAIRLEAD_UPLINK_LISTEN", default_value = "[::]:7401")]
     pub uplink_listen: SocketAddr,
     /// What access servers dial to get there, `host:port`.
     #[arg(long, env = "FAIRLEAD_UPLINK_ADDRESS")]
@@ -45,6 +54,9 @@ pub struct Config {
     /// from which machines get them, when they are newer than what is there.
     #[arg(long, env = "FAIRLEAD_PACKAGES_FROM")]
     pub packages_from: Option<PathBuf>,
+    /// What becomes of a machine that uses a copy of a living host's identity.
+    #[arg(long, env = "FAIRLEAD_CLONES", value_enum, default_value = "re-enrol")]
+    pub clones: Clones,
     /// The installation's domain, in every certificate; fixed at the first start.
     #[arg(long, env = "FAIRLEAD_DOMAIN", default_value = "fairlead.internal")]
     pub domain: String,

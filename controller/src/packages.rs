@@ -154,7 +154,18 @@ fn is_path(path: &str) -> bool {
     parts.len() <= 2 && parts.iter().all(|part| is_name(part))
 }
 
+/// An answer to HEAD has no body, also where it is a refusal: HTTP/2 sends whatever body there is.
 async fn guard(State(packages): State<Arc<Packages>>, request: Request, next: Next) -> Response {
+    let is_head = *request.method() == Method::HEAD;
+    let answer = answer(packages, request, next).await;
+    if is_head {
+        let (parts, _) = answer.into_parts();
+        return Response::from_parts(parts, Body::empty());
+    }
+    answer
+}
+
+async fn answer(packages: Arc<Packages>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return said(StatusCode::METHOD_NOT_ALLOWED, "packages are only read\n");
@@ -337,6 +348,22 @@ mod tests {
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         drop(held);
         assert_eq!(get(&packages, "/install.sh", None).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_head_has_no_body() {
+        let (_dir, packages) = world();
+        for (path, status) in [
+            ("/packages/0.2.0/fairlead-agent-linux-x86_64", 200),
+            ("/packages/0.3.0/fairlead-agent-linux-x86_64", 404),
+            ("/packages/.hidden", 404),
+        ] {
+            let request = Request::head(path).body(Body::empty()).unwrap();
+            let answer = packages.router().oneshot(request).await.unwrap();
+            assert_eq!(answer.status(), status, "{path}");
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body.len(), 0, "{path}");
+        }
     }
 
     #[cfg(unix)]

@@ -194,6 +194,7 @@ mod tests {
                 web_certificate: None,
                 web_key: None,
                 packages_from: None,
+                clones: crate::config::Clones::ReEnrol,
                 domain: "fairlead.internal".to_owned(),
             },
             region: "local".to_owned(),

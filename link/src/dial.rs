@@ -15,6 +15,7 @@ use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::ClientRequestBuilder;
 
 use crate::proxy::{Proxy, Refusal};
+use crate::reach;
 use crate::socket::{Raw, Socket, StreamSocket, config};
 
 /// A proxy that has not made the connection within this is held to be gone: there is time left to say so.
@@ -265,7 +266,7 @@ impl Dialler {
         if let Some(proxy) = self.proxy.as_ref().filter(|proxy| proxy.serves(address)) {
             return via(proxy, address, PROXY_WITHIN).await;
         }
-        TcpStream::connect(address)
+        reach::connect(address)
             .await
             .map_err(|error| DialError::Unreachable {
                 address: address.to_owned(),
@@ -300,7 +301,7 @@ async fn via(proxy: &Proxy, address: &str, within: Duration) -> Result<TcpStream
         reason,
     };
     let connected = async {
-        let mut tcp = TcpStream::connect(proxy.address())
+        let mut tcp = reach::connect(proxy.address())
             .await
             .map_err(|error| unreachable(error.to_string()))?;
         match proxy.connect(&mut tcp, address).await {

@@ -35,6 +35,8 @@ pub struct Options {
     pub hosts: Vec<String>,
     /// Milliseconds between pings of a link.
     pub ping_interval_ms: u32,
+    /// More flags of the controller.
+    pub controller_flags: Vec<(String, String)>,
     /// More flags of each agent.
     pub agent_flags: Vec<(String, String)>,
     /// The environment of each agent.
@@ -53,6 +55,7 @@ impl Options {
             regions: vec!["local".to_owned()],
             hosts: vec!["box".to_owned()],
             ping_interval_ms: 15_000,
+            controller_flags: Vec::new(),
             agent_flags: Vec::new(),
             agent_env: Vec::new(),
             small_disks: Vec::new(),
@@ -93,6 +96,13 @@ impl Options {
     #[must_use]
     pub fn pings(mut self, every_ms: u32) -> Self {
         self.ping_interval_ms = every_ms;
+        self
+    }
+
+    /// With one more flag for the controller.
+    #[must_use]
+    pub fn controller_flag(mut self, flag: &str, value: impl Into<String>) -> Self {
+        self.controller_flags.push((flag.to_owned(), value.into()));
         self
     }
 
@@ -279,21 +289,23 @@ impl Fleet {
             .collect();
         let (web, uplink) = (Port::claim(), Port::claim());
         let data = dir.path().join("controller");
+        let (web_address, uplink_address, url) = (web.address(), uplink.address(), web.url());
+        let mut pairs: Vec<(&str, &std::ffi::OsStr)> = vec![
+            ("--data-dir", data.as_os_str()),
+            ("--listen", web_address.as_ref()),
+            ("--uplink-listen", uplink_address.as_ref()),
+            ("--uplink-address", uplink_address.as_ref()),
+            ("--public-url", url.as_ref()),
+            ("--web-name", "localhost".as_ref()),
+            ("--web-name", "127.0.0.1".as_ref()),
+        ];
+        for (flag, value) in &options.controller_flags {
+            pairs.push((flag, value.as_ref()));
+        }
         let mut controller = Process::start(
             "controller",
             program("fairlead-controller"),
-            flags(
-                "run",
-                &[
-                    ("--data-dir", data.as_os_str()),
-                    ("--listen", web.address().as_ref()),
-                    ("--uplink-listen", uplink.address().as_ref()),
-                    ("--uplink-address", uplink.address().as_ref()),
-                    ("--public-url", web.url().as_ref()),
-                    ("--web-name", "localhost".as_ref()),
-                    ("--web-name", "127.0.0.1".as_ref()),
-                ],
-            ),
+            flags("run", &pairs),
             Vec::new(),
             dir.path().join("controller.log"),
         );

@@ -9,22 +9,22 @@ use std::time::Duration;
 
 use fairlead_link::socket::SocketError;
 use fairlead_protocol::{
-    Hello, HostId, HostPresence, InstanceId, LinkDown, Message, RunId, Welcome, codes, events,
-    limits, link_down, version,
+    Hello, HostId, HostPresence, InstanceId, LinkDown, Message, RunId, Welcome, codes, link_down,
+    version,
 };
 use fairlead_store::hosts::HostRow;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Agent, Link};
-use crate::doors;
 use crate::region::{Refusal, Region, unavailable};
 use crate::registry::{Admission, Entry};
 use crate::router::{TO_HOST_MAX, ToHost};
+use crate::{clones, doors};
 
-/// When an agent that was refused as a clone may try again.
-const CLONE_RETRY_MS: u32 = 60_000;
+/// When one that is held may: an admin who approves it looks at the screen.
+const HELD_RETRY_MS: u32 = 10_000;
 
 impl Link {
     /// Judges a hello; on success the link is in the registry and the agent has its welcome.
@@ -58,9 +58,19 @@ impl Link {
         let known = Self::known(&region, host)
             .await
             .map_err(|refusal| (refusal, 2000))?;
-        Self::check_continuity(&region, host, &known, &hello)
+        Self::check_continuity(&region, host, run, &known, &hello)
             .await
-            .map_err(|refusal| (refusal, CLONE_RETRY_MS))?;
+            .map_err(|refusal| {
+                let is_clone = refusal.0 == codes::CLONE;
+                (
+                    refusal,
+                    if is_clone {
+                        clones::RETRY_MS
+                    } else {
+                        HELD_RETRY_MS
+                    },
+                )
+            })?;
         let connection = region.new_connection();
         let (to_host, queue) = mpsc::channel(TO_HOST_MAX);
         let entry = Entry {
@@ -104,7 +114,7 @@ impl Link {
             heard: now,
             beat_at: now + interval,
             bodies: HashMap::new(),
-            challenge: None,
+            challenges: Vec::new(),
             keys: region.command_keys(),
             entry,
             events: 0,
@@ -167,10 +177,12 @@ impl Link {
         }
     }
 
-    /// Counters and epochs only grow; where one went back, somebody uses an older copy of the host.
+    /// Counters and epochs only grow; where one went back, somebody uses an older copy of the host. Is the
+    /// true one connected, then the copy alone is refused; else nobody can tell which is which.
     async fn check_continuity(
         region: &Region,
         host: HostId,
+        run: RunId,
         known: &HostRow,
         hello: &Hello,
     ) -> Result<(), Refusal> {
@@ -180,6 +192,14 @@ impl Link {
                 known.held
             );
             return Err((codes::HELD, message));
+        }
+        let went_back =
+            hello.epoch < known.epoch || hello.certificate_counter + 1 < known.certificate_counter;
+        if went_back
+            && let Some(older) = region.registry.get(host).filter(|older| older.run != run)
+            && clones::lives(&older).await
+        {
+            return Err(clones::noticed(region, host).await);
         }
         if hello.epoch < known.epoch && !Self::approved(region, host).await? {
             let reason = format!(
@@ -225,14 +245,8 @@ impl Link {
                     return Err(((codes::BUSY, message), 1000));
                 }
                 Admission::Challenge(older) => {
-                    if lives(&older).await {
-                        let detail = "two machines use one identity; the newcomer was refused: give \
-                                      it an identity of its own (remove its state directory and \
-                                      enrol it with a new join token)";
-                        region
-                            .record(host, events::HOST_CLONE, detail.to_owned())
-                            .await;
-                        return Err(((codes::CLONE, detail.to_owned()), CLONE_RETRY_MS));
+                    if clones::lives(&older).await {
+                        return Err((clones::noticed(region, host).await, clones::RETRY_MS));
                     }
                     displaces = Some(older.connection);
                 }
@@ -268,22 +282,4 @@ impl Link {
             })
             .await
     }
-}
-
-/// Whether a link answers a challenge in time.
-async fn lives(older: &Entry) -> bool {
-    let (answered, answer) = oneshot::channel();
-    let nonce = u64::from_le_bytes(fairlead_identity::random::bytes());
-    let asked = async {
-        older
-            .to_host
-            .send(ToHost::Challenge { nonce, answered })
-            .await
-            .ok()?;
-        answer.await.ok()
-    };
-    matches!(
-        tokio::time::timeout(limits::CHALLENGE_TIMEOUT, asked).await,
-        Ok(Some(()))
-    )
 }

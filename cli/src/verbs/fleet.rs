@@ -70,7 +70,7 @@ pub(crate) async fn host(context: &Context, verb: HostVerb) -> Result<Exit, Fail
                 let body = serde_json::json!({});
                 let _: Host = client.post(&["hosts", host, "approve"], &body).await?;
                 say(&format!(
-                    "{}: approved; it is let in when it dials again, within a minute or so",
+                    "{}: approved; it is let in when it dials again, within some seconds",
                     clean(host)
                 ));
                 Ok(())

@@ -19,7 +19,7 @@ use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use super::{Centre, Wire, enrolment};
+use super::{Centre, Wire, clones, enrolment};
 use crate::dispatch::{Departed, Dispatch, Recorded};
 
 /// Orders read from the outbox at a time.
@@ -69,6 +69,7 @@ pub(super) async fn run(
                 version::NEWEST
             ),
             retry_after_ms: 60_000,
+            ..Refused::default()
         };
         let _ = socket
             .send(&UplinkDown {
@@ -318,7 +319,11 @@ impl Uplink {
             }
             Some(K::PresenceComplete(_)) => centre.fleet.presence_complete(&self.region),
             Some(K::EnrolCheck(check)) => {
-                let verdict = enrolment::host(&centre, &self.region, check).await;
+                let verdict = if check.clone_of.is_empty() {
+                    enrolment::host(&centre, &self.region, check).await
+                } else {
+                    clones::host(&centre, &self.region, check).await
+                };
                 let verdict = uplink_down::Kind::EnrolVerdict(verdict);
                 socket
                     .send(&UplinkDown {

@@ -43,7 +43,7 @@ fn what_they_got(system: &System, repository: &Repository) {
             "controller",
             "FAIRLEAD_UPLINK_ADDRESS='fleet.example.com:443'",
         ),
-        ("access-server", "FAIRLEAD_FRONT_LISTEN='0.0.0.0:443'"),
+        ("access-server", "FAIRLEAD_FRONT_LISTEN='[::]:443'"),
     ] {
         let text =
             fs::read_to_string(system.path("/etc/fairlead").join(format!("{file}.env"))).unwrap();
