@@ -57,10 +57,10 @@ async fn an_agent_takes_itself_off_and_leaves_the_machine_as_it_was() {
     // A copy of the identity, as a backup would have it.
     ran(
         &vm,
-        "mkdir -p /run/copy && cp -a /var/lib/fairlead-agent/identity /run/copy/",
+        "mkdir -p /var/tmp/copy && \
+         cp /var/lib/fairlead-agent/identity /opt/fairlead/current/fairlead-agent /var/tmp/copy/",
     )
     .await;
-    ran(&vm, "cp /opt/fairlead/current/fairlead-agent /run/copy/").await;
 
     // The owner's no comes first.
     vm.write_file(
