@@ -13,7 +13,7 @@ pub const TO_HOST_MAX: usize = 16;
 #[derive(Debug)]
 pub enum ToHost {
     /// Send this.
-    Send(LinkDown),
+    Send(Box<LinkDown>),
     /// Prove that you are alive; the answer is the sender's end being used.
     Challenge {
         /// Quoted in the answer.
@@ -39,7 +39,10 @@ pub fn deliver(registry: &Registry, host: HostId, deliver: Deliver) -> bool {
     let message = LinkDown {
         kind: Some(link_down::Kind::Deliver(deliver)),
     };
-    let sent = entry.to_host.try_send(ToHost::Send(message)).is_ok();
+    let sent = entry
+        .to_host
+        .try_send(ToHost::Send(Box::new(message)))
+        .is_ok();
     if !sent {
         entry.lagging.store(true, Ordering::SeqCst);
     }
@@ -51,7 +54,7 @@ pub fn send(registry: &Registry, host: HostId, kind: link_down::Kind) -> bool {
     registry.get(host).is_some_and(|entry| {
         entry
             .to_host
-            .try_send(ToHost::Send(LinkDown { kind: Some(kind) }))
+            .try_send(ToHost::Send(Box::new(LinkDown { kind: Some(kind) })))
             .is_ok()
     })
 }

@@ -18,7 +18,7 @@ use crate::connection::Connection;
 use crate::enrol::{EnrolError, enrol};
 use crate::executor::{self, Executor, Parts};
 use crate::host_facts::host_facts;
-use crate::identity::{IdentityError, IdentityFiles};
+use crate::identity::{Identity, IdentityError, IdentityFiles};
 use crate::journal::{Journal, JournalError};
 use crate::observe::{Observer, Picture};
 use crate::owner_log::OwnerLog;
@@ -210,6 +210,30 @@ pub enum Ended {
     Departs,
 }
 
+/// Who this machine is: what it was enrolled as, or is now.
+async fn identity(
+    config: &Config,
+    files: &IdentityFiles,
+    facts: &Facts,
+    owner_log: &OwnerLog,
+    proxy: Option<Proxy>,
+) -> Result<Identity, AppError> {
+    if clone::has_own(&config.state_dir) {
+        // Its journals are this process's to remove only when no other instance writes there.
+        let _only = only_instance(config).await?;
+        clone::take_own(config, owner_log)?;
+    }
+    if let Some(identity) = files.load()? {
+        return Ok(identity);
+    }
+    let identity = enrol(config, files, facts.gather().await, proxy).await?;
+    owner_log.agent(&format!(
+        "this machine was enrolled as {} in region {}",
+        identity.enrolment.name, identity.enrolment.region
+    ));
+    Ok(identity)
+}
+
 /// Runs an agent instance until shutdown, or until it is to be taken off.
 ///
 /// # Errors
@@ -233,22 +257,7 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<End
     };
     let owner_log = OwnerLog::new(config.owner_log(), clock.clone());
     let files = IdentityFiles::new(&config.state_dir);
-    if clone::has_own(&config.state_dir) {
-        // Its journals are this process's to remove only when no other instance writes there.
-        let _only = only_instance(&config).await?;
-        clone::take_own(&config, &owner_log)?;
-    }
-    let identity = match files.load()? {
-        Some(identity) => identity,
-        None => {
-            let identity = enrol(&config, &files, facts.gather().await, proxy.clone()).await?;
-            owner_log.agent(&format!(
-                "this machine was enrolled as {} in region {}",
-                identity.enrolment.name, identity.enrolment.region
-            ));
-            identity
-        }
-    };
+    let identity = identity(&config, &files, &facts, &owner_log, proxy.clone()).await?;
     let instance = InstanceId::from_bytes(random::bytes());
     let run: RunId = grant
         .run

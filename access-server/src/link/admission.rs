@@ -26,6 +26,20 @@ use crate::{clones, doors};
 /// When one that is held may: an admin who approves it looks at the screen.
 const HELD_RETRY_MS: u32 = 10_000;
 
+/// The version that both speak.
+fn negotiated(hello: &Hello) -> Result<u32, Refusal> {
+    version::negotiate(hello.version_min, hello.version_max).ok_or_else(|| {
+        let message = format!(
+            "the agent speaks {} to {}, this server {} to {}: upgrade the older one",
+            hello.version_min,
+            hello.version_max,
+            version::OLDEST,
+            version::NEWEST
+        );
+        (codes::VERSION_MISMATCH, message)
+    })
+}
+
 impl Link {
     /// Judges a hello; on success the link is in the registry and the agent has its welcome.
     pub(super) async fn admit(
@@ -36,17 +50,7 @@ impl Link {
         region: Arc<Region>,
     ) -> Result<(Self, mpsc::Receiver<ToHost>), (Refusal, u32)> {
         let no = |code, message: String| ((code, message), 0);
-        let version =
-            version::negotiate(hello.version_min, hello.version_max).ok_or_else(|| {
-                let message = format!(
-                    "the agent speaks {} to {}, this server {} to {}: upgrade the older one",
-                    hello.version_min,
-                    hello.version_max,
-                    version::OLDEST,
-                    version::NEWEST
-                );
-                no(codes::VERSION_MISMATCH, message)
-            })?;
+        let version = negotiated(&hello).map_err(|refusal| (refusal, 0))?;
         let odd = || {
             no(
                 codes::PROTOCOL_VIOLATION,
@@ -62,14 +66,12 @@ impl Link {
             .await
             .map_err(|refusal| {
                 let is_clone = refusal.0 == codes::CLONE;
-                (
-                    refusal,
-                    if is_clone {
-                        clones::RETRY_MS
-                    } else {
-                        HELD_RETRY_MS
-                    },
-                )
+                let again = if is_clone {
+                    clones::RETRY_MS
+                } else {
+                    HELD_RETRY_MS
+                };
+                (refusal, again)
             })?;
         let connection = region.new_connection();
         let (to_host, queue) = mpsc::channel(TO_HOST_MAX);

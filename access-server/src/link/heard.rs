@@ -253,7 +253,8 @@ impl Link {
                 Ok(recorded) => {
                     region.outbox_grew.notify_one();
                     if let Some(kind) = answer(recorded) {
-                        let _ = to_host.try_send(ToHost::Send(LinkDown { kind: Some(kind) }));
+                        let _ =
+                            to_host.try_send(ToHost::Send(Box::new(LinkDown { kind: Some(kind) })));
                     }
                 }
                 Err(error) => {

@@ -217,7 +217,11 @@ fn an_agent_that_was_ordered_away_keeps_nothing_but_the_owners_policy() {
         host.install(shell, &repository, &[]).with_token().ok();
         host.join();
         let said = host
-            .run(shell, &repository.install_sh(), &["--uninstall", "--forget"])
+            .run(
+                shell,
+                &repository.install_sh(),
+                &["--uninstall", "--forget"],
+            )
             .env("FAIRLEAD_TEST_LEAVE", "1")
             .ok();
         assert!(host.recorded().ends_with("fairlead-agent leave\n"));
