@@ -47,6 +47,8 @@ use schedule::Tries;
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(600);
 /// A whole conversation with the CA.
 const TRY_WITHIN: Duration = Duration::from_secs(180);
+/// How often in a row the CA may not be reached before that is worth an error in the log: two minutes or so.
+const UNREACHED_QUIETLY: u32 = 5;
 /// Certificates in a chain, at most.
 const CHAIN_MAX: usize = 8;
 
@@ -322,7 +324,9 @@ impl Acme {
         self.tries().trouble = Some(trouble.clone());
         self.trouble(Some(trouble), wait_s);
         let again = format!("{wait_s} s");
-        if self.status.ends_soon(now_s) {
+        // A CA that is away for a moment is nothing to be woken for.
+        let is_passing = !failed.ordered && self.tries().unreached <= UNREACHED_QUIETLY;
+        if self.status.ends_soon(now_s) && !is_passing {
             tracing::error!(
                 code = failed.code,
                 name = self.name,
@@ -336,7 +340,7 @@ impl Acme {
                 name = self.name,
                 error = failed.message,
                 again,
-                "the https certificate was not renewed; the present one stays"
+                "no newer https certificate by ACME; the present one stays"
             );
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use fairlead_identity::{public, tls};
+use fairlead_identity::public;
 use fairlead_protocol::codes;
 use instant_acme::{
     Account as Client, AccountCredentials, AuthorizationStatus, ChallengeType, Error, Identifier,
@@ -14,7 +14,7 @@ use instant_acme::{
 
 use tokio::net::TcpStream;
 
-use super::door::{Answer, Door};
+use super::door::{self, Answer, Door};
 use super::http::Http;
 use super::kept::{Account, Kept};
 use crate::config::AcmeConfig;
@@ -250,7 +250,7 @@ async fn prove(asking: &Asking<'_>, order: &mut Order) -> Result<Vec<Answer>, Fa
         let digest = challenge.key_authorization().digest();
         let answer = public::challenge(asking.name, digest.as_ref())
             .map_err(|error| Failed::refused(error.to_string()))?;
-        let answer = tls::certified(answer).map_err(|error| Failed::refused(error.to_string()))?;
+        let answer = door::answer(answer).map_err(|error| Failed::refused(error.to_string()))?;
         shown.push(asking.door.answer(asking.name, answer));
         challenge.set_ready().await?;
     }

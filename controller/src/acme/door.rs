@@ -6,8 +6,17 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use fairlead_identity::public::CHALLENGE_ALPN;
+use fairlead_identity::tls::Credentials;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+
+/// What answers a challenge, as the TLS library wants it. It is not looked at as certificates are otherwise
+/// (`tls::certified`): that would refuse the very extension that it is about, because it is critical.
+pub(super) fn answer(credentials: Credentials) -> Result<Arc<CertifiedKey>, rustls::Error> {
+    let key = any_supported_type(&credentials.key)?;
+    Ok(Arc::new(CertifiedKey::new(credentials.chain, key)))
+}
 
 /// The certificates of the people's https port.
 pub struct Door {
@@ -98,15 +107,15 @@ impl Drop for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fairlead_identity::{public, tls};
+    use fairlead_identity::public;
 
     fn certificate(name: &str) -> Arc<CertifiedKey> {
-        tls::certified(public::challenge(name, &[1; 32]).unwrap()).unwrap()
+        answer(public::challenge(name, &[1; 32]).unwrap()).unwrap()
     }
 
     #[test]
     fn each_is_shown_its_own() {
-        let (own, had, answer) = (certificate("a"), certificate("b"), certificate("c"));
+        let (own, had, proof) = (certificate("a"), certificate("b"), certificate("c"));
         let door = Door::new(Arc::clone(&own));
         let shown = |name, is_challenge| door.for_client(name, is_challenge);
         let same = |one: Option<Arc<CertifiedKey>>, other: &Arc<CertifiedKey>| {
@@ -120,8 +129,8 @@ mod tests {
 
         // Nobody but a CA with a challenge in progress gets anything by that protocol.
         assert!(shown(Some("fleet.example.com"), true).is_none());
-        let held = door.answer("fleet.example.com", Arc::clone(&answer));
-        assert!(same(shown(Some("FLEET.example.com"), true), &answer));
+        let held = door.answer("fleet.example.com", Arc::clone(&proof));
+        assert!(same(shown(Some("FLEET.example.com"), true), &proof));
         assert!(shown(Some("other.example.com"), true).is_none());
         assert!(shown(None, true).is_none());
         assert!(same(shown(Some("fleet.example.com"), false), &had));

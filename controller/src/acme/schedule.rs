@@ -36,8 +36,10 @@ pub(super) fn renew_at_s(validity: Validity, leaf: &[u8]) -> i64 {
 pub(super) struct Tries {
     /// What was asked for. Another wish begins anew, but for the hourly limit.
     pub(super) wish: String,
-    /// In a row.
+    /// Refusals in a row.
     pub(super) failures: u32,
+    /// In a row, how often the CA was not even reached.
+    pub(super) unreached: u32,
     /// No try before.
     pub(super) not_before_s: i64,
     /// When orders were begun lately.
@@ -75,7 +77,7 @@ impl Tries {
     pub(super) fn begin(&mut self, wish: &str, now_s: i64, jitter: f64) {
         if self.wish != wish {
             self.wish = wish.to_owned();
-            self.failures = 0;
+            (self.failures, self.unreached) = (0, 0);
             self.trouble = None;
         }
         self.begun_s = lately(&self.begun_s, now_s);
@@ -92,20 +94,22 @@ impl Tries {
         retry_after_s: Option<i64>,
         jitter: f64,
     ) {
-        let (first_s, last_s) = if ordered {
-            (REFUSED_FIRST_S, REFUSED_MAX_S)
+        let wait_s = if ordered {
+            self.unreached = 0;
+            grown(REFUSED_FIRST_S, REFUSED_MAX_S, self.failures, jitter)
         } else {
             self.begun_s.pop();
-            (UNREACHED_FIRST_S, UNREACHED_MAX_S)
+            self.failures = self.failures.saturating_sub(1);
+            self.unreached = self.unreached.saturating_add(1);
+            grown(UNREACHED_FIRST_S, UNREACHED_MAX_S, self.unreached, jitter)
         };
-        let wait_s = grown(first_s, last_s, self.failures, jitter);
         let wait_s = wait_s.max(retry_after_s.unwrap_or(0)).min(WAIT_MAX_S);
         self.not_before_s = now_s + wait_s;
     }
 
     /// It ended with one.
     pub(super) fn succeeded(&mut self) {
-        self.failures = 0;
+        (self.failures, self.unreached) = (0, 0);
         self.not_before_s = 0;
         self.trouble = None;
     }
@@ -208,6 +212,10 @@ mod tests {
             tries.failed(NOW_S, false, None, 1.0);
         }
         assert_eq!(tries.wait_s("a", NOW_S), UNREACHED_MAX_S);
+        // Nor does it count when the CA then refuses.
+        tries.begin("a", NOW_S, 1.0);
+        tries.failed(NOW_S, true, None, 1.0);
+        assert_eq!(tries.wait_s("a", NOW_S), REFUSED_FIRST_S);
     }
 
     #[test]
