@@ -203,7 +203,7 @@ impl Ca {
         let url = format!("http://{}/add-a", self.dns_manage.address());
         let body = serde_json::json!({"host": name, "addresses": [address]});
         wait_for("the DNS takes a record", UP_WITHIN, async || {
-            let answer = reqwest::Client::new().post(&url).body(body.to_string());
+            let answer = self.http().post(&url).body(body.to_string());
             match answer.send().await {
                 Ok(answer) if answer.status().is_success() => Ok(()),
                 other => Err(format!("{other:?}")),
