@@ -58,6 +58,10 @@ The servers (after \`server\`)
   --certificate FILE      https certificate (PEM chain) of a public CA; without it the
                           installation's own CA signs one, and its fingerprint is printed
   --certificate-key FILE  its private key (PEM)
+  --certificate acme      one that Let's Encrypt issues for the name, renewed by itself; it has
+                          to reach this machine at port 443 of the name
+  --acme-agree-tos        its terms of service are agreed to; needed for that
+  --acme-contact WHERE    where it may write to, for instance mailto:ops@example.com
 
 Where and how
   --prefix DIR            instead of /opt/fairlead                         FAIRLEAD_PREFIX
@@ -1319,6 +1323,10 @@ set_env() {
 $1='$2'"
 }
 
+drop_env() {
+    env_text=$(printf '%s\n' "$env_text" | grep -v "^$1=" || :)
+}
+
 write_env() {
     env_text=$(cat "$root$env_file" 2>/dev/null) || env_text=
     if [ -z "$env_text" ]; then
@@ -2134,7 +2142,16 @@ write_server_settings() {
         keep_certificate
         set_env FAIRLEAD_WEB_CERTIFICATE /etc/fairlead/tls/certificate.pem
         set_env FAIRLEAD_WEB_KEY /etc/fairlead/tls/key.pem
+        drop_env FAIRLEAD_ACME
     fi
+    if [ -n "$acme" ]; then
+        set_env FAIRLEAD_ACME true
+        set_env FAIRLEAD_ACME_AGREE_TOS true
+        set_env FAIRLEAD_ACME_CONTACT "$acme_contact"
+        drop_env FAIRLEAD_WEB_CERTIFICATE
+        drop_env FAIRLEAD_WEB_KEY
+    fi
+    acme=$(env_line FAIRLEAD_ACME)
     own_certificate=$(env_line FAIRLEAD_WEB_CERTIFICATE)
     write_file /etc/fairlead/controller.env 0600 "$env_text"
     wrote_controller=$wrote
@@ -2254,8 +2271,34 @@ servers_waited() {
     sleep 0.2 2>/dev/null || sleep 1
 }
 
+# Waits a while for the certificate by ACME: with it the lines that follow need no fingerprint. A line with
+# the fingerprint stays good when it comes later, because the key stays.
+wait_for_acme() {
+    waited=0
+    while :; do
+        acme_state=$(curl --silent --insecure --fail --max-time 2 --noproxy '*' https://127.0.0.1:7400/readyz </dev/null 2>/dev/null) || acme_state=
+        case $acme_state in
+        *"https acme until "*)
+            own_certificate=acme
+            return 0
+            ;;
+        *"; acme_waiting"* | *"; acme_unreachable"* | '') ;;
+        *"; acme_"*) break ;;
+        *) ;;
+        esac
+        waited=$((waited + 1))
+        [ "$waited" -lt 60 ] || break
+        sleep 1
+    done
+    acme_code=$(printf '%s\n' "$acme_state" | sed -n 's/^https .*; \(acme_[a-z_]*\)$/\1/p')
+    say "no certificate by ACME yet (${acme_code:-acme_waiting}): fairlead status and the controller's log say why; it is asked for again by itself"
+}
+
 # Address, first admin, first host: on standard output, because they are what was asked for.
 say_what_next() {
+    if [ "$acme" = true ] && has curl; then
+        wait_for_acme
+    fi
     if [ -n "$own_certificate" ]; then
         next_trust=
         next_pin=
@@ -2345,7 +2388,7 @@ parse() {
             ;;
         --from | --bundle | --version | --channel | --key | --pin | --address | --token-file | --host-name | \
             --engine-socket | --prefix | --root | --init | --name | --port | --region | --certificate | \
-            --certificate-key)
+            --certificate-key | --acme-contact)
             value "$@"
             case $2 in
             FL1* | FA1*) usage installer_token_in_arguments "a token was passed as an argument, where everybody on this host can read it (ps)" \
@@ -2374,6 +2417,8 @@ parse() {
         --region) region=$2 ;;
         --certificate) certificate=$2 ;;
         --certificate-key) certificate_key=$2 ;;
+        --acme-contact) acme_contact=$2 ;;
+        --acme-agree-tos) acme_agreed=true ;;
         --re-enrol) re_enrol=yes ;;
         --allow-unreachable) allow_unreachable=yes ;;
         --allow-downgrade) allow_downgrade=yes ;;
@@ -2394,7 +2439,7 @@ parse() {
         case $1 in
         --from | --bundle | --version | --channel | --key | --pin | --address | --token-file | --host-name | \
             --engine-socket | --prefix | --root | --init | --name | --port | --region | --certificate | \
-            --certificate-key) shift 2 ;;
+            --certificate-key | --acme-contact) shift 2 ;;
         *) shift ;;
         esac
     done
@@ -2452,6 +2497,21 @@ validate() {
     -* | *-) false ;;
     *) only "$region" 'a-z0-9-' && [ "${#region}" -le 63 ] ;;
     esac || usage installer_usage "--region is a name of lower-case letters, digits and dashes"
+    acme=
+    if [ "$certificate$certificate_key" = acme ]; then
+        acme=true certificate=
+        if [ "$acme_agreed" != true ]; then
+            usage installer_usage "--certificate acme asks Let's Encrypt for a certificate, and its terms of service have to be agreed to" \
+                "read them at https://letsencrypt.org/repository/, then add --acme-agree-tos"
+        fi
+    elif [ -n "$acme_contact$acme_agreed" ]; then
+        usage installer_usage "--acme-contact and --acme-agree-tos go with --certificate acme"
+    fi
+    case $acme_contact in
+    '') ;;
+    mailto:*) only "${acme_contact#mailto:}" 'A-Za-z0-9.@_+-' ;;
+    *) false ;;
+    esac || usage installer_usage "--acme-contact is an address for mail, for instance mailto:ops@example.com"
     if [ -n "$certificate$certificate_key" ] && { [ ! -r "$certificate" ] || [ ! -r "$certificate_key" ]; }; then
         usage installer_usage "--certificate and --certificate-key go together, and both files must be there"
     fi
@@ -2512,7 +2572,7 @@ main() {
     from=${FAIRLEAD_FROM:-} bundle=${FAIRLEAD_BUNDLE:-} version=${FAIRLEAD_VERSION:-}
     channel=${FAIRLEAD_CHANNEL:-} pin=${FAIRLEAD_PIN:-} prefix=${FAIRLEAD_PREFIX:-}
     address=${FAIRLEAD_ADDRESS:-} host_name=${FAIRLEAD_HOST_NAME:-} name=${FAIRLEAD_NAME:-}
-    port=${FAIRLEAD_PORT:-443} region=${FAIRLEAD_REGION:-local} certificate='' certificate_key=''
+    port=${FAIRLEAD_PORT:-443} region=${FAIRLEAD_REGION:-local} certificate='' certificate_key='' acme_contact='' acme_agreed=''
     engine_socket=${FAIRLEAD_ENGINE_SOCKET:-} token_file=${FAIRLEAD_JOIN_TOKEN_FILE:-}
     time_limit=${FAIRLEAD_DOWNLOAD_TIMEOUT_S:-600} wait_limit=${FAIRLEAD_WAIT_S:-30}
     proxy=${HTTPS_PROXY:-${https_proxy:-}} no_proxy_for=${NO_PROXY:-${no_proxy:-}}

@@ -18,14 +18,16 @@ use fairlead_link::accept::Acceptor;
 use fairlead_protocol::HostId;
 use fairlead_store::{Store, StoreError};
 
+use crate::acme::AcmeError;
 use crate::authority::{CaError, CertificateAuthority};
 use crate::backend::live::Live;
 use crate::backend::{ControllerBackend, Parts};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
-use crate::doors::{Doors, WebTls};
+use crate::doors::Doors;
 use crate::feed::Feed;
 use crate::fleet::Fleet;
+use crate::https::Https;
 use crate::metrics::Metrics;
 use crate::packages::{self, Packages, shipped};
 use crate::regions::{self, Centre, Regions};
@@ -74,6 +76,9 @@ pub enum AppError {
     /// Nor do those for https.
     #[error(transparent)]
     WebCertificate(#[from] WebCertificateError),
+    /// Nor ACME.
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
     /// The public address makes no sense.
     #[error("--public-url {0} is not an https address")]
     PublicUrl(String),
@@ -84,7 +89,7 @@ pub struct App {
     centre: Arc<Centre>,
     backend: Arc<ControllerBackend>,
     doors: Doors,
-    web_tls: WebTls,
+    https: Https,
     packages: Arc<Packages>,
     acceptor: Acceptor,
 }
@@ -134,7 +139,7 @@ impl App {
             authority.root.clone(),
             Duration::ZERO,
         );
-        let web_tls = WebTls::new(&config, &authority)?;
+        let https = Https::new(&config, &authority, clock.clone())?;
         let for_packages = clock.clone();
         let packages = config.data_dir.join(packages::DIR);
         if let Some(from) = config.packages_from.clone() {
@@ -154,10 +159,7 @@ impl App {
             uplink_addresses: vec![config.uplink_address.clone()],
             packages: Arc::clone(&packages),
             public_url: config.public_url.clone(),
-            pin: match config.web_certificate {
-                Some(_) => String::new(),
-                None => authority.web_pin(),
-            },
+            web: Arc::clone(&https.status),
             version: fairlead_protocol::software::version().to_owned(),
         });
         let centre = Arc::new(Centre {
@@ -177,7 +179,7 @@ impl App {
             centre,
             backend,
             doors,
-            web_tls,
+            https,
             packages,
             acceptor,
         })
@@ -203,7 +205,7 @@ impl App {
         let (served, ..) = tokio::join!(
             serve(
                 web,
-                Arc::clone(&self.web_tls.config),
+                Arc::clone(&self.https.config),
                 router,
                 shutdown.clone(),
                 Limits::default()
@@ -211,7 +213,7 @@ impl App {
             regions::run(uplinks, self.acceptor, self.centre, shutdown.clone()),
             housekeep(self.backend, store, shutdown.clone()),
             keep_command_key(dispatch, shutdown.clone()),
-            WebTls::keep(self.web_tls.files(), shutdown.clone()),
+            self.https.keep(shutdown.clone()),
             taking,
         );
         if let Err(error) = served {

@@ -14,6 +14,9 @@ pub enum Clones {
     ReEnrol,
 }
 
+/// The directory of Let's Encrypt.
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+
 /// Where it listens, what it is called, where its data is.
 #[derive(Debug, Clone, Args)]
 pub struct Config {
@@ -57,7 +60,51 @@ pub struct Config {
     /// What becomes of a machine that uses a copy of a living host's identity.
     #[arg(long, env = "FAIRLEAD_CLONES", value_enum, default_value = "re-enrol")]
     pub clones: Clones,
+    /// Certificate for https from a public CA, by ACME.
+    #[command(flatten)]
+    pub acme: AcmeConfig,
     /// The installation's domain, in every certificate; fixed at the first start.
     #[arg(long, env = "FAIRLEAD_DOMAIN", default_value = "fairlead.internal")]
     pub domain: String,
+}
+
+/// How https gets its certificate by ACME.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AcmeConfig {
+    /// Have a public CA certify the name in --public-url for https, by ACME: it has to reach the people's port
+    /// as port 443 of that name. Until it has, https shows a certificate of the installation's own CA.
+    #[arg(long = "acme", env = "FAIRLEAD_ACME")]
+    pub wanted: bool,
+    /// The CA: the address of its ACME directory.
+    #[arg(
+        long = "acme-directory",
+        env = "FAIRLEAD_ACME_DIRECTORY",
+        default_value = LETS_ENCRYPT
+    )]
+    pub directory: String,
+    /// Where the CA may write to, for instance mailto:ops@example.com.
+    #[arg(
+        long = "acme-contact",
+        env = "FAIRLEAD_ACME_CONTACT",
+        value_delimiter = ','
+    )]
+    pub contacts: Vec<String>,
+    /// Roots (PEM) by which the CA's own https is believed, instead of those of the system: for a private CA.
+    #[arg(long = "acme-ca", env = "FAIRLEAD_ACME_CA")]
+    pub ca: Option<PathBuf>,
+    /// The CA's terms of service have been read and are agreed to; without it nothing is asked of the CA.
+    #[arg(long = "acme-agree-tos", env = "FAIRLEAD_ACME_AGREE_TOS")]
+    pub agree_tos: bool,
+}
+
+impl AcmeConfig {
+    /// What is asked for, as one text: when it changes, it is asked anew.
+    #[must_use]
+    pub fn wish(&self, name: &str) -> String {
+        format!(
+            "{name} of {} for {}",
+            self.directory,
+            self.contacts.join(",")
+        )
+    }
 }

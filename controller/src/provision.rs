@@ -195,6 +195,7 @@ mod tests {
                 web_key: None,
                 packages_from: None,
                 clones: crate::config::Clones::ReEnrol,
+                acme: crate::config::AcmeConfig::default(),
                 domain: "fairlead.internal".to_owned(),
             },
             region: "local".to_owned(),

@@ -141,6 +141,21 @@ pub fn https_with(certificate: Arc<dyn ResolvesServerCert>) -> Result<ServerConf
     Ok(config)
 }
 
+/// The same for one that also answers a public CA's challenges (RFC 8737). What is resolved for a client
+/// that offers [`crate::public::CHALLENGE_ALPN`] is up to `certificate`.
+///
+/// # Errors
+/// When the library has no TLS 1.3.
+pub fn https_with_challenges(
+    certificate: Arc<dyn ResolvesServerCert>,
+) -> Result<ServerConfig, Error> {
+    let mut config = https_with(certificate)?;
+    config
+        .alpn_protocols
+        .push(crate::public::CHALLENGE_ALPN.to_vec());
+    Ok(config)
+}
+
 /// A chain and its key, checked to belong together.
 ///
 /// # Errors

@@ -94,6 +94,24 @@ codes! {
     /// A defect of ours.
     INTERNAL = "internal";
 
+    // The https certificate.
+    /// The ACME CA has not issued a certificate yet.
+    ACME_WAITING = "acme_waiting";
+    /// The ACME CA was not reached, or has trouble of its own.
+    ACME_UNREACHABLE = "acme_unreachable";
+    /// The ACME CA refuses account, name or request.
+    ACME_REFUSED = "acme_refused";
+    /// The ACME CA could not see that the name is ours.
+    ACME_CHALLENGE_FAILED = "acme_challenge_failed";
+    /// Too much was asked of the ACME CA.
+    ACME_RATE_LIMITED = "acme_rate_limited";
+    /// The data directory does not take what has to be kept before the ACME CA is asked.
+    ACME_NOT_KEPT = "acme_not_kept";
+    /// Nobody has agreed to the ACME CA's terms of service.
+    ACME_TERMS = "acme_terms";
+    /// The public address has no name that an ACME CA could certify.
+    ACME_NAME = "acme_name";
+
     // Commands.
     /// Signature, signer or addressee of the command are not as they must be.
     SIGNATURE_REJECTED = "signature_rejected";

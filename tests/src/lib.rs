@@ -10,6 +10,7 @@
 //! | `fleet` | controller, access servers, supervised agents as child processes |
 //! | `process` | one child process: start, kill -9, stop and continue, start again |
 //! | `programs` | where the programs under test are; builds them once |
+//! | `acme` | a real ACME CA and the DNS that it asks |
 //! | `client` | the HTTP API, typed |
 //! | `stream` | a command's stream |
 //! | `disk` | a small disk that can be filled |
@@ -22,6 +23,7 @@
     reason = "what fails in the harness fails the test that uses it, with the place and the reason"
 )]
 
+pub mod acme;
 pub mod client;
 pub mod disk;
 pub mod engine;

@@ -36,6 +36,14 @@ fn status_text(status: &Status, out: &Output) -> String {
         count(status.regions, "region"),
         count(status.commands_open, "command"),
     );
+    if let Some(https) = &status.https
+        && let (true, Some(until)) = (https.source != "own-ca", https.not_after)
+    {
+        text.push_str(&format!(
+            "https certificate by {} until {until}\n",
+            clean(&https.source)
+        ));
+    }
     for line in &status.attention {
         text.push_str(&format!(
             "{}  {}\n",

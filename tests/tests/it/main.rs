@@ -6,6 +6,7 @@
     reason = "these are tests, the helpers between them too"
 )]
 
+mod acme;
 mod acts;
 mod cli;
 mod commands;
