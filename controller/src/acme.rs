@@ -167,7 +167,7 @@ impl Acme {
         if let Some(certificate) = self.kept.certificate() {
             match self.show(&certificate) {
                 Ok(()) => {
-                    tracing::info!(name = self.name, "https shows the certificate had by ACME")
+                    tracing::info!(name = self.name, "https shows the certificate had by ACME");
                 }
                 // As good as none: another is asked for.
                 Err(reason) => tracing::warn!(reason, "the certificate had by ACME cannot be used"),
