@@ -15,7 +15,8 @@ use fairlead_tests::wait::wait_for;
 use tokio::net::TcpListener;
 
 use crate::cli::Cli;
-use crate::line::{Servers, owners_things, ran, shop};
+use crate::line::{owners_things, shop};
+use crate::servers::{Servers, ran};
 
 const SOON: Duration = Duration::from_secs(60);
 
