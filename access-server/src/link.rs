@@ -16,7 +16,7 @@ use fairlead_link::backoff::random_share;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
     Challenge, CommandId, CommandKeys, Deliver, HostId, HostPresence, LinkDown, LinkUp, Message,
-    Reconnect, SignedCommand, State, codes, limits, link_down, link_up,
+    Probe, Reconnect, SignedCommand, State, codes, limits, link_down, link_up,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -79,6 +79,10 @@ struct Link {
     bodies: HashMap<CommandId, BytesMut>,
     /// Of newcomers that wait for an answer, each its own: several copies may come at once.
     challenges: Vec<(u64, oneshot::Sender<()>)>,
+    /// It does not own the host (yet, or any more, as far as it said at its hello).
+    beside: bool,
+    /// What it was asked to answer before it may own the host.
+    probe: Option<u64>,
     /// The keys that its welcome told; a change means that there are newer ones.
     keys: watch::Receiver<CommandKeys>,
     entry: Entry,
@@ -93,6 +97,11 @@ impl Link {
         mut queue: mpsc::Receiver<ToHost>,
         shutdown: Shutdown,
     ) {
+        if self.beside {
+            tracing::info!(host = %self.host, epoch = self.presence.epoch, "link up, beside the owner's");
+            let reason = self.until_end(&mut socket, &mut queue, &shutdown).await;
+            return self.ended(&reason).await;
+        }
         tracing::info!(host = %self.host, epoch = self.presence.epoch, "link up");
         self.region.note_presence(self.host, self.presence.clone());
         let region = Arc::clone(&self.region);
@@ -113,7 +122,12 @@ impl Link {
         queue: &mut mpsc::Receiver<ToHost>,
         shutdown: &Shutdown,
     ) -> String {
-        if let Err(error) = self.send_open_commands(socket).await {
+        let begun = if self.beside {
+            self.send_probe(socket).await
+        } else {
+            self.send_open_commands(socket).await
+        };
+        if let Err(error) = begun {
             return error.to_string();
         }
         loop {
@@ -151,10 +165,25 @@ impl Link {
                 return reason;
             }
             if self.entry.lagging.swap(false, Ordering::SeqCst)
+                && self.region.registry.holds(self.host, self.connection)
                 && let Err(error) = self.send_open_commands(socket).await
             {
                 return error.to_string();
             }
+        }
+    }
+
+    async fn send_probe(&mut self, socket: &mut Agent) -> Result<(), SocketError> {
+        let nonce = u64::from_le_bytes(fairlead_identity::random::bytes());
+        self.probe = Some(nonce);
+        let probe = link_down::Kind::Probe(Probe { nonce });
+        socket.send(&LinkDown { kind: Some(probe) }).await
+    }
+
+    /// Tells how the host is, if it is this link that says so.
+    fn tell_presence(&self) {
+        if self.region.registry.holds(self.host, self.connection) {
+            self.region.note_presence(self.host, self.presence.clone());
         }
     }
 
@@ -163,7 +192,7 @@ impl Link {
         if self.presence.state != "online" {
             self.presence.state = "online".to_owned();
             self.presence.reason.clear();
-            self.region.note_presence(self.host, self.presence.clone());
+            self.tell_presence();
         }
     }
 
@@ -270,7 +299,7 @@ impl Link {
         {
             self.presence.state = "suspect".to_owned();
             self.presence.reason = "heartbeats are missing".to_owned();
-            self.region.note_presence(self.host, self.presence.clone());
+            self.tell_presence();
         }
         if self.keys.has_changed().unwrap_or(false) {
             // The next welcome tells the new ones. It is rare, and beats are spread over the links.

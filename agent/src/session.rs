@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_link::socket::{Heard, Socket, SocketError};
+use fairlead_protocol::version::HANDOFF;
 use fairlead_protocol::{
-    ChallengeAnswer, CommandId, LinkDown, LinkUp, Unsupported, Welcome, limits, link_down, link_up,
+    ChallengeAnswer, CommandId, LinkDown, LinkUp, Own, Unsupported, Welcome, limits, link_down,
+    link_up,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -17,6 +19,9 @@ use tokio::time::Instant;
 use crate::app::RenewNow;
 use crate::connection::{Connection, LinkEnd};
 use crate::executor::{Request, StreamDialler};
+use crate::handoff::part::Standing;
+use crate::handoff::role::Role;
+use crate::handoff::words::ToSupervisor;
 use crate::observe::Watch;
 
 /// Messages that wait for the link; progress and metrics beyond are dropped, results come again.
@@ -24,46 +29,48 @@ const OUTBOUND_MAX: usize = 128;
 /// A third of a certificate's life is over: time to renew.
 const RENEW_LEFT_S: i64 = (limits::AGENT_CERTIFICATE_LIFE.as_secs() as i64) * 2 / 3;
 
+/// A link that is up.
+#[derive(Debug)]
+pub struct Up<'a> {
+    /// Where it goes.
+    pub address: &'a str,
+    /// What the server has said.
+    pub welcome: Welcome,
+    /// Who this instance was when it said hello.
+    pub standing: Standing,
+}
+
 /// Runs a link until it ends.
 pub async fn run(
     connection: &Connection,
-    address: &str,
+    up: Up<'_>,
     mut socket: Socket<LinkUp, LinkDown>,
-    welcome: Welcome,
     renewals: &mut mpsc::Receiver<RenewNow>,
     shutdown: &Shutdown,
 ) -> LinkEnd {
-    let number = welcome.connection;
-    connection.time.told(welcome.server_time_us);
-    connection.learn_region(&welcome.addresses).await;
-    if welcome.epoch > connection.epoch {
-        return connection.go_on_above(welcome.epoch, shutdown);
-    }
-    tracing::info!(
-        address,
-        server = welcome.server,
-        epoch = connection.epoch,
-        "link up"
-    );
-    connection
-        .owner_log
-        .agent(&format!("connected to {} at {address}", welcome.server));
-    let (outbound, mut queue) = mpsc::channel(OUTBOUND_MAX);
-    if let Err(end) = announce(connection, address, &welcome, outbound).await {
-        return end;
-    }
-    let interval = match welcome.ping_interval_ms {
-        0 => limits::LINK_PING_INTERVAL,
-        told => Duration::from_millis(u64::from(told)),
+    let (number, standing) = (up.welcome.connection, up.standing);
+    let (mut queue, mut live) = match begin(connection, up, &mut socket, shutdown).await {
+        Ok(begun) => begun,
+        Err(end) => return end,
     };
-    let mut live = Live::new(interval);
+    let mut stands = connection.stands.clone();
+    let mut told = standing.turn;
     let end = loop {
+        let now = *stands.borrow_and_update();
+        if now.turn != told {
+            told = now.turn;
+            if let Err(end) = say_owner(connection, &mut socket, now.role).await {
+                break end;
+            }
+        }
         tokio::select! {
             biased;
             () = shutdown.cancelled() => {
                 socket.close().await;
                 break LinkEnd::Shutdown;
             }
+            // The loop's beginning says it. Without a supervisor nobody changes it.
+            Ok(()) = stands.changed() => {}
             Some(message) = queue.recv() => if let Err(error) = socket.send(&message).await {
                 break error.into();
             },
@@ -104,10 +111,73 @@ pub async fn run(
         .observer
         .send(Watch::LinkDown { connection: number })
         .await;
-    connection
-        .owner_log
-        .agent(&format!("the connection ended: {end}"));
+    if connection.role().owns() {
+        connection
+            .owner_log
+            .agent(&format!("the connection ended: {end}"));
+    }
     end
+}
+
+/// From the welcome to a link that carries commands.
+async fn begin(
+    connection: &Connection,
+    up: Up<'_>,
+    socket: &mut Socket<LinkUp, LinkDown>,
+    shutdown: &Shutdown,
+) -> Result<(mpsc::Receiver<LinkUp>, Live), LinkEnd> {
+    let Up {
+        address,
+        welcome,
+        standing,
+    } = up;
+    let handoff = welcome.features.iter().any(|known| known == HANDOFF);
+    if !standing.role.owns() && !handoff {
+        // It knows owners only, and has taken this link for the owner's.
+        socket.close().await;
+        return Err(odd("the server knows no links beside the owner's"));
+    }
+    connection.time.told(welcome.server_time_us);
+    if standing.role.owns() {
+        connection.learn_region(&welcome.addresses).await;
+    }
+    if standing.role.owns() && welcome.epoch > standing.role.epoch() {
+        return Err(connection.go_on_above(welcome.epoch, shutdown));
+    }
+    tracing::info!(
+        address,
+        server = welcome.server,
+        role = ?standing.role,
+        "link up"
+    );
+    if standing.role.owns() {
+        connection
+            .owner_log
+            .agent(&format!("connected to {} at {address}", welcome.server));
+    }
+    connection.link_state.up(handoff);
+    let (outbound, queue) = mpsc::channel(OUTBOUND_MAX);
+    announce(connection, address, &welcome, outbound).await?;
+    let interval = match welcome.ping_interval_ms {
+        0 => limits::LINK_PING_INTERVAL,
+        told => Duration::from_millis(u64::from(told)),
+    };
+    Ok((queue, Live::new(interval)))
+}
+
+/// Tells the server that this instance owns the host.
+async fn say_owner(
+    connection: &Connection,
+    socket: &mut Socket<LinkUp, LinkDown>,
+    role: Role,
+) -> Result<(), LinkEnd> {
+    let Role::Owner(epoch) = role else {
+        return Ok(());
+    };
+    connection.look_for_renewal().await;
+    let own = link_up::Kind::Own(Own { epoch });
+    socket.send(&LinkUp { kind: Some(own) }).await?;
+    Ok(())
 }
 
 struct Live {
@@ -242,6 +312,13 @@ async fn on_message(
                 "the server does not know what we sent"
             );
         }
+        Some(K::Probe(probe)) => {
+            send_on(connection, Request::Probe { nonce: probe.nonce }).await?;
+        }
+        Some(K::Proven(_)) => {
+            // A word that finds no room is said again with the next link.
+            let _ = connection.say.try_send(ToSupervisor::Proved);
+        }
         Some(K::Welcome(_) | K::Enrolled(_) | K::Left(_)) => {
             return Err(odd("a greeting out of turn"));
         }
@@ -270,7 +347,7 @@ async fn beat(
     socket.ping().await?;
     live.beaten();
     let left_s = connection.identity.lock().await.not_after_s() - connection.clock.now_s();
-    if left_s < RENEW_LEFT_S && live.renewing.is_none() {
+    if left_s < RENEW_LEFT_S && live.renewing.is_none() && connection.role().owns() {
         return ask_renewal(connection, socket, live, None).await;
     }
     Ok(())

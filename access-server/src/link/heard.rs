@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use fairlead_protocol::{
     CancelRefused, CommandId, CommandProgress, CommandResult, EventAck, HostId, HostInventory,
-    HostMetrics, LinkDown, LinkUp, Numbered, Progress, RegionResult, ResultAck, ResultPart, Stage,
-    Stamp, State, StreamId, StreamRefused, Unsupported, codes, events, limits, link_down, link_up,
-    numbered, uplink_up,
+    HostMetrics, LinkDown, LinkUp, Numbered, ProbeAnswer, Progress, Proven, RegionResult,
+    ResultAck, ResultPart, Stage, Stamp, State, StreamId, StreamRefused, Unsupported, codes,
+    events, limits, link_down, link_up, numbered, uplink_up,
 };
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Enqueued, StoreError, Tx};
@@ -33,15 +33,18 @@ impl Link {
         socket: &mut Agent,
         message: LinkUp,
     ) -> Result<(), String> {
-        if !self.region.registry.holds(self.host, self.connection) {
+        if !self.region.registry.knows(self.host, self.connection) {
             return Err("a newer connection of this host took over".to_owned());
         }
+        let owns = self.region.registry.holds(self.host, self.connection);
         use link_up::Kind as K;
         let host = self.host.to_wire();
         match message.kind {
             Some(K::Progress(progress)) => self.progress(progress).await,
             Some(K::ResultPart(part)) => return self.result_part(&part),
             Some(K::Result(result)) => return self.result(result).await,
+            // Pictures are the owner's to send; one that was on the way at a hand-over is of no use.
+            Some(K::Inventory(_) | K::Metrics(_)) if !owns => {}
             Some(K::Inventory(part)) => {
                 if !self.region.fleet.inventory(self.host, &part) {
                     return Err("more containers than a host may have".to_owned());
@@ -94,6 +97,8 @@ impl Link {
                     let _ = answered.send(());
                 }
             }
+            Some(K::ProbeAnswer(answer)) => return self.probe_answered(socket, &answer).await,
+            Some(K::Own(own)) => return self.own(socket, own.epoch).await,
             Some(K::StreamRefused(refused)) => self.stream_refused(refused),
             Some(K::CancelRefused(refused)) => self.cancel_refused(&refused),
             Some(K::Unsupported(unsupported)) => {
@@ -107,6 +112,52 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    async fn probe_answered(
+        &mut self,
+        socket: &mut Agent,
+        said: &ProbeAnswer,
+    ) -> Result<(), String> {
+        if self.probe.take_if(|nonce| *nonce == said.nonce).is_none() {
+            return Ok(());
+        }
+        if said.error.is_empty() {
+            return answer(socket, link_down::Kind::Proven(Proven {})).await;
+        }
+        tracing::warn!(host = %self.host, error = said.error, "an instance beside cannot take over");
+        Ok(())
+    }
+
+    /// The supervisor has made this instance the owner: all that has no final state comes here, in order,
+    /// before anything that is asked for later.
+    async fn own(&mut self, socket: &mut Agent, epoch: u64) -> Result<(), String> {
+        let (region, host) = (Arc::clone(&self.region), self.host);
+        let known = region.ledger.read(move |tx| tx.host(host)).await;
+        let known = known.map_err(|error| error.to_string())?;
+        if known.is_some_and(|row| epoch < row.epoch) {
+            return Err("it claims the host with an epoch that is over".to_owned());
+        }
+        if !region.registry.own(host, self.connection, epoch) {
+            tracing::warn!(%host, epoch, "an older grant of ownership was passed over");
+            return Ok(());
+        }
+        tracing::info!(%host, epoch, connection = self.connection, "the host is owned by this link");
+        self.entry.epoch = epoch;
+        self.presence.epoch = epoch;
+        self.presence.state = "online".to_owned();
+        self.presence.reason.clear();
+        region.note_presence(host, self.presence.clone());
+        // Behind whatever the link before was given while its sync was under way.
+        let now_us = region.clock.now_us();
+        let written = region
+            .ledger
+            .write(move |tx| tx.host_seen(host, now_us, epoch, &[]))
+            .await;
+        written.map_err(|error| error.to_string())?;
+        self.send_open_commands(socket)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     /// Events and results cost disk here and at the centre, so a host that floods has to wait: without

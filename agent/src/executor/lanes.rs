@@ -11,7 +11,7 @@ use fairlead_protocol::CommandId;
 use fairlead_protocol::command::Lane;
 
 /// How a command behaves on its lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Manner {
     /// Holds the lane while it acts.
     Changes,
@@ -23,7 +23,7 @@ pub enum Manner {
     Looks,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Place {
     id: CommandId,
     manner: Manner,
@@ -31,7 +31,7 @@ struct Place {
 }
 
 /// Every command that has been accepted and has not finished.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lanes {
     /// Places in order of acceptance, per lane.
     lanes: HashMap<Lane, BTreeMap<u64, Place>>,
@@ -71,6 +71,49 @@ impl Lanes {
                 running: false,
             },
         );
+    }
+
+    /// A command that another instance has begun: it holds its place until it has finished there.
+    pub fn accept_running(&mut self, id: CommandId, lane: Lane, manner: Manner) {
+        self.accept(id, lane, manner);
+        if let Some((lane, place)) = self.at.get(&id)
+            && let Some(found) = self
+                .lanes
+                .get_mut(lane)
+                .and_then(|places| places.get_mut(place))
+            && !found.running
+        {
+            found.running = true;
+            self.running += 1;
+        }
+    }
+
+    /// A command that counted as running keeps its place and may begin (again).
+    pub fn give_back(&mut self, id: CommandId) {
+        if let Some((lane, place)) = self.at.get(&id)
+            && let Some(found) = self
+                .lanes
+                .get_mut(lane)
+                .and_then(|places| places.get_mut(place))
+            && std::mem::take(&mut found.running)
+        {
+            self.running -= 1;
+        }
+    }
+
+    /// Everything that has not begun is given up; in order of acceptance.
+    pub fn give_up_waiting(&mut self) -> Vec<CommandId> {
+        let mut waiting: Vec<(u64, CommandId)> = self
+            .lanes
+            .values()
+            .flat_map(|places| places.iter().filter(|(_, found)| !found.running))
+            .map(|(place, found)| (*place, found.id))
+            .collect();
+        waiting.sort_unstable();
+        for (_, id) in &waiting {
+            self.finish(*id);
+        }
+        waiting.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Everything that may begin now, in order of acceptance; it counts as running from here.
@@ -220,6 +263,24 @@ mod tests {
         lanes.accept(id(3), lane(1), Manner::Kills);
         assert_eq!(lanes.begin(), [id(1)]);
         assert_eq!(lanes.begin(), [], "the start before it would be overtaken");
+    }
+
+    #[test]
+    fn what_runs_elsewhere_holds_its_place_and_what_waits_is_given_up() {
+        let mut lanes = Lanes::new(10);
+        lanes.accept_running(id(1), lane(1), Manner::ChangesWithGrace);
+        lanes.accept(id(2), lane(1), Manner::Changes);
+        lanes.accept(id(3), lane(2), Manner::Changes);
+        assert_eq!(lanes.begin(), [id(3)]);
+        assert!(lanes.is_running(id(1)));
+        lanes.give_back(id(1));
+        assert_eq!(lanes.begin(), [id(1)], "in the place that it had");
+        assert_eq!(lanes.give_up_waiting(), [id(2)]);
+        assert!(!lanes.holds(id(2)) && lanes.holds(id(1)) && lanes.holds(id(3)));
+        lanes.finish(id(1));
+        lanes.finish(id(3));
+        assert!(lanes.is_empty());
+        assert_eq!(lanes.running, 0);
     }
 
     #[test]
