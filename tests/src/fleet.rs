@@ -39,6 +39,8 @@ pub struct Options {
     pub controller_flags: Vec<(String, String)>,
     /// More flags of each agent.
     pub agent_flags: Vec<(String, String)>,
+    /// The agent's program; absent: the one under test, as it was built.
+    pub agent_program: Option<PathBuf>,
     /// The environment of each agent.
     pub agent_env: Vec<(String, String)>,
     /// Data directories (`controller`, `access-server-REGION`, `agent-HOST`) that lie on a small disk
@@ -57,6 +59,7 @@ impl Options {
             ping_interval_ms: 15_000,
             controller_flags: Vec::new(),
             agent_flags: Vec::new(),
+            agent_program: None,
             agent_env: Vec::new(),
             small_disks: Vec::new(),
         }
@@ -113,6 +116,13 @@ impl Options {
         self
     }
 
+    /// With this program as the agent's.
+    #[must_use]
+    pub fn agent_program(mut self, path: PathBuf) -> Self {
+        self.agent_program = Some(path);
+        self
+    }
+
     /// With one more variable in each agent's environment.
     #[must_use]
     pub fn agent_env(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -150,7 +160,9 @@ pub struct HostSide {
 }
 
 impl HostSide {
-    fn status(&self) -> Option<serde_json::Value> {
+    /// What the supervisor says of itself and its agents.
+    #[must_use]
+    pub fn status(&self) -> Option<serde_json::Value> {
         let text = std::fs::read(self.dir.join("status.json")).ok()?;
         let status: serde_json::Value = serde_json::from_slice(&text).ok()?;
         // An earlier supervisor's status says nothing about this one's agent.
@@ -460,7 +472,10 @@ impl Fleet {
             .collect();
         let supervisor = Process::start(
             &format!("host {name}"),
-            program("fairlead-agent"),
+            self.options
+                .agent_program
+                .clone()
+                .unwrap_or_else(|| program("fairlead-agent")),
             flags("supervise", &pairs),
             self.options.agent_env.clone(),
             dir.with_extension("log"),

@@ -17,6 +17,7 @@ mod policy;
 mod proxied;
 mod storage;
 mod survive;
+mod upgrade;
 mod causes;
 mod withdrawn;
 mod containers;
