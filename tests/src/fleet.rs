@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::client::Api;
 use crate::disk::Disk;
+use crate::loop_disk::LoopDisk;
 use crate::ports::Port;
 use crate::process::{Process, is_alive, send};
 use crate::programs::program;
@@ -35,6 +36,10 @@ pub struct Options {
     pub hosts: Vec<String>,
     /// Milliseconds between pings of a link.
     pub ping_interval_ms: u32,
+    /// Where the programs are; `None`: those that were built with the tests.
+    pub programs: Option<PathBuf>,
+    /// The environment of each process.
+    pub env: Vec<(String, String)>,
     /// More flags of each agent.
     pub agent_flags: Vec<(String, String)>,
     /// The environment of each agent.
@@ -42,6 +47,8 @@ pub struct Options {
     /// Data directories (`controller`, `access-server-REGION`, `agent-HOST`) that lie on a small disk
     /// of their own.
     pub small_disks: Vec<String>,
+    /// The same, that lie on a disk whose power can be cut.
+    pub loop_disks: Vec<String>,
 }
 
 impl Options {
@@ -53,9 +60,12 @@ impl Options {
             regions: vec!["local".to_owned()],
             hosts: vec!["box".to_owned()],
             ping_interval_ms: 15_000,
+            programs: None,
+            env: Vec::new(),
             agent_flags: Vec::new(),
             agent_env: Vec::new(),
             small_disks: Vec::new(),
+            loop_disks: Vec::new(),
         }
     }
 
@@ -66,6 +76,13 @@ impl Options {
         self
     }
 
+    /// With a disk whose power can be cut under that data directory.
+    #[must_use]
+    pub fn loop_disk(mut self, directory: &str) -> Self {
+        self.loop_disks.push(directory.to_owned());
+        self
+    }
+
     /// One region, one host, the machine's real engine.
     #[must_use]
     pub fn docker() -> Self {
@@ -73,6 +90,12 @@ impl Options {
             engine: "docker",
             ..Self::simulated()
         }
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.programs
+            .as_ref()
+            .map_or_else(|| program(name), |folder| folder.join(name))
     }
 
     /// With these hosts.
@@ -244,6 +267,8 @@ pub struct Fleet {
     _web: Port,
     /// Unmounted after the processes have gone and before their directory goes.
     disks: Vec<Disk>,
+    /// Disks whose power can be cut, in the order of the options.
+    pub loop_disks: Vec<LoopDisk>,
     dir: TempDir,
     options: Options,
     _place: SemaphorePermit<'static>,
@@ -277,11 +302,16 @@ impl Fleet {
             .iter()
             .map(|name| Disk::mount(&dir.path().join(name)))
             .collect();
+        let loop_disks = options
+            .loop_disks
+            .iter()
+            .map(|name| LoopDisk::mount(&dir.path().join(name)))
+            .collect();
         let (web, uplink) = (Port::claim(), Port::claim());
         let data = dir.path().join("controller");
         let mut controller = Process::start(
             "controller",
-            program("fairlead-controller"),
+            options.program("fairlead-controller"),
             flags(
                 "run",
                 &[
@@ -294,7 +324,7 @@ impl Fleet {
                     ("--web-name", "127.0.0.1".as_ref()),
                 ],
             ),
-            Vec::new(),
+            options.env.clone(),
             dir.path().join("controller.log"),
         );
         let link = wait_for("the controller's setup link", START_WITHIN, async || {
@@ -322,6 +352,7 @@ impl Fleet {
             uplink,
             _web: web,
             disks,
+            loop_disks,
             dir,
             options,
             _place: place,
@@ -343,7 +374,7 @@ impl Fleet {
         let dir = self.dir.path().join(format!("access-server-{name}"));
         let process = Process::start(
             &format!("access server of {name}"),
-            program("fairlead-access-server"),
+            self.options.program("fairlead-access-server"),
             flags(
                 "run",
                 &[
@@ -361,7 +392,7 @@ impl Fleet {
                     ),
                 ],
             ),
-            Vec::new(),
+            self.options.env.clone(),
             self.dir.path().join(format!("access-server-{name}.log")),
         );
         self.regions.push(RegionSide {
@@ -448,9 +479,9 @@ impl Fleet {
             .collect();
         let supervisor = Process::start(
             &format!("host {name}"),
-            program("fairlead-agent"),
+            self.options.program("fairlead-agent"),
             flags("supervise", &pairs),
-            self.options.agent_env.clone(),
+            [&self.options.env[..], &self.options.agent_env[..]].concat(),
             dir.with_extension("log"),
         );
         HostSide {
