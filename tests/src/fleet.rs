@@ -576,6 +576,10 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            if std::env::var_os("FAIRLEAD_TEST_KEEP").is_some() {
+                self.dir.disable_cleanup(true);
+                eprintln!("--- kept: {}", self.dir.path().display());
+            }
             let regions = self.regions.iter().map(|region| &region.process);
             let hosts = self.hosts.iter().map(|host| &host.supervisor);
             for process in std::iter::once(&self.controller)

@@ -69,6 +69,15 @@ impl LoopDisk {
         run("mount", &["-o", OPTIONS, &file, &at])
     }
 
+    /// Puts all that was written so far onto the disk, as time would have done.
+    ///
+    /// # Panics
+    /// When it cannot be synced.
+    pub fn sync(&self) {
+        let at = self.at.to_string_lossy();
+        run("sync", &["-f", &at]).unwrap_or_else(|why| panic!("{why}"));
+    }
+
     /// The power is cut: whatever was not synced is gone. Everybody who works on the disk must have
     /// been killed before.
     ///

@@ -167,6 +167,15 @@ pub struct History {
     pub stamps_apart_us: i64,
 }
 
+/// The stations that evidence shows.
+const STATIONS: [&str; 5] = [
+    "delivered",
+    "intent_stored",
+    "engine_called",
+    "engine_answered",
+    "settled",
+];
+
 impl History {
     /// Its final record at the controller that was read last.
     #[must_use]
@@ -180,7 +189,14 @@ impl History {
     pub(super) fn line_of(&self, asked: &Asked) -> String {
         let end = self.end_of(&asked.id).map_or_else(
             || "no end".to_owned(),
-            |end| format!("{} {}", end.state, end.code),
+            |end| {
+                let stamps = end.stamps.iter();
+                let stamps = stamps.filter(|(stage, _)| STATIONS.contains(&&stage[..]));
+                let stamps: Vec<String> = stamps
+                    .map(|(stage, at_us)| format!("{stage} {at_us}"))
+                    .collect();
+                format!("{} {} ({})", end.state, end.code, stamps.join(", "))
+            },
         );
         format!(
             "{} client {}: {} {:?} {}, acknowledged {:?}: {end}",

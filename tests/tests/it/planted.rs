@@ -95,6 +95,8 @@ async fn blows(programs: &Path, defect: Defect) -> Vec<Violation> {
         ..options
     })
     .await;
+    // What was written long ago is on every disk.
+    fleet.loop_disks.iter().for_each(LoopDisk::sync);
     let stream = Stream::begin(&fleet, SIZE, &mut dice);
     let mut kills = Kills::new(SIZE);
     for _ in 0..BLOWS {

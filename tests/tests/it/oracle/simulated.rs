@@ -49,8 +49,8 @@ struct Simulated {
     history: History,
     presence: Vec<Presence>,
     free_at: Vec<i64>,
-    /// The stop that is under way: its end, and the container's presence after it.
-    grace: Vec<Option<i64>>,
+    /// When the last stop began and ended, if nothing else was taken in since.
+    grace: Vec<Option<(i64, i64)>>,
 }
 
 /// The history of a plan, as a system without a fault leaves it.
@@ -115,13 +115,17 @@ impl Simulated {
         let act = act(step.kind);
         let at = step.container;
         let in_grace = matches!(act, Act::Kill { .. })
-            && self.grace[at].is_some_and(|end| now_us + STEP_US < end);
+            && self.grace[at]
+                .is_some_and(|(began, ends)| began < now_us && now_us + STEP_US < ends);
         let begins = if in_grace {
             now_us + 1_000
         } else {
             now_us.max(self.free_at[at]) + 1_000
         };
         let expired = step.deadline == 0 && !in_grace;
+        if act.changes() && !in_grace {
+            self.grace[at] = None;
+        }
         let (end, exit_code, ends) = if expired {
             (("expired", "deadline_passed"), None, begins)
         } else {
@@ -188,9 +192,6 @@ impl Simulated {
         use Presence::{Absent, Running, Stopped};
         const DONE: (&str, &str) = ("succeeded", "");
         let then = begins + STEP_US;
-        if !in_grace && act.changes() {
-            self.grace[at] = None;
-        }
         match (act, self.presence[at]) {
             (Act::Run, Absent) => {
                 self.show(at, begins + 10, What::Create(id.to_owned()));
@@ -214,7 +215,7 @@ impl Simulated {
                     self.show(at, end - 10, What::Start);
                     self.presence[at] = Running;
                 }
-                self.grace[at] = Some(end);
+                self.grace[at] = Some((begins, end));
                 return (DONE, None, end);
             }
             (Act::Restart, Stopped) => {

@@ -8,15 +8,24 @@ use rustix::process::Signal;
 
 use super::stream::{Dice, Size, Stream};
 
+/// With the next one the supervisor dies too: its patience is not what is tried here.
+const DEATHS_MAX: u32 = 3;
+
 /// The storm's own part of the stream: what must be in flight at every kill.
 pub(crate) struct Kills {
     size: Size,
     round: usize,
+    /// How often the agent died under the same supervisor, which waits longer each time.
+    deaths: u32,
 }
 
 impl Kills {
     pub(crate) fn new(size: Size) -> Self {
-        Self { size, round: 0 }
+        Self {
+            size,
+            round: 0,
+            deaths: 0,
+        }
     }
 
     /// Sets a stop with its grace, a long process and a queue of three going; returns once the stop
@@ -36,7 +45,7 @@ impl Kills {
     }
 
     /// Kills one of them, or several at once, and starts them again a moment later.
-    pub(crate) async fn strike(&self, fleet: &mut Fleet, dice: &mut Dice) {
+    pub(crate) async fn strike(&mut self, fleet: &mut Fleet, dice: &mut Dice) {
         let agent = fleet.hosts[0].agent_pid().await;
         let (mut agents, mut regions, mut controllers) = (false, false, false);
         match dice.roll(10) {
@@ -47,7 +56,10 @@ impl Kills {
             8 => (regions, controllers) = (true, true),
             _ => (agents, regions, controllers) = (true, true, true),
         }
-        if agents {
+        let with_supervisor = self.deaths == DEATHS_MAX || dice.roll(3) == 0;
+        if agents && with_supervisor {
+            fleet.hosts[0].kill();
+        } else if agents {
             send(agent, Signal::KILL);
         }
         if regions {
@@ -64,6 +76,12 @@ impl Kills {
         if controllers {
             fleet.controller.start_again();
         }
-        // The agent's supervisor starts another by itself.
+        if agents && with_supervisor {
+            fleet.hosts[0].start();
+            self.deaths = 0;
+        } else if agents {
+            // Its supervisor starts another by itself.
+            self.deaths += 1;
+        }
     }
 }
