@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_link::backoff::random_share;
 use fairlead_link::socket::{Heard, Socket, SocketError};
+use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::{
     Challenge, CommandId, CommandKeys, Deliver, HostId, HostPresence, LinkDown, LinkUp, Message,
     Reconnect, SignedCommand, State, codes, limits, link_down, link_up,
@@ -176,7 +177,7 @@ impl Link {
     /// Everything without a final state, in order: the agent knows what it has had before.
     async fn send_open_commands(&mut self, socket: &mut Agent) -> Result<(), SocketError> {
         let host = self.host;
-        let open = match self
+        let mut open = match self
             .region
             .ledger
             .read(move |tx| tx.open_commands(Some(host)))
@@ -206,6 +207,9 @@ impl Link {
                     "the ledger cannot be written".to_owned(),
                 ));
             }
+        }
+        if planted::is(Defect::StragglerOvertaken) {
+            open.reverse();
         }
         for row in open {
             let Ok(command) = SignedCommand::decode(&row.signed[..]) else {
@@ -283,6 +287,9 @@ impl Link {
     }
 
     async fn ended(self, reason: &str) {
+        if planted::is(Defect::LateCloseRemovesNewer) {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
         if !self.region.registry.remove(self.host, self.connection) {
             return tracing::info!(host = %self.host, reason, "an old link ended");
         }

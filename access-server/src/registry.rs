@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::{HostId, InstanceId, RunId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -78,6 +79,7 @@ impl Registry {
         let holds = entries
             .get(&host)
             .is_some_and(|entry| entry.connection == connection);
+        let holds = holds || planted::is(Defect::LateCloseRemovesNewer);
         if holds {
             entries.remove(&host);
         }

@@ -11,7 +11,7 @@ use fairlead_protocol::command::Kind;
 use fairlead_protocol::{CommandId, Intent, State, codes};
 use futures_util::StreamExt;
 
-use super::act::{COMMAND_LABEL, grace};
+use super::act::{grace, is_made_by};
 use super::outcome::Outcome;
 use crate::runtime::{ContainerDetail, ContainerRuntime, EngineEvent, ExecState, RuntimeError};
 
@@ -191,12 +191,7 @@ async fn made(
         Err(error) => return Err(error),
     };
     let label = before.id.to_string();
-    let ours = |detail: &ContainerDetail| {
-        detail
-            .labels
-            .iter()
-            .any(|(key, value)| key == COMMAND_LABEL && *value == label)
-    };
+    let ours = |detail: &ContainerDetail| is_made_by(detail, before.id);
     let Some(detail) = found.filter(ours) else {
         // It may have been made, have run and have been removed again (--rm, or by hand).
         let past = past_events(runtime, before.intent.at_us).await;
@@ -241,7 +236,12 @@ async fn killed(
         ));
     };
     if now.container.state != "running" {
-        return Ok(done_on(&now));
+        // One that had ended before was never sent anything: the engine is to say so itself.
+        return Ok(if now.finished_us >= before.not_before_us {
+            done_on(&now)
+        } else {
+            Settled::NotDone
+        });
     }
     let signalled = past_events(runtime, before.intent.at_us)
         .await
@@ -313,5 +313,49 @@ pub(super) fn exited(code: i64) -> Outcome {
         );
         outcome.exit_code = exit_code;
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fairlead_protocol::{ContainerSpec, Kill};
+
+    use super::*;
+    use crate::runtime::simulated::{SimulatedOptions, SimulatedRuntime};
+
+    /// A signal that was never sent is not taken for one that did its work.
+    #[tokio::test]
+    async fn a_kill_of_what_had_ended_before_is_not_done_and_of_what_ended_since_is() {
+        let runtime = SimulatedRuntime::new(SimulatedOptions::default()).unwrap();
+        let spec = ContainerSpec {
+            name: "web".to_owned(),
+            image: "demo/web:1".to_owned(),
+            ..ContainerSpec::default()
+        };
+        let container_id = runtime.create(&spec, &[]).await.unwrap();
+        runtime.start("web").await.unwrap();
+        runtime.kill("web", "KILL").await.unwrap();
+        let ended_us = runtime.inspect("web").await.unwrap().finished_us;
+        let kind = Kind::Kill(Kill {
+            container: "web".to_owned(),
+            signal: "KILL".to_owned(),
+        });
+        for (at_us, done) in [(ended_us + 1, false), (ended_us, true)] {
+            let intent = Intent {
+                container_id: container_id.clone(),
+                at_us,
+                ..Intent::default()
+            };
+            let before = Before {
+                id: CommandId::from_bytes([1; 16]),
+                kind: &kind,
+                intent: &intent,
+                exec: None,
+                waited: Duration::ZERO,
+                not_before_us: at_us,
+            };
+            let settled = settle(&runtime, &before).await.unwrap();
+            assert_eq!(matches!(settled, Settled::Done(_)), done);
+        }
     }
 }
