@@ -330,6 +330,15 @@ async fn look_before(
     if let Err(refusal) = around.policy.check_named(&job.command, &found.name) {
         return Err(Outcome::failed(refusal.code, refusal.message));
     }
+    // Under another name it would be beside those that wait for this one's lane.
+    let lane = job.lane.strip_prefix("container/");
+    if has_effect(kind) && lane.is_some_and(|lane| lane != found.name) {
+        return Err(conflict(format!(
+            "container {container} is named {}, which was not known when the command was taken: ask \
+             again, by its name",
+            found.name
+        )));
+    }
     let wanted = job.command.precondition.clone().unwrap_or_default();
     if !wanted.container_id.is_empty() && !found.id.starts_with(&wanted.container_id) {
         return Err(conflict(format!(
