@@ -4,6 +4,7 @@
 //! The programs are built with the feature `defects` into `target/planted`, unless
 //! `FAIRLEAD_TEST_PLANTED_PROGRAMS` names a folder with them. `FAIRLEAD_TEST_DEFECT` picks one defect.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -23,13 +24,13 @@ use crate::storm::stream::{Dice, Size, Stream};
 /// Chances that a defect gets to show itself.
 const RUNS_MAX: usize = 4;
 const SIZE: Size = Size {
-    commands: 150,
+    commands: 250,
     grace_s: 2,
     process_s: 3,
     patience: Duration::from_secs(20),
 };
 /// Kills or cuts in one run; the stream goes on after them.
-const BLOWS: usize = 5;
+const BLOWS: usize = 4;
 
 /// The promises that a defect breaks: one of these the oracle must name.
 fn breaks(defect: Defect) -> &'static [Promise] {
@@ -68,7 +69,8 @@ async fn long_each_planted_defect_is_caught() {
         for run in 1..=RUNS_MAX {
             let found = blows(&programs, defect).await;
             let telling = |v: &&Violation| breaks(defect).contains(&v.promise);
-            println!("{name}, run {run}: {} violations", found.len());
+            let rules: BTreeSet<_> = found.iter().map(|v| (v.promise, v.rule)).collect();
+            println!("{name}, run {run}: {} violations of {rules:?}", found.len());
             if let Some(violation) = found.iter().find(telling) {
                 println!("{name} is caught: {violation}");
                 caught = true;
@@ -115,7 +117,11 @@ async fn blows(programs: &Path, defect: Defect) -> Vec<Violation> {
         moment(1_500).await;
     }
     if !needs_power_cut(defect) {
-        // What comes late comes after the last blow, and nothing else mends it.
+        // What comes late comes after the last blow, and nothing else mends it. A supervisor that has
+        // seen many deaths would wait too long.
+        fleet.hosts[0].kill();
+        fleet.hosts[0].start();
+        moment(4_000).await;
         send(fleet.hosts[0].agent_pid().await, Signal::KILL);
     }
     let history = stream.end(&mut fleet).await;
