@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_daemon::files;
@@ -188,7 +188,7 @@ fn floor_writer(config: &Config) -> Box<dyn Fn(i64) + Send> {
     let newest_us = Arc::new(AtomicI64::new(0));
     let asked_us = AtomicI64::new(0);
     // One at a time, and the newest last: a backlog of commands raises the floor several times at once.
-    let written_us = Arc::new(Mutex::new(0));
+    let written_us = Arc::new(std::sync::Mutex::new(0));
     Box::new(move |floor_us| {
         newest_us.fetch_max(floor_us, Ordering::Relaxed);
         if floor_us - asked_us.load(Ordering::Relaxed) < 1_000_000 {

@@ -24,7 +24,7 @@ pub enum Defect {
     LaneIgnored,
     /// What is open is delivered again in the wrong order, so that stragglers are overtaken.
     StragglerOvertaken,
-    /// The late end of an old connection removes a newer one.
+    /// Nobody compares numbers of connections: the late end of an old one removes a newer one.
     LateCloseRemovesNewer,
     /// A command is begun after its deadline.
     ExpiredIsBegun,

@@ -85,7 +85,7 @@ impl Story {
     }
 
     #[track_caller]
-    fn is_fine(self) {
+    fn stands(self) {
         let found = judge(&self.history);
         assert!(found.is_empty(), "{}", tell(&found));
     }
@@ -130,8 +130,8 @@ fn a_good_day() -> Story {
 }
 
 #[test]
-fn a_good_day_is_fine() {
-    a_good_day().is_fine();
+fn a_good_day_stands() {
+    a_good_day().stands();
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_stop_that_says_it_was_done_and_was_not_is_untrue() {
 fn what_expired_did_nothing() {
     Story::new(Presence::Running)
         .asked(10, "s", Act::Stop, "expired deadline_passed", 12)
-        .is_fine();
+        .stands();
     Story::new(Presence::Running)
         .asked(10, "s", Act::Stop, "expired deadline_passed", 12)
         .engine(10, &[What::Die])
@@ -223,7 +223,7 @@ fn a_kill_within_the_grace_shares_the_end_of_the_process() {
             .asked(11, "k", kill(2, true), end, 12)
             .engine(11, whats)
             .after(Presence::Stopped)
-            .is_fine();
+            .stands();
     }
     // No stop before it: then it must have ended it.
     Story::new(Presence::Running)
@@ -239,7 +239,7 @@ fn a_signal_that_was_sent_twice_or_never_is_noticed() {
             .asked(11, "k", kill(10, false), "succeeded", 12)
             .engine(11, &vec![What::Kill(10); sent])
     };
-    day(1).is_fine();
+    day(1).stands();
     day(2).breaks(Promise::P2, "doubled", "");
     day(0).breaks(Promise::P2, "untrue", "");
 }
@@ -267,7 +267,7 @@ fn unknown_needs_a_cause() {
             .engine(12, whats)
             .marked("e", 1)
     };
-    day(&[What::Die, What::Start]).is_fine();
+    day(&[What::Die, What::Start]).stands();
     Story::new(Presence::Running)
         .asked(10, "e", Act::Exec, "unknown outcome_unknown", 20)
         .engine(10, &[What::ExecStart("e".to_owned())])
