@@ -13,7 +13,7 @@ use fairlead_protocol::{
     limits, link_down, version,
 };
 use fairlead_store::hosts::HostRow;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -21,10 +21,13 @@ use super::{Agent, Link};
 use crate::doors;
 use crate::region::{Refusal, Region, unavailable};
 use crate::registry::{Admission, Entry};
-use crate::router::{TO_HOST_MAX, ToHost};
+use crate::router::ToHost;
+use crate::router::queue::{self, FromRouter};
 
 /// When an agent that was refused as a clone may try again.
 const CLONE_RETRY_MS: u32 = 60_000;
+/// Room for a challenge in the queue of a busy link.
+const ROOM_LOOKED_FOR_EVERY: Duration = Duration::from_millis(50);
 
 impl Link {
     /// Judges a hello; on success the link is in the registry and the agent has its welcome.
@@ -34,7 +37,7 @@ impl Link {
         serial: String,
         hello: Hello,
         region: Arc<Region>,
-    ) -> Result<(Self, mpsc::Receiver<ToHost>), (Refusal, u32)> {
+    ) -> Result<(Self, FromRouter, HostPresence), (Refusal, u32)> {
         let no = |code, message: String| ((code, message), 0);
         let version =
             version::negotiate(hello.version_min, hello.version_max).ok_or_else(|| {
@@ -62,7 +65,7 @@ impl Link {
             .await
             .map_err(|refusal| (refusal, CLONE_RETRY_MS))?;
         let connection = region.new_connection();
-        let (to_host, queue) = mpsc::channel(TO_HOST_MAX);
+        let (to_host, queue) = queue::pair();
         let entry = Entry {
             connection,
             instance,
@@ -99,7 +102,7 @@ impl Link {
         let link = Self {
             host,
             connection,
-            presence,
+            is_suspect: false,
             interval,
             heard: now,
             beat_at: now + interval,
@@ -119,7 +122,7 @@ impl Link {
                 no(codes::PROTOCOL_VIOLATION, error.to_string())
             })?;
         link.note_hello(hello, now_us);
-        Ok((link, queue))
+        Ok((link, queue, presence))
     }
 
     /// What is merely good to know is not worth a wait: the next hello says it again.
@@ -216,7 +219,7 @@ impl Link {
                             code: codes::BUSY,
                             message,
                         };
-                        let _ = older.to_host.try_send(end);
+                        let _ = older.to_host.push(end);
                     }
                     return Ok(());
                 }
@@ -272,18 +275,21 @@ impl Link {
 
 /// Whether a link answers a challenge in time.
 async fn lives(older: &Entry) -> bool {
-    let (answered, answer) = oneshot::channel();
     let nonce = u64::from_le_bytes(fairlead_identity::random::bytes());
     let asked = async {
-        older
-            .to_host
-            .send(ToHost::Challenge { nonce, answered })
-            .await
-            .ok()?;
-        answer.await.ok()
+        loop {
+            let (answered, answer) = oneshot::channel();
+            if older.to_host.push(ToHost::Challenge { nonce, answered }) {
+                return answer.await.is_ok();
+            }
+            if older.to_host.is_closed() {
+                return false;
+            }
+            // A full queue, which is rare: of a link that does not move it stays full.
+            tokio::time::sleep(ROOM_LOOKED_FOR_EVERY).await;
+        }
     };
-    matches!(
-        tokio::time::timeout(limits::CHALLENGE_TIMEOUT, asked).await,
-        Ok(Some(()))
-    )
+    tokio::time::timeout(limits::CHALLENGE_TIMEOUT, asked)
+        .await
+        .unwrap_or(false)
 }
