@@ -18,8 +18,8 @@ use fairlead_protocol::{
     Unsupported, UplinkDown, UplinkUp, Welcome, codes, events, limits, numbered, uplink_down,
     uplink_up, version,
 };
-use fairlead_store::exchange::CENTRE;
 use fairlead_store::StoreError;
+use fairlead_store::exchange::CENTRE;
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;

@@ -99,13 +99,12 @@ impl Drop for FromRouter {
 
 #[cfg(test)]
 mod tests {
-    use fairlead_protocol::LinkDown;
     use tokio::sync::oneshot;
 
     use super::*;
 
     fn send() -> ToHost {
-        ToHost::Send(Box::new(LinkDown::default()))
+        ToHost::Send(Box::default())
     }
 
     #[tokio::test]
