@@ -13,14 +13,14 @@ use fairlead_protocol::{
     version,
 };
 use fairlead_store::hosts::HostRow;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Agent, Link};
 use crate::region::{Refusal, Region, unavailable};
 use crate::registry::{Admission, Entry};
-use crate::router::{TO_HOST_MAX, ToHost};
+use crate::router::ToHost;
+use crate::router::queue::{self, FromRouter};
 use crate::{clones, doors};
 
 /// When one that is held may: an admin who approves it looks at the screen.
@@ -48,7 +48,7 @@ impl Link {
         serial: String,
         hello: Hello,
         region: Arc<Region>,
-    ) -> Result<(Self, mpsc::Receiver<ToHost>), (Refusal, u32)> {
+    ) -> Result<(Self, FromRouter, HostPresence), (Refusal, u32)> {
         let no = |code, message: String| ((code, message), 0);
         let version = negotiated(&hello).map_err(|refusal| (refusal, 0))?;
         let odd = || {
@@ -74,7 +74,7 @@ impl Link {
                 (refusal, again)
             })?;
         let connection = region.new_connection();
-        let (to_host, queue) = mpsc::channel(TO_HOST_MAX);
+        let (to_host, queue) = queue::pair();
         let entry = Entry {
             connection,
             instance,
@@ -111,7 +111,7 @@ impl Link {
         let link = Self {
             host,
             connection,
-            presence,
+            is_suspect: false,
             interval,
             heard: now,
             beat_at: now + interval,
@@ -131,7 +131,7 @@ impl Link {
                 no(codes::PROTOCOL_VIOLATION, error.to_string())
             })?;
         link.note_hello(hello, now_us);
-        Ok((link, queue))
+        Ok((link, queue, presence))
     }
 
     /// What is merely good to know is not worth a wait: the next hello says it again.
@@ -238,7 +238,7 @@ impl Link {
                             code: codes::BUSY,
                             message,
                         };
-                        let _ = older.to_host.try_send(end);
+                        let _ = older.to_host.push(end);
                     }
                     return Ok(());
                 }

@@ -200,7 +200,7 @@ impl Link {
                     code: codes::PROTOCOL_VIOLATION,
                     message,
                 };
-                let _ = to_host.try_send(end);
+                let _ = to_host.push(end);
                 None
             }
         });
@@ -253,8 +253,8 @@ impl Link {
                 Ok(recorded) => {
                     region.outbox_grew.notify_one();
                     if let Some(kind) = answer(recorded) {
-                        let _ =
-                            to_host.try_send(ToHost::Send(Box::new(LinkDown { kind: Some(kind) })));
+                        let answer = Box::new(LinkDown { kind: Some(kind) });
+                        let _ = to_host.push(ToHost::Send(answer));
                     }
                 }
                 Err(error) => {
