@@ -10,6 +10,7 @@ use std::time::Duration;
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{CommandId, Intent, State, codes};
 use futures_util::StreamExt;
+use tokio::time::Instant;
 
 use super::act::{grace, is_made_by};
 use super::outcome::Outcome;
@@ -21,6 +22,10 @@ const AFTER_GRACE: Duration = Duration::from_secs(5);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// The engine's past events are all there when it has been silent for so long.
 const EVENTS_SILENT_AFTER: Duration = Duration::from_millis(500);
+/// And in any case after so long.
+const EVENTS_ALL_WITHIN: Duration = Duration::from_secs(3);
+/// How long an engine may take to remove a container.
+const REMOVED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What became of it.
 pub(super) enum Settled {
@@ -93,16 +98,7 @@ pub(super) async fn settle(
             .await
         }
         Kind::Kill(kill) => killed(runtime, before, &kill.container).await,
-        Kind::Remove(_) => {
-            // The id is asked for, not the name: another container may have the name by now.
-            Ok(match runtime.inspect(&before.intent.container_id).await {
-                Err(RuntimeError::NoSuchContainer(_)) => {
-                    Settled::Done(Outcome::done().on(before.intent.container_id.clone()))
-                }
-                Err(error) => return Err(error),
-                Ok(_) => Settled::NotDone,
-            })
-        }
+        Kind::Remove(_) => removed(runtime, before).await,
         Kind::Exec(_) => executed(runtime, before).await,
         Kind::CopyIn(_) => Ok(Settled::Done(Outcome::failed(
             codes::STREAM_LOST,
@@ -224,6 +220,29 @@ async fn made(
     ))
 }
 
+/// The id is asked for, not the name: another container may have the name by now. An engine goes on with
+/// a removal whose client died, and refuses a second one meanwhile.
+async fn removed(
+    runtime: &dyn ContainerRuntime,
+    before: &Before<'_>,
+) -> Result<Settled, RuntimeError> {
+    let id = &before.intent.container_id;
+    let mut waited = Duration::ZERO;
+    loop {
+        match runtime.inspect(id).await {
+            Err(RuntimeError::NoSuchContainer(_)) => {
+                return Ok(Settled::Done(Outcome::done().on(id.clone())));
+            }
+            Err(error) => return Err(error),
+            Ok(now) if now.container.state == "removing" && waited < REMOVED_WITHIN => {
+                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                waited += ASK_AGAIN_AFTER;
+            }
+            Ok(_) => return Ok(Settled::NotDone),
+        }
+    }
+}
+
 /// A signal leaves no trace in the container, but one in the engine's events.
 async fn killed(
     runtime: &dyn ContainerRuntime,
@@ -254,11 +273,18 @@ async fn killed(
     })
 }
 
+/// What the engine remembers since then. On a busy engine new events come all the time; they are not
+/// what is waited for.
 async fn past_events(runtime: &dyn ContainerRuntime, since_us: i64) -> Vec<EngineEvent> {
+    let until = Instant::now() + EVENTS_ALL_WITHIN;
     let mut events = runtime.events(since_us).await;
     let mut past = Vec::new();
-    while let Ok(Some(Ok(event))) = tokio::time::timeout(EVENTS_SILENT_AFTER, events.next()).await {
-        past.push(event);
+    while Instant::now() < until {
+        let silent = (Instant::now() + EVENTS_SILENT_AFTER).min(until);
+        match tokio::time::timeout_at(silent, events.next()).await {
+            Ok(Some(Ok(event))) => past.push(event),
+            _ => break,
+        }
     }
     past
 }
