@@ -152,7 +152,7 @@ async fn without_an_engine_the_agent_is_installed_and_finds_it_when_it_comes() {
         "{status}"
     );
     let process = main_pid(&vm).await;
-    let agent = vm.says("pgrep -f 'fairlead-agent run'").await;
+    let agent = vm.says("pgrep -f '[f]airlead-agent run'").await;
 
     ran(
         &vm,
@@ -168,7 +168,7 @@ async fn without_an_engine_the_agent_is_installed_and_finds_it_when_it_comes() {
     .await;
     servers.shows("web").await;
     assert_eq!(main_pid(&vm).await, process, "no restart");
-    assert_eq!(vm.says("pgrep -f 'fairlead-agent run'").await, agent);
+    assert_eq!(vm.says("pgrep -f '[f]airlead-agent run'").await, agent);
 }
 
 #[tokio::test]
