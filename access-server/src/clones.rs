@@ -14,12 +14,12 @@ use fairlead_protocol::{
     CloneRequest, EnrolCheck, EnrolReply, HostId, LinkDown, LinkUp, Refused, codes, events, limits,
     link_down, link_up,
 };
+use tokio::sync::oneshot;
 
 use crate::doors;
 use crate::region::{Refusal, Region};
 use crate::registry::Entry;
 use crate::router::ToHost;
-use tokio::sync::oneshot;
 
 /// When a clone that was refused may come again.
 pub(crate) const RETRY_MS: u32 = 60_000;

@@ -58,14 +58,13 @@ pub async fn run(
         }
         Err(error) => return tracing::debug!(%host, %error, "left before hello"),
     };
-    let clones_region = Arc::clone(&region);
-    let admitted = Link::admit(&mut socket, host, serial, hello, region).await;
+    let admitted = Link::admit(&mut socket, host, serial, hello, Arc::clone(&region)).await;
     let (link, queue, presence) = match admitted {
         Ok(admitted) => admitted,
         Err((refusal, retry_after_ms)) => {
             tracing::warn!(%host, code = refusal.0, reason = refusal.1, "link refused");
             if refusal.0 == codes::CLONE {
-                return clones::serve(socket, host, refusal, retry_after_ms, &clones_region).await;
+                return clones::serve(socket, host, refusal, retry_after_ms, &region).await;
             }
             return doors::refuse(&mut socket, refusal, retry_after_ms).await;
         }

@@ -323,23 +323,26 @@ impl Uplink {
         match message.kind {
             Some(K::Order(order)) => {
                 // What has arrived together is written together.
+                let mut last = order.seq;
                 let mut orders = vec![order];
                 let mut other = None;
                 while orders.len() < ORDERS_AT_ONCE && other.is_none() {
                     match socket.hear().now_or_never() {
                         Some(Ok(Heard::Message(UplinkDown {
                             kind: Some(K::Order(next)),
-                        }))) => orders.push(next),
+                        }))) => {
+                            last = next.seq;
+                            orders.push(next);
+                        }
                         Some(Ok(Heard::Message(message))) => other = Some(message),
                         Some(Ok(Heard::Life)) => {}
                         Some(Err(error)) => return Err(error.into()),
                         None => break,
                     }
                 }
-                if let Some(seq) = self.on_orders(orders).await? {
-                    let ack = uplink_up::Kind::Ack(Ack { seq });
-                    socket.send(&UplinkUp { kind: Some(ack) }).await?;
-                }
+                self.on_orders(orders).await?;
+                let ack = uplink_up::Kind::Ack(Ack { seq: last });
+                socket.send(&UplinkUp { kind: Some(ack) }).await?;
                 if let Some(other) = other {
                     // Not an order, so this goes no deeper than once.
                     return Box::pin(self.on_message(socket, other)).await;

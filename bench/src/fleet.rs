@@ -113,8 +113,7 @@ impl Simulation {
             containers: 2,
             metrics: plan.metrics,
         };
-        let flags: &[&str] = if plan.metrics { &["--metrics"] } else { &[] };
-        let mut crowd = Crowd::start(plan.program, &hosts, flags);
+        let mut crowd = Crowd::start(plan.program, &hosts);
         crowd.connected(plan.hosts, ALL_WITHIN).await;
         self.crowds.push(crowd);
     }
@@ -247,7 +246,7 @@ async fn echo_storm(program: &Path, count: usize) -> Floor {
         containers: 0,
         metrics: false,
     };
-    let mut crowd = Crowd::start(program, &hosts, &[]);
+    let mut crowd = Crowd::start(program, &hosts);
     crowd.connected(count, ALL_WITHIN).await;
     let kib_per_link = (usage(server.pid()).rss_kib - before) / count as f64;
     let began = Instant::now();

@@ -141,7 +141,7 @@ const PER_PROCESS_MAX: usize = 7_500;
 impl Crowd {
     /// Starts as many processes as it takes.
     #[must_use]
-    pub fn start(program: &std::path::Path, hosts: &Hosts, more: &[&str]) -> Self {
+    pub fn start(program: &std::path::Path, hosts: &Hosts) -> Self {
         let mut crowd = Self {
             workers: Vec::new(),
             arguments: Vec::new(),
@@ -173,7 +173,9 @@ impl Crowd {
                 format!("--containers={}", hosts.containers),
                 format!("--spread-ms={}", hosts.spread_ms),
             ];
-            arguments.extend(more.iter().map(|&flag| flag.to_owned()));
+            if hosts.metrics {
+                arguments.push("--metrics".to_owned());
+            }
             crowd.workers.push(Worker::start(program, &arguments));
             crowd.arguments.push(arguments);
             first += count;

@@ -53,7 +53,7 @@ impl Side {
             containers: 2,
             metrics: false,
         };
-        let mut hosts = Crowd::start(program, &hosts, &[]);
+        let mut hosts = Crowd::start(program, &hosts);
         hosts.connected(count, Duration::from_secs(180)).await;
         let kib_per_link = (usage(server.pid()).rss_kib - before) / count as f64;
         Self {

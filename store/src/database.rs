@@ -418,9 +418,10 @@ fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
     connection
         .pragma_update(None, "journal_mode", "WAL")
         .map_err(not_ours)?;
-    let synchronous = match planted::is(Defect::AckBeforeSync) {
-        true => "OFF",
-        false => "FULL",
+    let synchronous = if planted::is(Defect::AckBeforeSync) {
+        "OFF"
+    } else {
+        "FULL"
     };
     connection
         .pragma_update(None, "synchronous", synchronous)

@@ -57,9 +57,7 @@ impl ToLink {
         self.0.filled.notify_one();
         true
     }
-}
 
-impl ToLink {
     /// Whether the link has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {

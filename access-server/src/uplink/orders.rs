@@ -15,9 +15,8 @@ use super::{Uplink, UplinkEnd};
 use crate::router;
 
 impl Uplink {
-    /// Takes orders in their order; the number of the last, once all are on disk.
-    pub(super) async fn on_orders(&self, orders: Vec<Numbered>) -> Result<Option<u64>, UplinkEnd> {
-        let last = orders.last().map(|order| order.seq);
+    /// Takes orders in their order; returns once all are on disk.
+    pub(super) async fn on_orders(&self, orders: Vec<Numbered>) -> Result<(), UplinkEnd> {
         let mut begun = Vec::new();
         let begin_all = async {
             for order in orders {
@@ -37,7 +36,7 @@ impl Uplink {
         let all_begun: Result<(), UplinkEnd> = begin_all.await;
         // Those that are in the ledger are not sent again, so they are seen to whatever became of the rest.
         self.commands_taken(&mut begun).await?;
-        all_begun.map(|()| last)
+        all_begun
     }
 
     async fn on_order(&self, order: Numbered) -> Result<(), UplinkEnd> {

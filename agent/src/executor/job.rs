@@ -147,9 +147,10 @@ pub(super) async fn waits(around: &Surroundings, id: CommandId, why: &str) {
 /// From the first check to the outcome.
 async fn live(job: &mut Job, kind: &Kind, around: &Surroundings) -> Outcome {
     if let Some((intent, exec)) = job.unsettled.take() {
-        let settled = match planted::is(Defect::BlindAfterCrash) {
-            true => Settled::NotDone,
-            false => settle_patiently(job, kind, &intent, exec.as_deref(), around).await,
+        let settled = if planted::is(Defect::BlindAfterCrash) {
+            Settled::NotDone
+        } else {
+            settle_patiently(job, kind, &intent, exec.as_deref(), around).await
         };
         match settled {
             Settled::Done(outcome) => return outcome,

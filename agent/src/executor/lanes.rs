@@ -2,8 +2,8 @@
 //!
 //! Changing commands hold their lane one at a time, in the order of acceptance. The others wait for
 //! the changing ones that were accepted before them on the lane, and never hold it. `kill` alone may
-//! begin within the grace of a running stop or restart, when nothing else is before it, kills in turn. Lanes run
-//! side by side, up to a bound.
+//! begin within the grace of a running stop or restart, when nothing else is before it, and one kill after
+//! the other. Lanes run side by side, up to a bound.
 
 use std::collections::{BTreeMap, HashMap};
 
