@@ -1442,16 +1442,18 @@ error_log=/var/log/fairlead-agent.log
 respawn_delay=1
 respawn_max=0
 retry=\"TERM/30/KILL/5\"
-rc_ulimit=\"-n 16384 -c 0\"
+rc_ulimit=\"-n 16384\"
 umask=077
 
+# Nothing is needed: it dials until it gets through, and there may be no service that is called net.
 depend() {
-    need net
-    use dns docker podman
+    use net dns docker podman
     after firewall
 }
 
 start_pre() {
+    # Here, because not every shell takes two kinds in rc_ulimit.
+    ulimit -c 0
     if [ -f $env_file ]; then
         set -a
         . $env_file

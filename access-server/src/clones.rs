@@ -6,40 +6,47 @@
 //! The region only asks on: whether there is such an identity is the centre's word, and without the centre
 //! the clone stays refused and comes again.
 
+use std::time::Duration;
+
 use fairlead_identity::authority::RequestedKey;
 use fairlead_link::socket::Socket;
 use fairlead_protocol::{
     CloneRequest, EnrolCheck, EnrolReply, HostId, LinkDown, LinkUp, Refused, codes, events, limits,
     link_down, link_up,
 };
+use tokio::sync::oneshot;
 
 use crate::doors;
 use crate::region::{Refusal, Region};
 use crate::registry::Entry;
 use crate::router::ToHost;
-use tokio::sync::oneshot;
 
 /// When a clone that was refused may come again.
 pub(crate) const RETRY_MS: u32 = 60_000;
 /// Clones that are heard at a time; the others are refused, and come again.
 pub(crate) const PLACES: usize = 16;
+/// Room for a challenge in the queue of a busy link.
+const ROOM_LOOKED_FOR_EVERY: Duration = Duration::from_millis(50);
 
 /// Whether a link answers a challenge in time.
 pub(crate) async fn lives(older: &Entry) -> bool {
-    let (answered, answer) = oneshot::channel();
     let nonce = u64::from_le_bytes(fairlead_identity::random::bytes());
     let asked = async {
-        older
-            .to_host
-            .send(ToHost::Challenge { nonce, answered })
-            .await
-            .ok()?;
-        answer.await.ok()
+        loop {
+            let (answered, answer) = oneshot::channel();
+            if older.to_host.push(ToHost::Challenge { nonce, answered }) {
+                return answer.await.is_ok();
+            }
+            if older.to_host.is_closed() {
+                return false;
+            }
+            // A full queue, which is rare: of a link that does not move it stays full.
+            tokio::time::sleep(ROOM_LOOKED_FOR_EVERY).await;
+        }
     };
-    matches!(
-        tokio::time::timeout(limits::CHALLENGE_TIMEOUT, asked).await,
-        Ok(Some(()))
-    )
+    tokio::time::timeout(limits::CHALLENGE_TIMEOUT, asked)
+        .await
+        .unwrap_or(false)
 }
 
 /// Records that a copy of a living host has come, and gives the words with which it is refused.

@@ -14,16 +14,18 @@ use bytes::BytesMut;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_link::backoff::random_share;
 use fairlead_link::socket::{Heard, Socket, SocketError};
+use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::{
-    Challenge, CommandId, CommandKeys, Deliver, HostId, HostPresence, LinkDown, LinkUp, Message,
-    Probe, Reconnect, SignedCommand, State, codes, limits, link_down, link_up,
+    Challenge, CommandId, CommandKeys, Deliver, HostId, LinkDown, LinkUp, Message, Probe,
+    Reconnect, SignedCommand, State, codes, limits, link_down, link_up,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::region::{Region, unavailable};
 use crate::registry::Entry;
 use crate::router::ToHost;
+use crate::router::queue::FromRouter;
 use crate::{clones, doors};
 
 mod admission;
@@ -36,7 +38,9 @@ const DRAIN_AFTER_MS: u32 = 200;
 /// See [`DRAIN_AFTER_MS`].
 const DRAIN_SPREAD_MS: u32 = 2000;
 
-/// Serves one agent from its hello to its end.
+/// Greets one agent; once it is admitted, a task of its own serves it to its end. That task lives for months
+/// and there are tens of thousands of it, so it is kept small: what is needed now and then is on the heap
+/// while it is needed.
 pub async fn run(
     mut socket: Agent,
     host: HostId,
@@ -54,25 +58,32 @@ pub async fn run(
         }
         Err(error) => return tracing::debug!(%host, %error, "left before hello"),
     };
-    let clones_region = Arc::clone(&region);
-    let (link, queue) = match Link::admit(&mut socket, host, serial, hello, region).await {
+    let admitted = Link::admit(&mut socket, host, serial, hello, Arc::clone(&region)).await;
+    let (link, queue, presence) = match admitted {
         Ok(admitted) => admitted,
         Err((refusal, retry_after_ms)) => {
             tracing::warn!(%host, code = refusal.0, reason = refusal.1, "link refused");
             if refusal.0 == codes::CLONE {
-                return clones::serve(socket, host, refusal, retry_after_ms, &clones_region).await;
+                return clones::serve(socket, host, refusal, retry_after_ms, &region).await;
             }
             return doors::refuse(&mut socket, refusal, retry_after_ms).await;
         }
     };
-    link.serve(socket, queue, shutdown).await;
+    if link.beside {
+        tracing::info!(host = %link.host, epoch = presence.epoch, "link up, beside the owner's");
+    } else {
+        tracing::info!(host = %link.host, epoch = presence.epoch, "link up");
+        link.region.note_presence(link.host, presence);
+    }
+    // Ends with the link, or with the process.
+    tokio::spawn(link.serve(socket, queue, shutdown));
 }
 
 struct Link {
     region: Arc<Region>,
     host: HostId,
     connection: u64,
-    presence: HostPresence,
+    is_suspect: bool,
     interval: Duration,
     heard: Instant,
     beat_at: Instant,
@@ -91,41 +102,36 @@ struct Link {
 }
 
 impl Link {
-    async fn serve(
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn would keep what it is given twice, for as long as the link lives"
+    )]
+    fn serve(
         mut self,
         mut socket: Agent,
-        mut queue: mpsc::Receiver<ToHost>,
+        mut queue: FromRouter,
         shutdown: Shutdown,
-    ) {
-        if self.beside {
-            tracing::info!(host = %self.host, epoch = self.presence.epoch, "link up, beside the owner's");
+    ) -> impl Future<Output = ()> + Send {
+        async move {
+            if !self.beside {
+                let online = format!("epoch {}", self.entry.epoch);
+                Box::pin(self.region.record(self.host, "host.online", online)).await;
+            }
             let reason = self.until_end(&mut socket, &mut queue, &shutdown).await;
-            return self.ended(&reason).await;
+            Box::pin(self.ended(&reason)).await;
         }
-        tracing::info!(host = %self.host, epoch = self.presence.epoch, "link up");
-        self.region.note_presence(self.host, self.presence.clone());
-        let region = Arc::clone(&self.region);
-        region
-            .record(
-                self.host,
-                "host.online",
-                format!("epoch {}", self.presence.epoch),
-            )
-            .await;
-        let reason = self.until_end(&mut socket, &mut queue, &shutdown).await;
-        self.ended(&reason).await;
     }
 
     async fn until_end(
         &mut self,
         socket: &mut Agent,
-        queue: &mut mpsc::Receiver<ToHost>,
+        queue: &mut FromRouter,
         shutdown: &Shutdown,
     ) -> String {
         let begun = if self.beside {
-            self.send_probe(socket).await
+            Box::pin(self.send_probe(socket)).await
         } else {
-            self.send_open_commands(socket).await
+            Box::pin(self.send_open_commands(socket)).await
         };
         if let Err(error) = begun {
             return error.to_string();
@@ -135,19 +141,21 @@ impl Link {
                 biased;
                 () = self.entry.end.cancelled() => {
                     // What was to be said first is in the queue.
-                    while let Ok(order) = queue.try_recv() {
+                    while let Some(order) = queue.take() {
                         if let ToHost::End { code, message } = order {
-                            doors::refuse(socket, (code, message.clone()), 0).await;
+                            let refusal = (code, message.clone());
+                            Box::pin(doors::refuse(socket, refusal, 0)).await;
                             return message;
                         }
                     }
                     return "the link was ended".to_owned();
                 }
                 () = shutdown.cancelled() => {
-                    send_away(socket, DRAIN_AFTER_MS, "the access server is restarted").await;
+                    let reason = "the access server is restarted";
+                    Box::pin(send_away(socket, DRAIN_AFTER_MS, reason)).await;
                     return "the access server was shut down".to_owned();
                 }
-                Some(order) = queue.recv() => self.on_order(socket, order).await,
+                order = queue.next() => Box::pin(self.on_order(socket, order)).await,
                 heard = socket.hear() => match heard {
                     Ok(Heard::Life) => {
                         self.heard();
@@ -155,18 +163,18 @@ impl Link {
                     }
                     Ok(Heard::Message(message)) => {
                         self.heard();
-                        self.on_message(socket, message).await
+                        Box::pin(self.on_message(socket, message)).await
                     }
                     Err(error) => Err(error.to_string()),
                 },
-                () = tokio::time::sleep_until(self.beat_at) => self.beat(socket).await,
+                () = tokio::time::sleep_until(self.beat_at) => Box::pin(self.beat(socket)).await,
             };
             if let Err(reason) = done {
                 return reason;
             }
             if self.entry.lagging.swap(false, Ordering::SeqCst)
                 && self.region.registry.holds(self.host, self.connection)
-                && let Err(error) = self.send_open_commands(socket).await
+                && let Err(error) = Box::pin(self.send_open_commands(socket)).await
             {
                 return error.to_string();
             }
@@ -181,18 +189,17 @@ impl Link {
     }
 
     /// Tells how the host is, if it is this link that says so.
-    fn tell_presence(&self) {
+    fn tell_state(&self, state: &str, reason: &str) {
         if self.region.registry.holds(self.host, self.connection) {
-            self.region.note_presence(self.host, self.presence.clone());
+            self.region.note_state(self.host, state, reason, None);
         }
     }
 
     fn heard(&mut self) {
         self.heard = Instant::now();
-        if self.presence.state != "online" {
-            self.presence.state = "online".to_owned();
-            self.presence.reason.clear();
-            self.tell_presence();
+        if self.is_suspect {
+            self.is_suspect = false;
+            self.tell_state("online", "");
         }
     }
 
@@ -205,7 +212,7 @@ impl Link {
     /// Everything without a final state, in order: the agent knows what it has had before.
     async fn send_open_commands(&mut self, socket: &mut Agent) -> Result<(), SocketError> {
         let host = self.host;
-        let open = match self
+        let mut open = match self
             .region
             .ledger
             .read(move |tx| tx.open_commands(Some(host)))
@@ -235,6 +242,9 @@ impl Link {
                     "the ledger cannot be written".to_owned(),
                 ));
             }
+        }
+        if planted::is(Defect::StragglerOvertaken) {
+            open.reverse();
         }
         for row in open {
             let Ok(command) = SignedCommand::decode(&row.signed[..]) else {
@@ -295,11 +305,9 @@ impl Link {
         if silent > self.interval * limits::PINGS_MISSED_OFFLINE {
             return Err(format!("silent for {} s", silent.as_secs()));
         }
-        if silent > self.interval * limits::PINGS_MISSED_SUSPECT && self.presence.state == "online"
-        {
-            self.presence.state = "suspect".to_owned();
-            self.presence.reason = "heartbeats are missing".to_owned();
-            self.tell_presence();
+        if silent > self.interval * limits::PINGS_MISSED_SUSPECT && !self.is_suspect {
+            self.is_suspect = true;
+            self.tell_state("suspect", "heartbeats are missing");
         }
         if self.keys.has_changed().unwrap_or(false) {
             // The next welcome tells the new ones. It is rare, and beats are spread over the links.
@@ -311,19 +319,17 @@ impl Link {
         socket.ping().await.map_err(|error| error.to_string())
     }
 
-    async fn ended(self, reason: &str) {
+    async fn ended(&self, reason: &str) {
+        if planted::is(Defect::LateCloseRemovesNewer) {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
         if !self.region.registry.remove(self.host, self.connection) {
             return tracing::info!(host = %self.host, reason, "an old link ended");
         }
         tracing::warn!(host = %self.host, reason, "link lost");
         let now_us = self.region.clock.now_us();
-        let presence = HostPresence {
-            state: "offline".to_owned(),
-            since_us: now_us,
-            reason: reason.to_owned(),
-            ..self.presence
-        };
-        self.region.note_presence(self.host, presence);
+        self.region
+            .note_state(self.host, "offline", reason, Some(now_us));
         self.region
             .record(self.host, "host.offline", reason.to_owned())
             .await;

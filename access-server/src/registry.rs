@@ -13,11 +13,11 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::{HostId, InstanceId, RunId};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::router::ToHost;
+use crate::router::queue::ToLink;
 
 /// A link that has said hello.
 #[derive(Debug, Clone)]
@@ -33,7 +33,7 @@ pub struct Entry {
     /// Its certificate's serial.
     pub serial: String,
     /// To its link task.
-    pub to_host: mpsc::Sender<ToHost>,
+    pub to_host: ToLink,
     /// Set when that queue had no room for a command: the ledger is to be read again.
     pub lagging: Arc<AtomicBool>,
     /// Ends the link even when it is stuck.
@@ -152,7 +152,9 @@ impl Registry {
         let Some(links) = hosts.get_mut(&host) else {
             return false;
         };
-        let is_it = |entry: &Entry| entry.connection == connection;
+        let is_it = |entry: &Entry| {
+            entry.connection == connection || planted::is(Defect::LateCloseRemovesNewer)
+        };
         let held = links.owner.take_if(|owner| is_it(owner)).is_some();
         links.beside.retain(|entry| !is_it(entry));
         if links.owner.is_none() && links.beside.is_empty() {
@@ -168,6 +170,9 @@ impl Registry {
 
     /// Whether this connection holds the host.
     pub fn holds(&self, host: HostId, connection: u64) -> bool {
+        if planted::is(Defect::LateCloseRemovesNewer) {
+            return true;
+        }
         let hosts = self.lock();
         let owner = hosts.get(&host).and_then(|links| links.owner.as_ref());
         owner.is_some_and(|entry| entry.connection == connection)
@@ -224,7 +229,7 @@ mod tests {
             run: RunId::from_bytes([run; 16]),
             epoch,
             serial: String::new(),
-            to_host: mpsc::channel(1).0,
+            to_host: crate::router::queue::pair().0,
             lagging: Arc::default(),
             end: CancellationToken::new(),
         }

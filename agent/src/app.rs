@@ -1,7 +1,8 @@
 //! Builds the agent from its configuration and runs it until shutdown.
 
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_daemon::files;
@@ -194,18 +195,30 @@ fn read_floor(config: &Config) -> i64 {
 /// Writes the floor at most once a second of server time: it is a bound, not a clock.
 fn floor_writer(config: &Config) -> Box<dyn Fn(i64) + Send> {
     let path = config.state_dir.join("server-time-floor");
-    let written = std::sync::atomic::AtomicI64::new(0);
+    let newest_us = Arc::new(AtomicI64::new(0));
+    let asked_us = AtomicI64::new(0);
+    // One at a time, and the newest last: a backlog of commands raises the floor several times at once.
+    let written_us = Arc::new(std::sync::Mutex::new(0));
     Box::new(move |floor_us| {
-        use std::sync::atomic::Ordering;
-        if floor_us - written.load(Ordering::Relaxed) < 1_000_000 {
+        newest_us.fetch_max(floor_us, Ordering::Relaxed);
+        if floor_us - asked_us.load(Ordering::Relaxed) < 1_000_000 {
             return;
         }
-        written.store(floor_us, Ordering::Relaxed);
-        let path = path.clone();
+        asked_us.store(floor_us, Ordering::Relaxed);
+        let (path, newest_us) = (path.clone(), Arc::clone(&newest_us));
+        let written_us = Arc::clone(&written_us);
         // Off the actor: a sync takes its time, and losing the last second of the bound is harmless.
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = files::replace(&path, floor_us.to_string().as_bytes()) {
-                tracing::warn!(%error, "the floor of server time could not be kept");
+            let mut written_us = written_us.lock().unwrap_or_else(PoisonError::into_inner);
+            let floor_us = newest_us.load(Ordering::Relaxed);
+            if floor_us <= *written_us {
+                return;
+            }
+            match files::replace(&path, floor_us.to_string().as_bytes()) {
+                Ok(()) => *written_us = floor_us,
+                Err(error) => {
+                    tracing::warn!(%error, "the floor of server time could not be kept");
+                }
             }
         });
     })

@@ -15,8 +15,8 @@ use fairlead_link::proxy::Proxy;
 use fairlead_link::socket::{Socket, SocketError};
 use fairlead_protocol::version::{self, paths};
 use fairlead_protocol::{
-    Hello, InstanceId, LinkDown, LinkUp, RenewReply, RenewRequest, RunId, Welcome, codes, limits,
-    link_down, link_up,
+    Hello, HostFacts, InstanceId, LinkDown, LinkUp, RenewReply, RenewRequest, RunId, Welcome,
+    codes, limits, link_down, link_up,
 };
 use tokio::sync::{Mutex, mpsc, watch};
 
@@ -196,11 +196,12 @@ impl Connection {
         // What it says in its hello; what changes from here on the session says.
         let standing = *self.stands.borrow();
         match self.open_link(address, standing.role, shutdown).await {
-            Ok((socket, welcome)) => {
+            Ok((socket, welcome, facts)) => {
                 let up = session::Up {
                     address,
                     welcome,
                     standing,
+                    facts,
                 };
                 let end = session::run(self, up, socket, renewals, shutdown).await;
                 self.link_state.down();
@@ -239,12 +240,13 @@ impl Connection {
         address: &str,
         role: Role,
         shutdown: &Shutdown,
-    ) -> Result<(Socket<LinkUp, LinkDown>, Welcome), LinkEnd> {
+    ) -> Result<(Socket<LinkUp, LinkDown>, Welcome, HostFacts), LinkEnd> {
         let identity = self.identity.lock().await.clone();
         let dialler = self.dialler(&identity)?;
         let (mut socket, _): (Socket<LinkUp, LinkDown>, _) = dialler
             .messages(address, paths::LINK, limits::LINK_MESSAGE_BYTES_MAX)
             .await?;
+        let facts = self.facts.gather().await;
         let hello = Hello {
             version_min: version::OLDEST,
             version_max: version::NEWEST,
@@ -258,7 +260,7 @@ impl Connection {
             epoch: role.epoch(),
             beside: !role.owns(),
             certificate_counter: identity.enrolment.certificate_counter,
-            facts: Some(self.facts.gather().await),
+            facts: Some(facts.clone()),
             ..Hello::default()
         };
         socket
@@ -268,7 +270,7 @@ impl Connection {
             .await?;
         let answer = socket.hear_message(limits::HELLO_TIMEOUT).await?;
         match answer.kind {
-            Some(link_down::Kind::Welcome(welcome)) => Ok((socket, welcome)),
+            Some(link_down::Kind::Welcome(welcome)) => Ok((socket, welcome, facts)),
             Some(link_down::Kind::Refused(refused)) if refused.may_ask_as_clone => {
                 tracing::warn!(code = refused.code, reason = refused.message, "no link");
                 Err(clone::ask(self, socket, shutdown).await)

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use fairlead_daemon::files;
 use fairlead_identity::authority::PrivateKey;
@@ -53,6 +54,8 @@ pub struct Identity {
     /// The installation's root.
     pub root: Root,
     key_der: Vec<u8>,
+    /// Kept: it remembers TLS sessions, and a resumed one costs half of a new one, at both ends.
+    dialler: Arc<OnceLock<Dialler>>,
 }
 
 impl IdentityFiles {
@@ -154,6 +157,7 @@ impl Identity {
             host,
             root,
             key_der,
+            dialler: Arc::default(),
         })
     }
 
@@ -236,14 +240,22 @@ impl Identity {
     /// # Errors
     /// When key and certificate do not fit together.
     pub fn dialler(&self, proxy: Option<Proxy>) -> Result<Dialler, rustls::Error> {
+        if let Some(known) = self.dialler.get() {
+            return Ok(known.clone().through(proxy));
+        }
         let key = PrivateKey::from_der(&self.key_der)
             .map_err(|error| rustls::Error::General(error.to_string()))?;
+        // Without the root, which every server knows: it would be sent with each handshake, and kept with each
+        // connection there.
+        let mut chain = self.chain();
+        chain.truncate(2);
         let credentials = Credentials {
-            chain: self.chain(),
+            chain,
             key: key.for_tls(),
         };
         let expected = Expected::AccessServer(self.enrolment.region.clone());
         let config = tls::client(Trust::Root(self.root.clone()), expected, Some(credentials))?;
-        Ok(Dialler::new(config, Some(self.root.clone()), version::sni::AGENTS).through(proxy))
+        let dialler = Dialler::new(config, Some(self.root.clone()), version::sni::AGENTS);
+        Ok(self.dialler.get_or_init(|| dialler).clone().through(proxy))
     }
 }

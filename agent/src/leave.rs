@@ -153,7 +153,8 @@ async fn tell(config: &Config, identity: &Identity) -> Result<(), LeaveError> {
     Err(unreachable(last))
 }
 
-/// Empties the state directory, but for the lock, which is held meanwhile. The identity goes first: a machine that forgot only half is no host.
+/// Empties the state directory, but for the lock, which is held meanwhile. The identity goes first: a
+/// machine that forgot only half is no host.
 fn forget(dir: &Path) -> Result<bool, LeaveError> {
     let failed = |path: &Path, error: &std::io::Error| LeaveError::File {
         path: path.display().to_string(),

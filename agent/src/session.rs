@@ -10,8 +10,8 @@ use fairlead_daemon::shutdown::Shutdown;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::version::HANDOFF;
 use fairlead_protocol::{
-    ChallengeAnswer, CommandId, LinkDown, LinkUp, Own, Unsupported, Welcome, limits, link_down,
-    link_up,
+    ChallengeAnswer, CommandId, HostFacts, LinkDown, LinkUp, Own, Unsupported, Welcome, limits,
+    link_down, link_up,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -38,6 +38,8 @@ pub struct Up<'a> {
     pub welcome: Welcome,
     /// Who this instance was when it said hello.
     pub standing: Standing,
+    /// What it said of the machine.
+    pub facts: HostFacts,
 }
 
 /// Runs a link until it ends.
@@ -49,6 +51,8 @@ pub async fn run(
     shutdown: &Shutdown,
 ) -> LinkEnd {
     let (number, standing) = (up.welcome.connection, up.standing);
+    // The engine is not asked while commands wait for their new owner.
+    let facts = up.facts.clone();
     let (mut queue, mut live) = match begin(connection, up, &mut socket, shutdown).await {
         Ok(begun) => begun,
         Err(end) => return end,
@@ -59,7 +63,7 @@ pub async fn run(
         let now = *stands.borrow_and_update();
         if now.turn != told {
             told = now.turn;
-            if let Err(end) = say_owner(connection, &mut socket, now.role).await {
+            if let Err(end) = say_owner(connection, &mut socket, now.role, &facts).await {
                 break end;
             }
         }
@@ -130,6 +134,7 @@ async fn begin(
         address,
         welcome,
         standing,
+        ..
     } = up;
     let handoff = welcome.features.iter().any(|known| known == HANDOFF);
     if !standing.role.owns() && !handoff {
@@ -170,12 +175,16 @@ async fn say_owner(
     connection: &Connection,
     socket: &mut Socket<LinkUp, LinkDown>,
     role: Role,
+    facts: &HostFacts,
 ) -> Result<(), LinkEnd> {
     let Role::Owner(epoch) = role else {
         return Ok(());
     };
     connection.look_for_renewal().await;
-    let own = link_up::Kind::Own(Own { epoch });
+    let own = link_up::Kind::Own(Own {
+        epoch,
+        facts: Some(facts.clone()),
+    });
     socket.send(&LinkUp { kind: Some(own) }).await?;
     Ok(())
 }

@@ -15,7 +15,6 @@
 //! | `ask` | the conversation with the CA |
 //! | `http` | one request to it |
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -389,14 +388,6 @@ fn name_in(url: &str) -> Option<String> {
         Ok(ServerName::DnsName(_)) if host != "localhost" => Some(host),
         _ => None,
     }
-}
-
-/// Whether a path is there to be read.
-pub(crate) fn readable(path: &Path) -> Result<Vec<u8>, AcmeError> {
-    std::fs::read(path).map_err(|error| AcmeError::Roots {
-        path: path.display().to_string(),
-        reason: error.to_string(),
-    })
 }
 
 #[cfg(test)]

@@ -240,6 +240,17 @@ impl Dispatch {
     }
 }
 
+/// Puts the whole list in every region's outbox; the regions.
+fn tell_revocations(tx: &Tx<'_>, now_us: i64) -> Result<Vec<String>, StoreError> {
+    let list = revocations(tx, now_us)?;
+    let mut regions = Vec::new();
+    for region in tx.regions(fairlead_store::DEFAULT_TENANT)? {
+        tx.send_later(&region.name, numbered::Kind::Revocations(list.clone()))?;
+        regions.push(region.name);
+    }
+    Ok(regions)
+}
+
 /// The whole list as it stands.
 ///
 /// # Errors
@@ -391,13 +402,7 @@ impl Dispatching for Dispatch {
             .store
             .write(move |tx| {
                 let hosts = tx.revoked_hosts()?;
-                let list = revocations(tx, now_us)?;
-                let mut regions = Vec::new();
-                for region in tx.regions(fairlead_store::DEFAULT_TENANT)? {
-                    tx.send_later(&region.name, numbered::Kind::Revocations(list.clone()))?;
-                    regions.push(region.name);
-                }
-                Ok((hosts, regions))
+                Ok((hosts, tell_revocations(tx, now_us)?))
             })
             .await
             .map_err(store_error)?;

@@ -1,6 +1,6 @@
 //! Preparing an installation before its controller runs for the first time: CA, store, the first region,
-//! the tokens that its access server and the first host join with, and the packages that came along. The installer calls it; without it
-//! the same is done by hand, with `fairlead region add` and `fairlead join-token create`.
+//! the tokens that its access server and the first host join with, and the packages that came along. The
+//! installer calls it; without it the same is done by hand, with `fairlead region add` and `fairlead join-token create`.
 
 use std::path::{Path, PathBuf};
 

@@ -108,9 +108,10 @@ impl WebStatus {
     /// What `curl --pinnedpubkey` needs to be told; empty when everybody knows the CA.
     #[must_use]
     pub fn pin(&self) -> String {
-        match self.read().is_public {
-            true => String::new(),
-            false => self.pin.clone(),
+        if self.read().is_public {
+            String::new()
+        } else {
+            self.pin.clone()
         }
     }
 

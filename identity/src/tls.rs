@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::server::ResolvesServerCert;
@@ -20,6 +21,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::chain::{ChainError, Root, Usage};
 use crate::roles::Role;
+
+/// TLS sessions that a dialler remembers.
+const SESSIONS_KEPT: usize = 8;
 
 /// A certificate chain and the key of its leaf.
 pub struct Credentials {
@@ -88,10 +92,13 @@ pub fn client(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    match credentials {
-        Some(own) => builder.with_client_auth_cert(own.chain, own.key),
-        None => Ok(builder.with_no_client_auth()),
-    }
+    let mut config = match credentials {
+        Some(own) => builder.with_client_auth_cert(own.chain, own.key)?,
+        None => builder.with_no_client_auth(),
+    };
+    // One server each is dialled; the library's default keeps room for 32.
+    config.resumption = Resumption::in_memory_sessions(SESSIONS_KEPT);
+    Ok(config)
 }
 
 /// A configuration for accepting: peers may show a certificate (then it must be one of ours,

@@ -15,10 +15,13 @@
 //! | `client` | the HTTP API, typed |
 //! | `stream` | a command's stream |
 //! | `disk` | a small disk that can be filled |
+//! | `loop_disk` | a disk whose power can be cut |
 //! | `hosts` | machines with systemd and an engine of their own |
 //! | `engine` | the container engine, asked through its own CLI |
+//! | `oracle` | judges a history: which promise was broken, by which command |
 //! | `ports` | ports that nobody else takes |
 //! | `wait` | the one place that sleeps |
+//! | `witness` | collects a history for the oracle: engine, stores, journals |
 #![expect(
     clippy::expect_used,
     reason = "what fails in the harness fails the test that uses it, with the place and the reason"
@@ -30,6 +33,8 @@ pub mod disk;
 pub mod engine;
 pub mod fleet;
 pub mod hosts;
+pub mod loop_disk;
+pub mod oracle;
 pub mod package;
 pub mod ports;
 pub mod process;
@@ -37,3 +42,4 @@ pub mod programs;
 pub mod stream;
 pub mod versions;
 pub mod wait;
+pub mod witness;

@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use fairlead_link::socket::SocketError;
 use fairlead_protocol::{
-    Hello, HostId, HostPresence, InstanceId, LinkDown, Message, RunId, Welcome, codes, link_down,
-    version,
+    Hello, HostFacts, HostId, HostPresence, InstanceId, LinkDown, Message, RunId, Welcome, codes,
+    link_down, version,
 };
 use fairlead_store::hosts::HostRow;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Agent, Link};
 use crate::region::{Refusal, Region, unavailable};
 use crate::registry::{Admission, Entry};
-use crate::router::{TO_HOST_MAX, ToHost};
+use crate::router::ToHost;
+use crate::router::queue::{self, FromRouter};
 use crate::{clones, doors};
 
 /// When one that is held may: an admin who approves it looks at the screen.
@@ -48,7 +48,7 @@ impl Link {
         serial: String,
         hello: Hello,
         region: Arc<Region>,
-    ) -> Result<(Self, mpsc::Receiver<ToHost>), (Refusal, u32)> {
+    ) -> Result<(Self, FromRouter, HostPresence), (Refusal, u32)> {
         let no = |code, message: String| ((code, message), 0);
         let version = negotiated(&hello).map_err(|refusal| (refusal, 0))?;
         let odd = || {
@@ -73,7 +73,7 @@ impl Link {
                 (refusal, again)
             })?;
         let connection = region.new_connection();
-        let (to_host, queue) = mpsc::channel(TO_HOST_MAX);
+        let (to_host, queue) = queue::pair();
         let entry = Entry {
             connection,
             instance,
@@ -91,13 +91,20 @@ impl Link {
             return Err((refusal, 0));
         }
         let now_us = region.clock.now_us();
-        let presence = presence(host, &hello, socket, now_us);
+        let presence = presence(
+            host,
+            hello.epoch,
+            instance,
+            hello.facts.clone(),
+            socket,
+            now_us,
+        );
         let interval = Duration::from_millis(u64::from(region.ping_interval_ms));
         let now = Instant::now();
         let link = Self {
             host,
             connection,
-            presence,
+            is_suspect: false,
             interval,
             heard: now,
             beat_at: now + interval,
@@ -121,7 +128,7 @@ impl Link {
         if !hello.beside {
             link.note_hello(hello, now_us);
         }
-        Ok((link, queue))
+        Ok((link, queue, presence))
     }
 
     /// What is merely good to know is not worth a wait: the next hello says it again.
@@ -253,7 +260,7 @@ impl Link {
                             code: codes::BUSY,
                             message,
                         };
-                        let _ = older.to_host.try_send(end);
+                        let _ = older.to_host.push(end);
                     }
                     return Ok(());
                 }
@@ -304,16 +311,24 @@ impl Link {
     }
 }
 
-fn presence(host: HostId, hello: &Hello, socket: &Agent, now_us: i64) -> HostPresence {
+/// A host that is online, by the word of this instance of its agent.
+pub(super) fn presence(
+    host: HostId,
+    epoch: u64,
+    instance: InstanceId,
+    facts: Option<HostFacts>,
+    socket: &Agent,
+    now_us: i64,
+) -> HostPresence {
     let remote = socket.remote.map(|remote| remote.ip().to_string());
     HostPresence {
         host: host.to_wire(),
         state: "online".to_owned(),
         since_us: now_us,
         reason: String::new(),
-        epoch: hello.epoch,
-        instance: hello.instance.clone(),
-        facts: hello.facts.clone(),
+        epoch,
+        instance: instance.to_wire(),
+        facts,
         address: remote.unwrap_or_default(),
         clock_offset_us: 0,
     }

@@ -6,14 +6,15 @@ use std::time::Duration;
 use bytes::BytesMut;
 use fairlead_protocol::{
     CancelRefused, CommandId, CommandProgress, CommandResult, EventAck, HostId, HostInventory,
-    HostMetrics, LinkDown, LinkUp, Numbered, ProbeAnswer, Progress, Proven, RegionResult,
-    ResultAck, ResultPart, Stage, Stamp, State, StreamId, StreamRefused, Unsupported, codes,
-    events, limits, link_down, link_up, numbered, uplink_up,
+    HostMetrics, HostPresence, LinkDown, LinkUp, Message, Numbered, Own, ProbeAnswer, Progress,
+    Proven, RegionResult, ResultAck, ResultPart, Stage, Stamp, State, StreamId, StreamRefused,
+    Unsupported, codes, events, limits, link_down, link_up, numbered, uplink_up,
 };
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Enqueued, StoreError, Tx};
 use tokio::time::Instant;
 
+use super::admission::presence;
 use super::{Agent, Link};
 use crate::doors;
 use crate::router::ToHost;
@@ -98,7 +99,7 @@ impl Link {
                 }
             }
             Some(K::ProbeAnswer(answer)) => return self.probe_answered(socket, &answer).await,
-            Some(K::Own(own)) => return self.own(socket, own.epoch).await,
+            Some(K::Own(own)) => return self.own(socket, own).await,
             Some(K::StreamRefused(refused)) => self.stream_refused(refused),
             Some(K::CancelRefused(refused)) => self.cancel_refused(&refused),
             Some(K::Unsupported(unsupported)) => {
@@ -131,7 +132,8 @@ impl Link {
 
     /// The supervisor has made this instance the owner: all that has no final state comes here, in order,
     /// before anything that is asked for later.
-    async fn own(&mut self, socket: &mut Agent, epoch: u64) -> Result<(), String> {
+    async fn own(&mut self, socket: &mut Agent, own: Own) -> Result<(), String> {
+        let epoch = own.epoch;
         let (region, host) = (Arc::clone(&self.region), self.host);
         let known = region.ledger.read(move |tx| tx.host(host)).await;
         let known = known.map_err(|error| error.to_string())?;
@@ -144,15 +146,27 @@ impl Link {
         }
         tracing::info!(%host, epoch, connection = self.connection, "the host is owned by this link");
         self.entry.epoch = epoch;
-        self.presence.epoch = epoch;
-        self.presence.state = "online".to_owned();
-        self.presence.reason.clear();
-        region.note_presence(host, self.presence.clone());
-        // Behind whatever the link before was given while its sync was under way.
+        self.is_suspect = false;
         let now_us = region.clock.now_us();
+        let facts = own.facts.unwrap_or_default();
+        let kept = facts.encode_to_vec();
+        let presence = HostPresence {
+            // It was not away in between.
+            since_us: region.fleet.online_since_us(host).unwrap_or(now_us),
+            ..presence(
+                host,
+                epoch,
+                self.entry.instance,
+                Some(facts),
+                socket,
+                now_us,
+            )
+        };
+        region.note_presence(host, presence);
+        // Behind whatever the link before was given while its sync was under way.
         let written = region
             .ledger
-            .write(move |tx| tx.host_seen(host, now_us, epoch, &[]))
+            .write(move |tx| tx.host_seen(host, now_us, epoch, &kept))
             .await;
         written.map_err(|error| error.to_string())?;
         self.send_open_commands(socket)
@@ -251,7 +265,7 @@ impl Link {
                     code: codes::PROTOCOL_VIOLATION,
                     message,
                 };
-                let _ = to_host.try_send(end);
+                let _ = to_host.push(end);
                 None
             }
         });
@@ -304,8 +318,8 @@ impl Link {
                 Ok(recorded) => {
                     region.outbox_grew.notify_one();
                     if let Some(kind) = answer(recorded) {
-                        let _ =
-                            to_host.try_send(ToHost::Send(Box::new(LinkDown { kind: Some(kind) })));
+                        let answer = Box::new(LinkDown { kind: Some(kind) });
+                        let _ = to_host.push(ToHost::Send(answer));
                     }
                 }
                 Err(error) => {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_link::socket::StreamSocket;
+use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{
     Command, CommandId, CommandResult, Intent, SignedCommand, Stage, Stamp, State, codes, limits,
@@ -102,7 +103,8 @@ pub(super) async fn carry_out(mut job: Job, around: Arc<Surroundings>) {
         Some(kind) => live(&mut job, &kind, &around).await,
         None => Outcome::failed(codes::UNSUPPORTED, "this agent does not know that kind"),
     };
-    let journalled = job.command.kind.as_ref().is_some_and(has_effect);
+    let journalled =
+        job.command.kind.as_ref().is_some_and(has_effect) && !planted::is(Defect::ResultNotKept);
     let not_after_us = job.command.not_after_us;
     let mut result = CommandResult {
         command: id.to_wire(),
@@ -176,7 +178,12 @@ pub(super) async fn waits(around: &Surroundings, id: CommandId, why: &str) {
 /// From the first check to the outcome.
 async fn live(job: &mut Job, kind: &Kind, around: &Surroundings) -> Outcome {
     if let Some((intent, exec)) = job.unsettled.take() {
-        match settle_patiently(job, kind, &intent, exec.as_deref(), around).await {
+        let settled = if planted::is(Defect::BlindAfterCrash) {
+            Settled::NotDone
+        } else {
+            settle_patiently(job, kind, &intent, exec.as_deref(), around).await
+        };
+        match settled {
             Settled::Done(outcome) => return outcome,
             Settled::NotDone => job.turn.give_back(),
         }
@@ -262,7 +269,8 @@ fn see(intent: &mut Intent, detail: &ContainerDetail) {
 }
 
 fn past_deadline(job: &Job, around: &Surroundings) -> Option<Outcome> {
-    (around.time.now_us() > job.command.not_after_us).then(|| {
+    let over = around.time.now_us() > job.command.not_after_us;
+    (over && !planted::is(Defect::ExpiredIsBegun)).then(|| {
         Outcome::ended(
             State::Expired,
             codes::DEADLINE_PASSED,

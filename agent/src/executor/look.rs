@@ -4,7 +4,7 @@
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{State, codes};
 
-use super::job::{Job, Surroundings, TRY_AGAIN_AFTER, waits};
+use super::job::{Job, Surroundings, TRY_AGAIN_AFTER, has_effect, waits};
 use super::outcome::Outcome;
 use crate::runtime::{ContainerDetail, RuntimeError};
 
@@ -53,6 +53,15 @@ pub(super) async fn look_before(
     };
     let found = &detail.container;
     allowed(job, &found.name, around)?;
+    // Under another name it would be beside those that wait for this one's lane.
+    let lane = job.lane.strip_prefix("container/");
+    if has_effect(kind) && lane.is_some_and(|lane| lane != found.name) {
+        return Err(conflict(format!(
+            "container {container} is named {}, which was not known when the command was taken: ask \
+             again, by its name",
+            found.name
+        )));
+    }
     let wanted = job.command.precondition.clone().unwrap_or_default();
     if !wanted.container_id.is_empty() && !found.id.starts_with(&wanted.container_id) {
         return Err(conflict(format!(

@@ -13,6 +13,7 @@ use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::signing::Verifier;
 use fairlead_link::socket::StreamSocket;
+use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::command::{Kind, Lane};
 use fairlead_protocol::{
     Command, CommandId, CommandResult, HostId, InstanceId, LinkUp, Message, OpenStream,
@@ -428,6 +429,14 @@ impl Executor {
             self.fleeting.insert(id, result.clone());
         }
         self.send_result(&result);
+        if planted::is(Defect::TwoResults) {
+            result.state = State::Failed.into();
+            codes::ENGINE_ERROR.clone_into(&mut result.code);
+            self.send_result(&result);
+        }
+        if planted::is(Defect::IdForgotten) {
+            self.parts.journal.forget(id);
+        }
         self.say_released(id);
     }
 
@@ -454,6 +463,9 @@ impl Executor {
 
     /// Commands that still wait for their lane when their deadline passes end here and now.
     fn expire_waiting(&mut self, now_us: i64) {
+        if planted::is(Defect::ExpiredIsBegun) {
+            return;
+        }
         let expired: Vec<CommandId> = self
             .live
             .iter()

@@ -16,7 +16,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::{AcmeError, readable};
+use super::AcmeError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -114,7 +114,7 @@ pub(super) fn roots(path: &Path) -> Result<RootCertStore, AcmeError> {
         path: path.display().to_string(),
         reason,
     };
-    let text = readable(path)?;
+    let text = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate = certificate.map_err(|error| unusable(error.to_string()))?;

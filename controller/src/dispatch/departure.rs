@@ -2,12 +2,12 @@
 //! said so, and not before.
 
 use fairlead_identity::digest::sha256;
-use fairlead_protocol::{HostId, State, command, numbered};
+use fairlead_protocol::{HostId, State, command};
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::commands::CommandRow;
-use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
+use fairlead_store::{StoreError, Tx};
 
-use super::revocations;
+use super::tell_revocations;
 
 /// A host whose identity ended with its command.
 #[derive(Debug, Clone)]
@@ -52,12 +52,7 @@ pub(super) fn depart(
         detail: format!("its agent takes itself off, command {}", row.id),
     };
     tx.append_audit(&entry, sha256)?;
-    let list = revocations(tx, now_us)?;
-    let mut regions = Vec::new();
-    for region in tx.regions(DEFAULT_TENANT)? {
-        tx.send_later(&region.name, numbered::Kind::Revocations(list.clone()))?;
-        regions.push(region.name);
-    }
+    let regions = tell_revocations(tx, now_us)?;
     Ok(Some(Departed {
         host: row.host,
         tenant: row.tenant.clone(),
@@ -71,11 +66,11 @@ pub(super) fn depart(
 mod tests {
     use fairlead_protocol::command::Kind;
     use fairlead_protocol::{
-        Command, CommandId, Numbered, Ping, SignedCommand, Stage, Stamp, UninstallAgent,
+        Command, CommandId, Numbered, Ping, SignedCommand, Stage, Stamp, UninstallAgent, numbered,
     };
-    use fairlead_store::Store;
     use fairlead_store::audit::AuditFilter;
     use fairlead_store::hosts::HostRow;
+    use fairlead_store::{DEFAULT_TENANT, Store};
 
     use super::*;
 

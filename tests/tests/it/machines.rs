@@ -152,7 +152,7 @@ async fn without_an_engine_the_agent_is_installed_and_finds_it_when_it_comes() {
         "{status}"
     );
     let process = main_pid(&vm).await;
-    let agent = vm.says("pgrep -f 'fairlead-agent run'").await;
+    let agent = vm.says("pgrep -f '[f]airlead-agent run'").await;
 
     ran(
         &vm,
@@ -168,7 +168,7 @@ async fn without_an_engine_the_agent_is_installed_and_finds_it_when_it_comes() {
     .await;
     servers.shows("web").await;
     assert_eq!(main_pid(&vm).await, process, "no restart");
-    assert_eq!(vm.says("pgrep -f 'fairlead-agent run'").await, agent);
+    assert_eq!(vm.says("pgrep -f '[f]airlead-agent run'").await, agent);
 }
 
 #[tokio::test]
@@ -240,9 +240,15 @@ volumes:
 
 /// All that the project is, as the engine and the system tell it.
 async fn projects_things(vm: &TestHost) -> String {
-    let mut things = String::new();
+    let asked = ran(vm, "docker ps -aq --no-trunc | sort | xargs docker inspect").await;
+    let mut inspected: serde_json::Value = serde_json::from_str(&asked.stdout).unwrap();
+    for container in inspected.as_array_mut().unwrap() {
+        // The engine keeps these in a map, and tells them in another order each time.
+        let mounts = container["Mounts"].as_array_mut().unwrap();
+        mounts.sort_by_key(|mount| mount["Destination"].to_string());
+    }
+    let mut things = serde_json::to_string_pretty(&inspected).unwrap();
     for question in [
-        "docker ps -aq | sort | xargs docker inspect",
         "docker network ls -q | sort | xargs docker network inspect",
         "docker volume ls -q | sort | xargs docker volume inspect",
         "docker images --no-trunc --format '{{.Repository}}:{{.Tag}} {{.ID}}' | sort",

@@ -43,7 +43,9 @@ fn phase(fleet: &Fleet) -> String {
 async fn settled(fleet: &Fleet, within: Duration) -> String {
     wait_for("one instance owns the host", within, async || {
         let status = fleet.hosts[0].status().unwrap_or_default();
-        let owner = status["agent"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        let owner = status["agent"]
+            .as_u64()
+            .and_then(|pid| u32::try_from(pid).ok());
         match (status["phase"].as_str(), owner) {
             (Some("steady"), Some(pid)) if is_alive(pid) => {
                 let all = status["instances"].as_array().cloned().unwrap_or_default();
@@ -53,7 +55,10 @@ async fn settled(fleet: &Fleet, within: Duration) -> String {
                     .map(|one| one["version"].as_str().unwrap_or_default().to_owned());
                 version.ok_or_else(|| status.to_string())
             }
-            _ => Err(format!("{status} {}", fleet.hosts[0].supervisor.last_words())),
+            _ => Err(format!(
+                "{status} {}",
+                fleet.hosts[0].supervisor.last_words()
+            )),
         }
     })
     .await
@@ -190,7 +195,13 @@ async fn back_and_forth(rounds: usize) {
         fleet.api.clone(),
         Duration::from_millis(1200),
         Arc::clone(&over),
-        move |number| if number % 2 == 0 { stop(&aim) } else { start(&aim) },
+        move |number| {
+            if number % 2 == 0 {
+                stop(&aim)
+            } else {
+                start(&aim)
+            }
+        },
     ));
     let probes = busy(
         fleet.api.clone(),
@@ -229,8 +240,16 @@ async fn back_and_forth(rounds: usize) {
 /// By the engine's record and what processes wrote: nothing lost, doubled, out of order or overlapping.
 fn once_and_in_order(restarted: &[String], written: &[String], ends: &[Vec<Command>]) {
     for (container, ended) in restarted.iter().zip(ends) {
-        assert_eq!(engine::count(container, "restart"), ended.len(), "{container}");
-        assert_eq!(engine::count(container, "start"), ended.len() + 1, "{container}");
+        assert_eq!(
+            engine::count(container, "restart"),
+            ended.len(),
+            "{container}"
+        );
+        assert_eq!(
+            engine::count(container, "start"),
+            ended.len() + 1,
+            "{container}"
+        );
     }
     for (container, ended) in written.iter().zip(&ends[restarted.len()..]) {
         let log = docker_says(&["exec", container, "cat", "/tmp/log"]);
@@ -262,7 +281,10 @@ async fn accepted_in_time(api: &Api, probes: Vec<Command>, upgrading_since: jiff
         let end = api.ended(&probe.id, IN_TIME).await;
         assert_eq!(end.state, "succeeded", "{end:#?}");
         let waited = stamp(&end, "delivered") - stamp(&end, "region_received");
-        let early = end.timeline.iter().any(|s| s.stage == "delivered" && s.at < upgrading_since);
+        let early = end
+            .timeline
+            .iter()
+            .any(|s| s.stage == "delivered" && s.at < upgrading_since);
         if early { &mut before } else { &mut waits }.push(waited);
     }
     let longest = |waits: &mut Vec<f64>| {
@@ -280,7 +302,10 @@ async fn accepted_in_time(api: &Api, probes: Vec<Command>, upgrading_since: jiff
     );
     // Where other programs keep the processors busy, more than twice what that costs anyway is too much.
     let bound = f64::max(50.0, 2.0 * without);
-    assert!(with <= bound, "a probe was accepted after {with} ms, {without} ms without an upgrade");
+    assert!(
+        with <= bound,
+        "a probe was accepted after {with} ms, {without} ms without an upgrade"
+    );
 }
 
 #[tokio::test]
@@ -288,7 +313,8 @@ async fn a_log_follow_and_an_exec_go_on_across_an_upgrade() {
     let versions = Versions::new();
     let fleet = Fleet::start(options(&versions)).await;
     let names = Names::new();
-    let counting = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; sleep 3600";
+    let counting =
+        "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); sleep 0.01; done; sleep 3600";
     let talking = names.by_hand("talking", &[], &["sh", "-c", counting]);
     let (web, other) = (names.polite("web"), names.polite("other"));
 
@@ -347,7 +373,11 @@ async fn versions_that_do_not_work_never_get_the_host() {
     let names = Names::new();
     let web = names.polite("web");
     let agent = fleet.hosts[0].agent_pid().await;
-    let real = versions.prefix().join("versions").join(FIRST).join("fairlead-agent");
+    let real = versions
+        .prefix()
+        .join("versions")
+        .join(FIRST)
+        .join("fairlead-agent");
     let no_way_out = format!(
         "exec env HTTPS_PROXY=http://127.0.0.1:9 https_proxy=http://127.0.0.1:9 {} \"$@\"",
         real.display()
@@ -378,21 +408,33 @@ async fn versions_that_do_not_work_never_get_the_host() {
     let whole = std::fs::read(&packed).expect("the program");
     std::fs::write(&packed, &whole[..whole.len() / 2]).expect("half of it");
     let output = versions.upgrade(&fleet.hosts[0], &cut);
-    assert!(said(&output).contains("bytes instead of"), "{}", said(&output));
+    assert!(
+        said(&output).contains("bytes instead of"),
+        "{}",
+        said(&output)
+    );
 
     let altered = versions.package("2.1.1");
     let manifest = altered.join("manifest");
     let text = std::fs::read_to_string(&manifest).expect("the manifest");
     std::fs::write(&manifest, text.replace("2.1.1", "2.1.2")).expect("another");
     let output = versions.upgrade(&fleet.hosts[0], &altered);
-    assert!(said(&output).contains("does not match"), "{}", said(&output));
+    assert!(
+        said(&output).contains("does not match"),
+        "{}",
+        said(&output)
+    );
 
     let mut foreign = versions.stamped("2.1.3");
     // The machine that an ELF file is for.
     foreign[18..20].copy_from_slice(&[0xf3, 0]);
     let foreign = versions.package_of("2.1.3", &foreign);
     let output = versions.upgrade(&fleet.hosts[0], &foreign);
-    assert!(said(&output).contains("cannot be started"), "{}", said(&output));
+    assert!(
+        said(&output).contains("cannot be started"),
+        "{}",
+        said(&output)
+    );
 
     let elsewhere = Versions::new();
     let output = versions.upgrade(&fleet.hosts[0], &elsewhere.package("2.1.4"));
@@ -411,16 +453,20 @@ async fn a_version_that_dies_on_trial_makes_room_for_the_one_before() {
     assert_eq!(settled(&fleet, IN_TIME).await, "1.1.0");
 
     let began = Instant::now();
-    wait_for("the version before is back", Duration::from_secs(90), async || {
-        let status = fleet.hosts[0].status().unwrap_or_default();
-        if status["current"] == FIRST && status["phase"] == "steady" {
-            return Ok(());
-        }
-        if let Some(pid) = fleet.hosts[0].agent() {
-            send(pid, Signal::KILL);
-        }
-        Err(status.to_string())
-    })
+    wait_for(
+        "the version before is back",
+        Duration::from_secs(90),
+        async || {
+            let status = fleet.hosts[0].status().unwrap_or_default();
+            if status["current"] == FIRST && status["phase"] == "steady" {
+                return Ok(());
+            }
+            if let Some(pid) = fleet.hosts[0].agent() {
+                send(pid, Signal::KILL);
+            }
+            Err(status.to_string())
+        },
+    )
     .await;
     println!("back after {:?}", began.elapsed());
 
@@ -478,13 +524,18 @@ async fn killed_in(when: &str, victim: Victim) {
             let status = fleet.hosts[0].status().unwrap_or_default();
             let all = status["instances"].as_array().cloned().unwrap_or_default();
             let new = all.iter().filter_map(|one| one["pid"].as_u64());
-            let new = new.map(|pid| u32::try_from(pid).unwrap()).find(|pid| *pid != old);
+            let new = new
+                .map(|pid| u32::try_from(pid).unwrap())
+                .find(|pid| *pid != old);
             send(new.expect("a candidate"), Signal::KILL);
         }
     }
     let began = Instant::now();
     let version = settled(&fleet, OWNED_AGAIN_WITHIN).await;
-    println!("{victim:?} in {when}: {version} after {:?}", began.elapsed());
+    println!(
+        "{victim:?} in {when}: {version} after {:?}",
+        began.elapsed()
+    );
     let _ = tool.kill();
     let _ = tool.wait();
 
@@ -493,8 +544,18 @@ async fn killed_in(when: &str, victim: Victim) {
         let ended = fleet.api.ended(&command.id, IN_TIME).await;
         assert_eq!(ended.state, "succeeded", "{victim:?} in {when}: {ended:#?}");
     }
-    assert_eq!(engine::count(&deaf, "stop"), 1, "{:#?}", engine::record(&deaf));
-    assert_eq!(engine::count(&deaf, "start"), 2, "{:#?}", engine::record(&deaf));
+    assert_eq!(
+        engine::count(&deaf, "stop"),
+        1,
+        "{:#?}",
+        engine::record(&deaf)
+    );
+    assert_eq!(
+        engine::count(&deaf, "start"),
+        2,
+        "{:#?}",
+        engine::record(&deaf)
+    );
     assert_eq!(
         docker_says(&["exec", &web, "cat", "/tmp/log"]),
         "once\nend",
@@ -546,24 +607,30 @@ async fn the_supervisor_becomes_the_new_version_and_its_agent_goes_on() {
     let agent = fleet.hosts[0].agent_pid().await;
     let supervisor = fleet.hosts[0].supervisor.pid();
 
-    wait_for("the supervisor is of the new version", IN_TIME, async || {
-        let status = fleet.hosts[0].status().unwrap_or_default();
-        if status["supervisor_version"] == "1.1.0" {
-            Ok(())
-        } else {
-            Err(status.to_string())
-        }
-    })
+    wait_for(
+        "the supervisor is of the new version",
+        IN_TIME,
+        async || {
+            let status = fleet.hosts[0].status().unwrap_or_default();
+            if status["supervisor_version"] == "1.1.0" {
+                Ok(())
+            } else {
+                Err(status.to_string())
+            }
+        },
+    )
     .await;
     assert_eq!(fleet.hosts[0].supervisor.pid(), supervisor);
     assert_eq!(fleet.hosts[0].agent_pid().await, agent, "its agent goes on");
     fleet.done(restart(&web)).await;
-    wait_for("the service would start it", IN_TIME, async || {
-        match versions.linked("supervisor") {
+    wait_for(
+        "the service would start it",
+        IN_TIME,
+        async || match versions.linked("supervisor") {
             link if link == "1.1.0" => Ok(()),
             link => Err(link),
-        }
-    })
+        },
+    )
     .await;
     // It still is the parent: a death is noticed, and an upgrade goes on.
     fleet.hosts[0].kill_agent().await;
