@@ -53,6 +53,8 @@ pub enum Request {
     Deliver {
         /// As it came; not yet verified.
         command: SignedCommand,
+        /// The epoch that the server meant; 0: it did not say.
+        epoch: u64,
     },
     /// Withdraw it, if it has not begun.
     Cancel {
@@ -99,7 +101,10 @@ pub enum Request {
         answer: oneshot::Sender<Vec<Flying>>,
     },
     /// The supervisor knows that this instance has yielded.
-    Yielded,
+    Yielded {
+        /// The epoch of the one that gets the host.
+        epoch: u64,
+    },
     /// This instance owns the host.
     Own {
         /// Its epoch.

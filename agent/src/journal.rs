@@ -371,7 +371,7 @@ pub fn of_the_dead(dir: &Path, own: InstanceId, host: HostId) -> Result<Vec<Dead
                 dead.push(Dead { path, entries });
             }
             Err(error) => {
-                tracing::error!(%error, "the journal of an instance that is gone cannot be read")
+                tracing::error!(%error, "the journal of an instance that is gone cannot be read");
             }
         }
     }

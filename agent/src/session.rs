@@ -268,7 +268,10 @@ async fn on_message(
     let answer = |kind| Ok(Some(LinkUp { kind: Some(kind) }));
     match message.kind {
         Some(K::Deliver(deliver)) => match deliver.command {
-            Some(command) => send_on(connection, Request::Deliver { command }).await?,
+            Some(command) => {
+                let epoch = deliver.epoch;
+                send_on(connection, Request::Deliver { command, epoch }).await?;
+            }
             None => return Err(odd("a delivery without a command")),
         },
         Some(K::ResultAck(ack)) => {

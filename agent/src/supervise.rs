@@ -21,7 +21,7 @@ use fairlead_protocol::RunId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
-use crate::handoff::decide::{Decider, Event, Phase, Times};
+use crate::handoff::decide::{Decider, Phase, Times};
 use crate::uninstall;
 
 mod host;
@@ -95,7 +95,7 @@ pub fn supervise(
     // To the service manager this process is the agent, also while no instance can be started: it goes on.
     service::ready();
     loop {
-        host.on(Event::Tick);
+        host.tick();
         host.say_status();
         host.replace_if_due();
         wait(&host, &signals).map_err(SuperviseError::Signals)?;

@@ -46,12 +46,14 @@ struct Elsewhere {
 /// Where this instance stands beside others.
 pub(super) struct Beside {
     pub(super) role: Role,
-    /// Commands that came early, with the time when they came.
-    waiting: Vec<(SignedCommand, i64)>,
+    /// Commands that came early, for which epoch and when.
+    waiting: Vec<(SignedCommand, u64, i64)>,
     /// What other instances have under way.
     elsewhere: HashMap<CommandId, Elsewhere>,
     /// What has ended there: they send the results themselves. Whose it was, where that is known.
     ended_elsewhere: HashMap<CommandId, Option<Key>>,
+    /// The epoch that it yielded to last.
+    yielded_to: u64,
     done_said: bool,
     idle_since: Option<Instant>,
 }
@@ -63,6 +65,7 @@ impl Beside {
             waiting: Vec::new(),
             elsewhere: HashMap::new(),
             ended_elsewhere: HashMap::new(),
+            yielded_to: 0,
             done_said: false,
             idle_since: None,
         }
@@ -78,19 +81,18 @@ impl Executor {
     }
 
     /// Whether a command that came is to be taken now; if not it waits, or is another's.
-    pub(super) fn takes(&mut self, signed: &SignedCommand) -> bool {
-        match self.beside.role {
-            Role::Owner(_) => true,
-            Role::Standby => {
-                if self.beside.waiting.len() < WAITING_MAX {
-                    let at_us = self.parts.time.now_us();
-                    self.beside.waiting.push((signed.clone(), at_us));
-                }
-                false
-            }
-            // The server sends it to whoever owns the host.
-            Role::Yielded(_) => false,
+    pub(super) fn takes(&mut self, signed: &SignedCommand, epoch: u64) -> bool {
+        let role = self.beside.role;
+        if role.takes(epoch) {
+            return true;
         }
+        // The link may know of a grant before it is known here what another has under way. What was meant
+        // for an earlier epoch the server sends again, in its place.
+        if epoch > role.epoch() && self.beside.waiting.len() < WAITING_MAX {
+            let at_us = self.parts.time.now_us();
+            self.beside.waiting.push((signed.clone(), epoch, at_us));
+        }
+        false
     }
 
     /// Begins nothing more. What has not begun is given up: the server has it, and sends it to the next.
@@ -98,7 +100,13 @@ impl Executor {
         self.beside.role.yields();
         // Not before the supervisor knows that it has yielded.
         self.beside.done_said = true;
-        for id in self.lanes.give_up_waiting() {
+        // An earlier instance had begun it, and it is this one's to settle.
+        let settles = |id| {
+            self.live
+                .get(&id)
+                .is_some_and(|live| live.unsettled.is_some())
+        };
+        for id in self.lanes.give_up_waiting(settles) {
             self.live.remove(&id);
             self.stream_slots.remove(&id);
         }
@@ -118,7 +126,8 @@ impl Executor {
     }
 
     /// The supervisor knows that it has yielded: from here on it says what ends.
-    pub(super) fn yielded(&mut self) {
+    pub(super) fn yielded(&mut self, to: u64) {
+        self.beside.yielded_to = to;
         self.beside.done_said = false;
         self.say_when_done();
     }
@@ -135,8 +144,10 @@ impl Executor {
         }
         self.take_up_unsettled();
         self.take_up_departure();
-        for (signed, at_us) in std::mem::take(&mut self.beside.waiting) {
-            self.deliver_that_came(signed, at_us);
+        for (signed, meant_for, at_us) in std::mem::take(&mut self.beside.waiting) {
+            if self.beside.role.takes(meant_for) {
+                self.deliver_that_came(signed, at_us);
+            }
         }
     }
 
@@ -271,7 +282,8 @@ impl Executor {
         let commands = self.live.values().any(|live| !only_streams(&live.command));
         if !commands && !self.beside.done_said {
             self.beside.done_said = true;
-            self.say(ToSupervisor::CommandsDone);
+            let epoch = self.beside.yielded_to;
+            self.say(ToSupervisor::CommandsDone { epoch });
         }
     }
 

@@ -102,12 +102,13 @@ impl Lanes {
         }
     }
 
-    /// Everything that has not begun is given up; in order of acceptance.
-    pub fn give_up_waiting(&mut self) -> Vec<CommandId> {
+    /// Everything that has not begun is given up, but for what is to be kept; in order of acceptance.
+    pub fn give_up_waiting(&mut self, keep: impl Fn(CommandId) -> bool) -> Vec<CommandId> {
         let mut waiting: Vec<(u64, CommandId)> = self
             .lanes
             .values()
             .flat_map(|places| places.iter().filter(|(_, found)| !found.running))
+            .filter(|(_, found)| !keep(found.id))
             .map(|(place, found)| (*place, found.id))
             .collect();
         waiting.sort_unstable();
@@ -283,7 +284,7 @@ mod tests {
         assert!(lanes.is_running(id(1)));
         lanes.give_back(id(1));
         assert_eq!(lanes.begin(), [id(1)], "in the place that it had");
-        assert_eq!(lanes.give_up_waiting(), [id(2)]);
+        assert_eq!(lanes.give_up_waiting(|_| false), [id(2)]);
         assert!(!lanes.holds(id(2)) && lanes.holds(id(1)) && lanes.holds(id(3)));
         lanes.finish(id(1));
         lanes.finish(id(3));

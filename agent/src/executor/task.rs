@@ -265,7 +265,7 @@ impl Executor {
 
     fn on_request(&mut self, request: Request) {
         match request {
-            Request::Deliver { command } => self.deliver(command),
+            Request::Deliver { command, epoch } => self.deliver(command, epoch),
             Request::Cancel { id, by } => self.cancel(id, &by),
             Request::Acked { id } => {
                 self.sent.remove(&id);
@@ -314,7 +314,7 @@ impl Executor {
             }
             Request::Probe { nonce } => self.probe(nonce),
             Request::Yield { answer } => drop(answer.send(self.give_away())),
-            Request::Yielded => self.yielded(),
+            Request::Yielded { epoch } => self.yielded(epoch),
             Request::Own {
                 epoch,
                 flying,
@@ -331,10 +331,8 @@ impl Executor {
         }
     }
 
+    /// One that does not own the host has nothing here but what it is to see to its end.
     fn begin_ready(&mut self) {
-        if !self.beside.role.owns() {
-            return;
-        }
         for id in self.lanes.begin() {
             let Some(live) = self.live.get_mut(&id) else {
                 continue;

@@ -145,7 +145,7 @@ impl Decider {
                         new,
                         since: now,
                     };
-                    todo.push(Action::Yield(owner));
+                    todo.push(Action::Yield(owner, self.epoch - 1));
                 }
             }
             Event::NotReserved(why) => {
@@ -153,20 +153,23 @@ impl Decider {
                     self.abandon(owner, new, &why, &mut todo);
                 }
             }
-            Event::Yielded(key) => {
+            // A word of an earlier hand-over may have been long on its way.
+            Event::Yielded(key, to) => {
                 if let Phase::Yielding { old, new, .. } = self.phase
                     && old == key
+                    && to == self.epoch - 1
                 {
                     self.give(now, new, Some(old), &mut todo);
                 }
             }
-            Event::CommandsDone(key) => {
+            Event::CommandsDone(key, to) => {
                 if let Phase::Draining {
                     old: Some(old),
                     commit: Commit::NotYet,
                     ..
                 } = self.phase
                     && old == key
+                    && to == self.epoch - 1
                 {
                     self.commit(&mut todo);
                 }
@@ -506,6 +509,10 @@ impl Decider {
             Phase::Draining { old, new, commit } => {
                 if silent(self, new) {
                     self.kill(new, todo);
+                }
+                // It holds lanes: what it has under way is settled when it is gone.
+                if let Some(old) = old.filter(|old| silent(self, *old)) {
+                    self.kill(old, todo);
                 }
                 let old_since = old
                     .and_then(|old| self.instances.get(&old))

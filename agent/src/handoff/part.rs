@@ -82,7 +82,7 @@ impl Part {
     pub async fn run(mut self, mut heard: mpsc::Receiver<FromSupervisor>) {
         while let Some(word) = heard.recv().await {
             match word {
-                FromSupervisor::Yield => self.give_away().await,
+                FromSupervisor::Yield { epoch } => self.give_away(epoch).await,
                 FromSupervisor::Grant { epoch, from } => self.own(epoch, from).await,
                 FromSupervisor::Gone { key } => self.gone(key).await,
                 FromSupervisor::Notice { in_s } => {
@@ -128,7 +128,7 @@ impl Part {
         });
     }
 
-    async fn give_away(&mut self) {
+    async fn give_away(&mut self, epoch: u64) {
         if !self.role.yields() {
             return;
         }
@@ -149,8 +149,8 @@ impl Part {
             tracing::error!(%error, "what is under way could not be left to the next instance");
             return;
         }
-        let _ = self.say.send(ToSupervisor::Yielded).await;
-        self.tell(Request::Yielded).await;
+        let _ = self.say.send(ToSupervisor::Yielded { epoch }).await;
+        self.tell(Request::Yielded { epoch }).await;
         self.stand();
         self.owner_log
             .agent("another instance of the agent has this machine from now on");
@@ -220,7 +220,7 @@ impl Part {
         match dead {
             Ok(Ok(dead)) => self.tell(Request::Gone { key, dead }).await,
             Ok(Err(error)) => {
-                tracing::error!(%error, "the journal of an instance that is gone cannot be read")
+                tracing::error!(%error, "the journal of an instance that is gone cannot be read");
             }
             Err(_) => return,
         }

@@ -18,6 +18,13 @@ impl Role {
         matches!(self, Self::Owner(_))
     }
 
+    /// Whether it takes a command that the server meant for the owner in that epoch. A server that knows no
+    /// handoff does not say: 0.
+    #[must_use]
+    pub fn takes(self, meant_for: u64) -> bool {
+        matches!(self, Self::Owner(epoch) if meant_for == epoch || meant_for == 0)
+    }
+
     /// The epoch that it owns the host in, or owned it last; 0: never.
     #[must_use]
     pub fn epoch(self) -> u64 {
@@ -61,6 +68,7 @@ mod tests {
         assert!(role.yields());
         assert!(!role.granted(4), "the epoch that it gave away");
         assert!(role.granted(6));
+        assert!(role.takes(6) && role.takes(0) && !role.takes(4) && !role.takes(7));
         assert_eq!(role, Role::Owner(6));
     }
 }

@@ -19,9 +19,15 @@ pub enum ToSupervisor {
     /// It can work here: link, executor, journal and engine.
     Proved,
     /// It begins nothing any more. What it has under way is in the file of its name.
-    Yielded,
+    Yielded {
+        /// The epoch that it was asked to yield to.
+        epoch: u64,
+    },
     /// All of its commands but streams have ended.
-    CommandsDone,
+    CommandsDone {
+        /// The epoch that it yielded to.
+        epoch: u64,
+    },
     /// For the instance that owns the host now.
     Peer(Peer),
     /// From the tool: let that version run.
@@ -38,7 +44,10 @@ pub enum ToSupervisor {
 #[serde(rename_all = "snake_case")]
 pub enum FromSupervisor {
     /// Begin nothing more.
-    Yield,
+    Yield {
+        /// Of the one that gets the host; quoted in the answers.
+        epoch: u64,
+    },
     /// You own the host.
     Grant {
         /// The epoch, which is on disk.

@@ -22,6 +22,9 @@ use crate::uninstall;
 /// What may wait for an instance that has not connected yet.
 const WORDS_WAITING_MAX: usize = 64;
 
+/// More time than passes between two looks while the machine runs.
+const LATE: Duration = Duration::from_secs(2);
+
 /// The supervisor's hands.
 pub(super) struct Host<'a> {
     state_dir: &'a Path,
@@ -39,6 +42,8 @@ pub(super) struct Host<'a> {
     /// Which process wants to know whether its upgrade has begun.
     asking: Option<u32>,
     said: Option<Status>,
+    /// When time last passed here.
+    ticked: Duration,
     /// This supervisor is a new version and is believed from then on.
     believed_at: Option<Duration>,
     replace_to: Option<String>,
@@ -79,6 +84,7 @@ impl<'a> Host<'a> {
             handoff: None,
             asking: None,
             said: None,
+            ticked: now(),
             believed_at: None,
             replace_to: None,
             departs: false,
@@ -115,6 +121,19 @@ impl<'a> Host<'a> {
         host
     }
 
+    /// Time has passed. Where this process was not run for long, the others were not either, and nobody is
+    /// blamed for silence.
+    pub(super) fn tick(&mut self) {
+        let late = now().saturating_sub(self.ticked) > LATE;
+        self.ticked = now();
+        if late {
+            for key in self.pids.keys().copied().collect::<Vec<_>>() {
+                self.on(Event::Heard(key));
+            }
+        }
+        self.on(Event::Tick);
+    }
+
     /// Takes an event to the decider and does what it says.
     pub(super) fn on(&mut self, event: Event) {
         let mut todo: std::collections::VecDeque<_> = self.decider.on(now(), event).into();
@@ -143,7 +162,7 @@ impl<'a> Host<'a> {
                     Err(error) => Event::NotReserved(error.to_string()),
                 });
             }
-            Action::Yield(key) => self.tell(key, FromSupervisor::Yield),
+            Action::Yield(key, epoch) => self.tell(key, FromSupervisor::Yield { epoch }),
             Action::Grant { key, epoch, from } => {
                 tracing::info!(key, epoch, "the host is given to another instance");
                 self.tell(key, FromSupervisor::Grant { epoch, from });
@@ -305,8 +324,8 @@ impl<'a> Host<'a> {
                 }
             }
             ToSupervisor::Proved => self.on(Event::Proved(key)),
-            ToSupervisor::Yielded => self.on(Event::Yielded(key)),
-            ToSupervisor::CommandsDone => self.on(Event::CommandsDone(key)),
+            ToSupervisor::Yielded { epoch } => self.on(Event::Yielded(key, epoch)),
+            ToSupervisor::CommandsDone { epoch } => self.on(Event::CommandsDone(key, epoch)),
             ToSupervisor::Peer(peer) => {
                 // From one that gave the host away to the owner, and the other way round.
                 let owner = self.decider.owner();

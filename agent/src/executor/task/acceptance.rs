@@ -18,8 +18,8 @@ use crate::executor::{stamp, unix};
 use crate::journal::Phase;
 
 impl Executor {
-    pub(super) fn deliver(&mut self, signed: SignedCommand) {
-        if self.takes(&signed) {
+    pub(super) fn deliver(&mut self, signed: SignedCommand, epoch: u64) {
+        if self.takes(&signed, epoch) {
             let now_us = self.parts.time.now_us();
             self.deliver_that_came(signed, now_us);
         }

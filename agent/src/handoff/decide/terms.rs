@@ -162,10 +162,10 @@ pub enum Event {
     Reserved,
     /// The disk did not take it.
     NotReserved(String),
-    /// An owner has yielded.
-    Yielded(Key),
-    /// An instance that yielded has no command left.
-    CommandsDone(Key),
+    /// An owner has yielded to that epoch.
+    Yielded(Key, u64),
+    /// An instance that yielded to that epoch has no command left.
+    CommandsDone(Key, u64),
     /// The version is committed.
     Committed,
     /// The disk did not take that.
@@ -204,8 +204,8 @@ pub enum Action {
     },
     /// Put this epoch and the next one on disk: [`Event::Reserved`].
     Reserve(u64),
-    /// Ask the owner to yield.
-    Yield(Key),
+    /// Ask the owner to yield to the one that gets that epoch.
+    Yield(Key, u64),
     /// Grant an epoch that is on disk.
     Grant {
         /// To whom.

@@ -39,16 +39,16 @@ fn upgraded() -> Decider {
     let mut decider = running();
     decider.on(s(9), Event::Upgrade("2".to_owned()));
     assert_eq!(decider.on(s(10), Event::Proved(2)), [Action::Reserve(2)]);
-    assert_eq!(decider.on(s(10), Event::Reserved), [Action::Yield(1)]);
+    assert_eq!(decider.on(s(10), Event::Reserved), [Action::Yield(1, 2)]);
     assert_eq!(
-        decider.on(s(10), Event::Yielded(1)),
+        decider.on(s(10), Event::Yielded(1, 2)),
         [Action::Grant {
             key: 2,
             epoch: 2,
             from: Some(1)
         }]
     );
-    let done = decider.on(s(10), Event::CommandsDone(1));
+    let done = decider.on(s(10), Event::CommandsDone(1, 2));
     assert!(matches!(done[..], [Action::Commit(_)]));
     assert_eq!(decider.on(s(10), Event::Committed), []);
     decider.on(s(10), ended(1));
@@ -143,8 +143,9 @@ fn the_oldest_of_too_many_that_only_stream_gets_notice() {
         decider.on(now, Event::Upgrade(version.to_string()));
         decider.on(now, Event::Proved(new));
         decider.on(now, Event::Reserved);
-        decider.on(now, Event::Yielded(old));
-        decider.on(now, Event::CommandsDone(old));
+        let epoch = decider.epoch() - 1;
+        decider.on(now, Event::Yielded(old, epoch));
+        decider.on(now, Event::CommandsDone(old, epoch));
         noticed.extend(decider.on(now, Event::Committed));
         now += s(10);
     }
