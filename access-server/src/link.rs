@@ -19,6 +19,7 @@ use fairlead_protocol::{
     Challenge, CommandId, CommandKeys, Deliver, HostId, LinkDown, LinkUp, Message, Probe,
     Reconnect, SignedCommand, State, codes, limits, link_down, link_up,
 };
+use fairlead_store::commands::CommandRow;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -246,6 +247,14 @@ impl Link {
         if planted::is(Defect::StragglerOvertaken) {
             open.reverse();
         }
+        self.send_commands(socket, open).await
+    }
+
+    async fn send_commands(
+        &self,
+        socket: &mut Agent,
+        open: Vec<CommandRow>,
+    ) -> Result<(), SocketError> {
         for row in open {
             let Ok(command) = SignedCommand::decode(&row.signed[..]) else {
                 continue;

@@ -180,12 +180,12 @@ async fn say_owner(
     let Role::Owner(epoch) = role else {
         return Ok(());
     };
-    connection.look_for_renewal().await;
     let own = link_up::Kind::Own(Own {
         epoch,
         facts: Some(facts.clone()),
     });
     socket.send(&LinkUp { kind: Some(own) }).await?;
+    connection.look_for_renewal().await;
     Ok(())
 }
 

@@ -26,8 +26,10 @@ use crate::uninstall;
 
 mod host;
 mod layout;
+mod processes;
 mod replace;
 mod socket;
+mod telling;
 
 pub use layout::{Layout, PROGRAM};
 

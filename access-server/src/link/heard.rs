@@ -10,13 +10,16 @@ use fairlead_protocol::{
     Proven, RegionResult, ResultAck, ResultPart, Stage, Stamp, State, StreamId, StreamRefused,
     Unsupported, codes, events, limits, link_down, link_up, numbered, uplink_up,
 };
+use fairlead_store::commands::CommandRow;
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Enqueued, StoreError, Tx};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::admission::presence;
 use super::{Agent, Link};
 use crate::doors;
+use crate::region::Region;
 use crate::router::ToHost;
 
 /// Bodies of results that are being received on one link, together.
@@ -135,7 +138,7 @@ impl Link {
     async fn own(&mut self, socket: &mut Agent, own: Own) -> Result<(), String> {
         let epoch = own.epoch;
         let (region, host) = (Arc::clone(&self.region), self.host);
-        let known = region.ledger.read(move |tx| tx.host(host)).await;
+        let known = region.ledger.look(|tx| tx.host(host));
         let known = known.map_err(|error| error.to_string())?;
         if known.is_some_and(|row| epoch < row.epoch) {
             return Err("it claims the host with an epoch that is over".to_owned());
@@ -163,13 +166,11 @@ impl Link {
             )
         };
         region.note_presence(host, presence);
-        // Behind whatever the link before was given while its sync was under way.
-        let written = region
-            .ledger
-            .write(move |tx| tx.host_seen(host, now_us, epoch, &kept))
-            .await;
-        written.map_err(|error| error.to_string())?;
-        self.send_open_commands(socket)
+        let open = open_behind_all(&region, host, move |tx| {
+            tx.host_seen(host, now_us, epoch, &kept)
+        });
+        let open = open.await.map_err(|error| error.to_string())?;
+        self.send_commands(socket, open)
             .await
             .map_err(|error| error.to_string())
     }
@@ -374,6 +375,36 @@ fn complete(
     result
         .stamps
         .push(Stamp::at(Stage::RegionResultReceived, received_us));
+}
+
+/// All without a final state, as the writer sees it behind every write that was asked for before: what the link
+/// before was given while its sync was under way is in it. Commands wait meanwhile, so no sync is waited for
+/// unless it has to be.
+async fn open_behind_all(
+    region: &Region,
+    host: HostId,
+    note: impl FnOnce(&Tx<'_>) -> Result<(), StoreError> + Send + 'static,
+) -> Result<Vec<CommandRow>, StoreError> {
+    let (answer, open) = oneshot::channel();
+    let written = region.ledger.enqueue(move |tx| {
+        note(tx)?;
+        let open = tx.open_commands(Some(host))?;
+        let queued = open.iter().filter(|row| row.state == State::Queued);
+        let unsent: Vec<CommandId> = queued.map(|row| row.id).collect();
+        for id in &unsent {
+            tx.command_sent(*id)?;
+        }
+        // Nobody is left to hear it when the link has ended.
+        let _ = answer.send((open, unsent.is_empty()));
+        Ok(())
+    });
+    let written = written.await?;
+    match open.await {
+        Ok((open, true)) => Ok(open),
+        // From here on only the agent knows what becomes of them: that has to be on disk first.
+        Ok((open, false)) => written.outcome().await.map(|()| open),
+        Err(_) => written.outcome().await.and(Err(StoreError::Closed)),
+    }
 }
 
 enum Known {

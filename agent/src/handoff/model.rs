@@ -10,6 +10,8 @@ use std::collections::HashSet;
 
 use world::World;
 
+mod check;
+mod steps;
 mod world;
 
 /// Every state that can be reached; how many there are, and how many ends.

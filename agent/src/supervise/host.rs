@@ -1,23 +1,19 @@
 //! What the decider wants is done: processes, epochs on disk, words on the handoff socket.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use fairlead_daemon::files;
 use fairlead_protocol::RunId;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
+use rustix::process::Signal;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::layout::Layout;
 use super::replace::{Resumed, replace};
 use super::socket::Socket;
-use super::{EXIT_NEEDS_HELP, epoch_path, keep_epoch, read_epoch};
+use super::{epoch_path, keep_epoch, read_epoch};
 use crate::handoff::decide::{Action, Decider, Event, Key, Phase, Refused, Times};
-use crate::handoff::words::{FromSupervisor, OneInstance, Status, ToSupervisor};
-use crate::uninstall;
+use crate::handoff::words::{FromSupervisor, Status, ToSupervisor};
 
 /// What may wait for an instance that has not connected yet.
 const WORDS_WAITING_MAX: usize = 64;
@@ -27,26 +23,26 @@ const LATE: Duration = Duration::from_secs(2);
 
 /// The supervisor's hands.
 pub(super) struct Host<'a> {
-    state_dir: &'a Path,
-    arguments: &'a [String],
-    layout: Layout,
-    run: RunId,
+    pub(super) state_dir: &'a Path,
+    pub(super) arguments: &'a [String],
+    pub(super) layout: Layout,
+    pub(super) run: RunId,
     pub(super) decider: Decider,
-    pids: BTreeMap<Key, u32>,
+    pub(super) pids: BTreeMap<Key, u32>,
     pub(super) socket: Option<Socket>,
-    socket_path: PathBuf,
+    pub(super) socket_path: PathBuf,
     /// For instances that have not connected (again).
-    waiting: BTreeMap<Key, Vec<FromSupervisor>>,
+    pub(super) waiting: BTreeMap<Key, Vec<FromSupervisor>>,
     /// Whether the owner's server lets a second link in; absent: it has no link.
-    handoff: Option<bool>,
+    pub(super) handoff: Option<bool>,
     /// Which process wants to know whether its upgrade has begun.
-    asking: Option<u32>,
-    said: Option<Status>,
+    pub(super) asking: Option<u32>,
+    pub(super) said: Option<Status>,
     /// When time last passed here.
-    ticked: Duration,
+    pub(super) ticked: Duration,
     /// This supervisor is a new version and is believed from then on.
-    believed_at: Option<Duration>,
-    replace_to: Option<String>,
+    pub(super) believed_at: Option<Duration>,
+    pub(super) replace_to: Option<String>,
     /// The agent is to be taken off this machine.
     pub(super) departs: bool,
 }
@@ -212,66 +208,6 @@ impl<'a> Host<'a> {
         None
     }
 
-    fn start_owner(&mut self, key: Key, version: &str, epoch: u64) -> Option<Event> {
-        let kept = keep_epoch(self.state_dir, epoch).map_err(|error| error.to_string());
-        let kept = kept.and_then(|()| {
-            let versions = self.decider.versions();
-            let kept = self.layout.keep(self.state_dir, versions);
-            kept.map_err(|error| error.to_string())
-        });
-        if let Err(error) = kept {
-            // A full disk passes; a supervisor that gave up would be gone for good.
-            tracing::error!(error, "the agent cannot be started; it is tried again");
-            self.hear_of_epochs();
-            return Some(Event::NotStarted(key, error));
-        }
-        self.handoff = None;
-        self.spawn(key, version, Some(epoch))
-    }
-
-    fn spawn(&mut self, key: Key, version: &str, epoch: Option<u64>) -> Option<Event> {
-        let mut command = Command::new(self.layout.program(version));
-        command
-            .arg("run")
-            .arg("--state-dir")
-            .arg(self.state_dir)
-            .args(self.arguments)
-            .env("FAIRLEAD_EPOCH", epoch.unwrap_or(0).to_string())
-            .env("FAIRLEAD_RUN", self.run.to_string())
-            .env("FAIRLEAD_INSTANCE_KEY", key.to_string())
-            .env_remove("FAIRLEAD_SAFE")
-            .env_remove("FAIRLEAD_AMONG_OTHERS");
-        if self.socket.is_some() {
-            command.env("FAIRLEAD_HANDOFF", &self.socket_path);
-        }
-        if !self.pids.is_empty() {
-            command.env("FAIRLEAD_AMONG_OTHERS", "true");
-        }
-        if self.decider.versions().safe && epoch.is_some() {
-            command.env("FAIRLEAD_SAFE", "true");
-        }
-        match command.spawn() {
-            Ok(child) => {
-                tracing::info!(pid = child.id(), key, version, epoch, "agent started");
-                self.pids.insert(key, child.id());
-                None
-            }
-            Err(error) => Some(Event::Ended {
-                key,
-                how: format!("it cannot be started: {error}"),
-                needs_help: false,
-            }),
-        }
-    }
-
-    fn signal(&self, key: Key, signal: Signal) {
-        let pid = self.pids.get(&key).copied();
-        if let Some(pid) = pid.and_then(raw) {
-            // It may have gone already.
-            let _ = kill_process(pid, signal);
-        }
-    }
-
     /// Says something to an instance, now or when it has connected.
     fn tell(&mut self, key: Key, word: FromSupervisor) {
         let pid = self.pids.get(&key).copied();
@@ -353,6 +289,8 @@ impl<'a> Host<'a> {
                 }
             }
             ToSupervisor::Status => {
+                // Who asks finds the file as new as the answer.
+                self.say_status();
                 let status = Box::new(self.status());
                 self.tell_tool(pid, &FromSupervisor::Status(status));
             }
@@ -408,112 +346,9 @@ impl<'a> Host<'a> {
     }
 
     /// A server may have told an instance of a higher epoch, which it then put on disk.
-    fn hear_of_epochs(&mut self) {
+    pub(super) fn hear_of_epochs(&mut self) {
         if let Ok(epoch) = read_epoch(&epoch_path(self.state_dir)) {
             self.on(Event::Raised(epoch));
-        }
-    }
-
-    /// Notices which processes have ended.
-    pub(super) fn reap(&mut self) {
-        let pids: Vec<(Key, u32)> = self.pids.iter().map(|(key, pid)| (*key, *pid)).collect();
-        for (key, pid) in pids {
-            let Some(status) = ended(pid) else {
-                continue;
-            };
-            self.pids.remove(&key);
-            self.waiting.remove(&key);
-            self.hear_of_epochs();
-            let how = in_words(status);
-            tracing::warn!(pid, key, how, "agent ended");
-            let code = status.and_then(WaitStatus::exit_status);
-            self.departs |= code == Some(uninstall::EXIT_DEPARTS);
-            self.on(Event::Ended {
-                key,
-                how,
-                needs_help: code == Some(EXIT_NEEDS_HELP),
-            });
-        }
-    }
-
-    /// Asks all agents to leave, and makes them.
-    pub(super) fn stop(&mut self, within: Duration) {
-        let keys: Vec<Key> = self.pids.keys().copied().collect();
-        for key in &keys {
-            self.signal(*key, Signal::TERM);
-        }
-        let until = now() + within;
-        while now() < until && !self.pids.is_empty() {
-            self.pids.retain(|_, pid| ended(*pid).is_none());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        for key in keys {
-            self.signal(key, Signal::KILL);
-        }
-        for pid in std::mem::take(&mut self.pids).into_values().filter_map(raw) {
-            let _ = waitpid(Some(pid), WaitOptions::empty());
-        }
-    }
-
-    fn status(&self) -> Status {
-        let owner = self.decider.owner();
-        let versions = self.decider.versions();
-        let instances = self.decider.instances();
-        let phase = match self.decider.phase() {
-            Phase::Vacant { .. } => "vacant",
-            Phase::Steady { .. } => "steady",
-            Phase::Proving { .. } | Phase::Reserving { .. } => "proving",
-            Phase::Yielding { .. } => "yielding",
-            Phase::Draining { .. } => "draining",
-        };
-        let role = |key: Key, epoch: u64| {
-            if owner == Some(key) {
-                "owner"
-            } else if epoch == 0 {
-                "candidate"
-            } else {
-                "finishing"
-            }
-        };
-        Status {
-            supervisor: std::process::id(),
-            agent: owner.and_then(|owner| self.pids.get(&owner)).copied(),
-            epoch: owner
-                .and_then(|owner| instances.get(&owner))
-                .map_or(0, |instance| instance.epoch),
-            phase: phase.to_owned(),
-            current: versions.current.clone(),
-            previous: versions.previous.clone(),
-            tries_left: versions.tries_left,
-            safe: versions.safe,
-            supervisor_version: self.layout.own_version(),
-            returned: versions.returned.clone(),
-            instances: instances
-                .iter()
-                .filter_map(|(key, instance)| {
-                    Some(OneInstance {
-                        pid: *self.pids.get(key)?,
-                        version: instance.version.clone(),
-                        epoch: instance.epoch,
-                        role: role(*key, instance.epoch).to_owned(),
-                    })
-                })
-                .collect(),
-        }
-    }
-
-    /// Tells other programs of this machine who runs, when that has changed.
-    pub(super) fn say_status(&mut self) {
-        let status = self.status();
-        if status.agent.is_none() || self.said.as_ref() == Some(&status) {
-            return;
-        }
-        let written = serde_json::to_vec(&status)
-            .map_err(io::Error::from)
-            .and_then(|text| files::replace(&self.state_dir.join("status.json"), &text));
-        match written {
-            Ok(()) => self.said = Some(status),
-            Err(error) => tracing::warn!(%error, "status could not be written"),
         }
     }
 
@@ -554,28 +389,5 @@ impl<'a> Host<'a> {
         // It returns only when it could not be done: then this supervisor goes on.
         let error = replace(self.state_dir, &self.layout, &version, &resumed);
         tracing::error!(version, %error, "the supervisor stays what it is");
-    }
-}
-
-fn raw(pid: u32) -> Option<Pid> {
-    i32::try_from(pid).ok().and_then(Pid::from_raw)
-}
-
-/// How a process ended, if it has. One that is not ours any more has ended too.
-fn ended(pid: u32) -> Option<Option<WaitStatus>> {
-    match waitpid(Some(raw(pid)?), WaitOptions::NOHANG) {
-        Ok(Some((_, status))) => Some(Some(status)),
-        Ok(None) | Err(rustix::io::Errno::INTR) => None,
-        Err(_) => Some(None),
-    }
-}
-
-fn in_words(status: Option<WaitStatus>) -> String {
-    let exited = status.and_then(WaitStatus::exit_status);
-    let killed = status.and_then(WaitStatus::terminating_signal);
-    match (exited, killed) {
-        (Some(code), _) => format!("it ended with exit code {code}"),
-        (None, Some(signal)) => format!("it was ended by signal {signal}"),
-        (None, None) => "it ended".to_owned(),
     }
 }

@@ -6,21 +6,21 @@
 
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use fairlead_api::types::{Action, Command};
+use fairlead_api::types::Action;
 use fairlead_protocol::stream::Channel;
-use fairlead_tests::client::Api;
-use fairlead_tests::engine::{self, Names, docker_says};
+use fairlead_tests::engine::{self, Names};
 use fairlead_tests::fleet::{Fleet, Options};
 use fairlead_tests::process::{is_alive, send};
 use fairlead_tests::versions::{FIRST, Versions, said};
 use fairlead_tests::wait::wait_for;
 use rustix::process::Signal;
 
-use crate::acts::{attach, exec, logs, restart, start, stop};
+use crate::acts::{attach, logs, restart};
+
+mod deaths;
+mod under_commands;
 
 const IN_TIME: Duration = Duration::from_secs(60);
 /// How soon somebody owns the host again, whatever died.
@@ -31,12 +31,6 @@ fn options(versions: &Versions) -> Options {
         .agent_program(versions.supervisor())
         .agent_env("FAIRLEAD_UPGRADE_PROVE_MS", "12000")
         .agent_env("FAIRLEAD_UPGRADE_SILENT_MS", "4000")
-}
-
-/// The phase that the supervisor is in, as it says.
-fn phase(fleet: &Fleet) -> String {
-    let status = fleet.hosts[0].status().unwrap_or_default();
-    status["phase"].as_str().unwrap_or_default().to_owned()
 }
 
 /// Waits until one instance owns the host and no other is there but for streams; its version.
@@ -62,13 +56,6 @@ async fn settled(fleet: &Fleet, within: Duration) -> String {
         }
     })
     .await
-}
-
-fn stamp(command: &Command, stage: &str) -> f64 {
-    let found = command.timeline.iter().find(|stamp| stamp.stage == stage);
-    found
-        .unwrap_or_else(|| panic!("no {stage}: {command:#?}"))
-        .after_ms
 }
 
 async fn upgraded(versions: &Versions, fleet: &Fleet, package: &Path) -> std::process::Output {
@@ -124,188 +111,6 @@ async fn a_new_version_takes_over_and_says_so() {
     .await;
     fleet.done(restart(&web)).await;
     assert_eq!(engine::count(&web, "restart"), 2);
-}
-
-/// Asks for `make(n)` again and again until told to stop; everything that was asked.
-fn busy(
-    api: Api,
-    every: Duration,
-    stop: Arc<AtomicBool>,
-    make: impl Fn(u32) -> Action + Send + 'static,
-) -> tokio::task::JoinHandle<Vec<Command>> {
-    tokio::spawn(async move {
-        let mut asked = Vec::new();
-        let mut turn = tokio::time::interval(every);
-        while !stop.load(Ordering::SeqCst) {
-            turn.tick().await;
-            let number = u32::try_from(asked.len()).expect("few");
-            asked.push(api.begin("box", make(number)).await);
-        }
-        asked
-    })
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn back_and_forth_under_commands() {
-    back_and_forth(6).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes too long for every day: ./dev test --long"]
-async fn long_back_and_forth_under_commands() {
-    back_and_forth(100).await;
-}
-
-async fn back_and_forth(rounds: usize) {
-    let versions = Versions::new();
-    let fleet = Fleet::start(options(&versions)).await;
-    let names = Names::new();
-    let packages = [versions.package("1.1.0"), versions.package(FIRST)];
-    let over = Arc::new(AtomicBool::new(false));
-    let mut tasks = Vec::new();
-    let mut restarted = Vec::new();
-    for n in 0..5 {
-        let container = names.polite(&format!("r{n}"));
-        restarted.push(container.clone());
-        tasks.push(busy(
-            fleet.api.clone(),
-            Duration::from_millis(400),
-            Arc::clone(&over),
-            move |_| restart(&container),
-        ));
-    }
-    let mut written = Vec::new();
-    for n in 0..4 {
-        let container = names.polite(&format!("e{n}"));
-        written.push(container.clone());
-        tasks.push(busy(
-            fleet.api.clone(),
-            Duration::from_millis(500),
-            Arc::clone(&over),
-            move |number| {
-                let script = format!("echo {number} >> /tmp/log");
-                exec(&container, &["sh", "-c", &script])
-            },
-        ));
-    }
-    // A stop that takes its whole grace, and what waits behind it: under way at every cut-over.
-    let deaf = names.deaf("deaf", 2);
-    let aim = deaf.clone();
-    tasks.push(busy(
-        fleet.api.clone(),
-        Duration::from_millis(1200),
-        Arc::clone(&over),
-        move |number| {
-            if number % 2 == 0 {
-                stop(&aim)
-            } else {
-                start(&aim)
-            }
-        },
-    ));
-    let probes = busy(
-        fleet.api.clone(),
-        Duration::from_millis(10),
-        Arc::clone(&over),
-        |_| Action::Ping {},
-    );
-
-    // What a busy machine costs without an upgrade, for comparison.
-    fairlead_tests::wait::moment(3000).await;
-    let began = Instant::now();
-    let upgrading_since = jiff::Timestamp::now();
-    for round in 0..rounds {
-        must_upgrade(&versions, &fleet, &packages[round % 2]).await;
-    }
-    let took = began.elapsed();
-    over.store(true, Ordering::SeqCst);
-
-    let mut ends: Vec<Vec<Command>> = Vec::new();
-    for task in tasks {
-        let mut ended = Vec::new();
-        for command in task.await.expect("it ends") {
-            let end = fleet.api.ended(&command.id, Duration::from_secs(120)).await;
-            assert_eq!(end.state, "succeeded", "{end:#?}");
-            ended.push(end);
-        }
-        ends.push(ended);
-    }
-    let asked: usize = ends.iter().map(Vec::len).sum();
-    once_and_in_order(&restarted, &written, &ends);
-    let probes = probes.await.expect("it ends");
-    println!("{rounds} upgrades in {took:?}, {asked} commands");
-    accepted_in_time(&fleet.api, probes, upgrading_since).await;
-}
-
-/// By the engine's record and what processes wrote: nothing lost, doubled, out of order or overlapping.
-fn once_and_in_order(restarted: &[String], written: &[String], ends: &[Vec<Command>]) {
-    for (container, ended) in restarted.iter().zip(ends) {
-        assert_eq!(
-            engine::count(container, "restart"),
-            ended.len(),
-            "{container}"
-        );
-        assert_eq!(
-            engine::count(container, "start"),
-            ended.len() + 1,
-            "{container}"
-        );
-    }
-    for (container, ended) in written.iter().zip(&ends[restarted.len()..]) {
-        let log = docker_says(&["exec", container, "cat", "/tmp/log"]);
-        let mut lines: Vec<usize> = log.lines().map(|line| line.parse().unwrap()).collect();
-        lines.sort_unstable();
-        let wanted: Vec<usize> = (0..ended.len()).collect();
-        assert_eq!(lines, wanted, "{container}: each process ran exactly once");
-    }
-    // In order and without overlap: each began when the one before had been answered.
-    let held = restarted.len() + written.len();
-    for ended in ends[..restarted.len()].iter().chain([&ends[held]]) {
-        for pair in ended.windows(2) {
-            let at = |command: &Command, stage: &str| {
-                let found = command.timeline.iter().rfind(|s| s.stage == stage);
-                found.map(|s| s.at).expect("a stamp")
-            };
-            assert!(
-                at(&pair[1], "engine_called") >= at(&pair[0], "engine_answered"),
-                "{pair:#?}"
-            );
-        }
-    }
-}
-
-/// Every probe was accepted within 50 ms.
-async fn accepted_in_time(api: &Api, probes: Vec<Command>, upgrading_since: jiff::Timestamp) {
-    let (mut before, mut waits) = (Vec::new(), Vec::new());
-    for probe in probes {
-        let end = api.ended(&probe.id, IN_TIME).await;
-        assert_eq!(end.state, "succeeded", "{end:#?}");
-        let waited = stamp(&end, "delivered") - stamp(&end, "region_received");
-        let early = end
-            .timeline
-            .iter()
-            .any(|s| s.stage == "delivered" && s.at < upgrading_since);
-        if early { &mut before } else { &mut waits }.push(waited);
-    }
-    let longest = |waits: &mut Vec<f64>| {
-        waits.sort_by(f64::total_cmp);
-        waits.last().copied().unwrap_or_default()
-    };
-    let (without, with) = (longest(&mut before), longest(&mut waits));
-    println!(
-        "{} probes, accepted within {:.1} ms (half), \
-         {:.1} ms (99 of 100), {with:.1} ms (all); without an upgrade {without:.1} ms (all of {})",
-        waits.len(),
-        waits[waits.len() / 2],
-        waits[waits.len() * 99 / 100],
-        before.len(),
-    );
-    // Where other programs keep the processors busy, more than twice what that costs anyway is too much.
-    let bound = f64::max(50.0, 2.0 * without);
-    assert!(
-        with <= bound,
-        "a probe was accepted after {with} ms, {without} ms without an upgrade"
-    );
 }
 
 #[tokio::test]
@@ -478,121 +283,6 @@ async fn a_version_that_dies_on_trial_makes_room_for_the_one_before() {
     assert_eq!(status["returned"]["from"], "1.1.0", "{status}");
     let why = status["returned"]["why"].as_str().unwrap_or_default();
     assert!(why.contains("signal 9"), "{status}");
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Victim {
-    Old,
-    New,
-    Supervisor,
-}
-
-/// Kills somebody as soon as the supervisor is in that phase, with a slow stop, a queue behind it and an exec
-/// under way; then one instance owns the host, and every command has had its effect once.
-async fn killed_in(when: &str, victim: Victim) {
-    let versions = Versions::new();
-    let mut fleet = Fleet::start(options(&versions)).await;
-    let names = Names::new();
-    let (deaf, web) = (names.deaf("deaf", 3), names.polite("web"));
-    let old = fleet.hosts[0].agent_pid().await;
-    let package = versions.package("1.1.0");
-    let stopping = fleet.begin(stop(&deaf)).await;
-    let starting = fleet.begin(start(&deaf)).await;
-    let script = "echo once >> /tmp/log; sleep 4; echo end >> /tmp/log";
-    let running = fleet.begin(exec(&web, &["sh", "-c", script])).await;
-    fleet.api.reaches(&stopping.id, "running", IN_TIME).await;
-    fleet.api.reaches(&running.id, "running", IN_TIME).await;
-
-    let mut tool = versions
-        .upgrade_command(&fleet.hosts[0], &package)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the tool runs");
-    wait_for(when, IN_TIME, async || {
-        if phase(&fleet) == when {
-            Ok(())
-        } else {
-            Err(phase(&fleet))
-        }
-    })
-    .await;
-    match victim {
-        Victim::Supervisor => fleet.hosts[0].supervisor.start_again(),
-        Victim::Old => send(old, Signal::KILL),
-        Victim::New => {
-            let status = fleet.hosts[0].status().unwrap_or_default();
-            let all = status["instances"].as_array().cloned().unwrap_or_default();
-            let new = all.iter().filter_map(|one| one["pid"].as_u64());
-            let new = new
-                .map(|pid| u32::try_from(pid).unwrap())
-                .find(|pid| *pid != old);
-            send(new.expect("a candidate"), Signal::KILL);
-        }
-    }
-    let began = Instant::now();
-    let version = settled(&fleet, OWNED_AGAIN_WITHIN).await;
-    println!(
-        "{victim:?} in {when}: {version} after {:?}",
-        began.elapsed()
-    );
-    let _ = tool.kill();
-    let _ = tool.wait();
-
-    fleet.all_online().await;
-    for command in [&stopping, &starting, &running] {
-        let ended = fleet.api.ended(&command.id, IN_TIME).await;
-        assert_eq!(ended.state, "succeeded", "{victim:?} in {when}: {ended:#?}");
-    }
-    assert_eq!(
-        engine::count(&deaf, "stop"),
-        1,
-        "{:#?}",
-        engine::record(&deaf)
-    );
-    assert_eq!(
-        engine::count(&deaf, "start"),
-        2,
-        "{:#?}",
-        engine::record(&deaf)
-    );
-    assert_eq!(
-        docker_says(&["exec", &web, "cat", "/tmp/log"]),
-        "once\nend",
-        "{victim:?} in {when}"
-    );
-    fleet.done(restart(&web)).await;
-    assert_eq!(versions.linked("current"), settled(&fleet, IN_TIME).await);
-}
-
-#[tokio::test]
-async fn the_old_one_dies_while_the_new_one_proves_itself() {
-    killed_in("proving", Victim::Old).await;
-}
-
-#[tokio::test]
-async fn the_new_one_dies_while_it_proves_itself() {
-    killed_in("proving", Victim::New).await;
-}
-
-#[tokio::test]
-async fn the_supervisor_dies_while_a_version_proves_itself() {
-    killed_in("proving", Victim::Supervisor).await;
-}
-
-#[tokio::test]
-async fn the_old_one_dies_while_it_finishes_what_it_had_begun() {
-    killed_in("draining", Victim::Old).await;
-}
-
-#[tokio::test]
-async fn the_new_one_dies_while_the_old_one_finishes_and_the_old_one_takes_over_again() {
-    killed_in("draining", Victim::New).await;
-}
-
-#[tokio::test]
-async fn the_supervisor_dies_while_the_old_one_finishes() {
-    killed_in("draining", Victim::Supervisor).await;
 }
 
 /// The supervisor becomes the new version too, in the same process; its agents notice nothing.

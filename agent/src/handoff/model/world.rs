@@ -1,25 +1,25 @@
 //! The world of the model: processes, links, an engine and a server, between which everything may happen.
 
-use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::{Hash, Hasher};
+use std::hash::Hash;
 use std::time::Duration;
 
 use fairlead_protocol::CommandId;
 use fairlead_protocol::command::Lane;
 
-use super::super::decide::{Action, Decider, Event, Key, Phase, Times, Versions};
+use super::super::decide::{Action, Decider, Event, Key, Times, Versions};
 use super::super::role::Role;
+use super::steps::Step;
 use crate::executor::lanes::{Lanes, Manner};
 
-type Id = u8;
+pub(super) type Id = u8;
 
-fn wire(id: Id) -> CommandId {
+pub(super) fn wire(id: Id) -> CommandId {
     CommandId::from_bytes([id; 16])
 }
 
 #[derive(Debug, Clone, Hash)]
-enum Word {
+pub(super) enum Word {
     Yield(u64),
     Grant(u64, Option<Key>),
     Gone(Key),
@@ -27,7 +27,7 @@ enum Word {
 }
 
 #[derive(Debug, Clone, Hash)]
-enum Said {
+pub(super) enum Said {
     Proved,
     Yielded(u64),
     CommandsDone(u64),
@@ -35,91 +35,65 @@ enum Said {
 }
 
 #[derive(Debug, Clone)]
-struct Process {
+pub(super) struct Process {
     /// Who it is to its link; the executor's role follows, once it is known what another has under way.
-    standing: Role,
-    role: Role,
+    pub(super) standing: Role,
+    pub(super) role: Role,
     /// The grant that the executor has not heard of.
-    pending: Option<(u64, Option<Key>)>,
+    pub(super) pending: Option<(u64, Option<Key>)>,
     /// It is on its way to the server that this instance is the owner.
-    owns_said: bool,
-    frozen: bool,
-    lanes: Lanes,
-    acting: Option<Id>,
+    pub(super) owns_said: bool,
+    pub(super) frozen: bool,
+    pub(super) lanes: Lanes,
+    pub(super) acting: Option<Id>,
     /// What it knows to have ended.
-    ended: BTreeSet<Id>,
-    to_settle: BTreeSet<Id>,
-    hears: VecDeque<Word>,
-    says: VecDeque<Said>,
-    linked: bool,
+    pub(super) ended: BTreeSet<Id>,
+    pub(super) to_settle: BTreeSet<Id>,
+    pub(super) hears: VecDeque<Word>,
+    pub(super) says: VecDeque<Said>,
+    pub(super) linked: bool,
     /// From the server, in order, each meant for an epoch.
-    down: VecDeque<(Id, u64)>,
+    pub(super) down: VecDeque<(Id, u64)>,
     /// What came for an epoch that the executor has not heard of.
-    waiting: Vec<(Id, u64)>,
-    proved: bool,
-    yielded_to: u64,
-    done_said: bool,
+    pub(super) waiting: Vec<(Id, u64)>,
+    pub(super) proved: bool,
+    pub(super) yielded_to: u64,
+    pub(super) done_said: bool,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct World {
     /// How it came to this, for failures.
-    trail: Vec<Step>,
-    now: Duration,
-    decider: Decider,
-    processes: BTreeMap<Key, Process>,
+    pub(super) trail: Vec<Step>,
+    pub(super) now: Duration,
+    pub(super) decider: Decider,
+    pub(super) processes: BTreeMap<Key, Process>,
     /// What an instance that yielded wrote for the next: what it has under way.
-    shares: BTreeMap<Key, BTreeSet<Id>>,
+    pub(super) shares: BTreeMap<Key, BTreeSet<Id>>,
     /// Deaths that the supervisor has not noticed.
-    dead: BTreeSet<Key>,
+    pub(super) dead: BTreeSet<Key>,
     /// Who has begun what: the journals.
-    begun: BTreeMap<Id, Key>,
-    done: BTreeSet<Id>,
+    pub(super) begun: BTreeMap<Id, Key>,
+    pub(super) done: BTreeSet<Id>,
     /// What the engine is at, whoever asked.
-    engine: Option<Id>,
-    asked: Vec<Id>,
-    recorded: BTreeSet<Id>,
-    routes_to: Option<(Key, u64)>,
-    epoch_on_disk: u64,
-    granted: u64,
+    pub(super) engine: Option<Id>,
+    pub(super) asked: Vec<Id>,
+    pub(super) recorded: BTreeSet<Id>,
+    pub(super) routes_to: Option<(Key, u64)>,
+    pub(super) epoch_on_disk: u64,
+    pub(super) granted: u64,
     /// What may still go wrong.
-    commands: u8,
+    pub(super) commands: u8,
     pub(super) upgrades: u8,
-    crashes: u8,
-    freezes: u8,
-    cuts: u8,
-    full_disks: u8,
+    pub(super) crashes: u8,
+    pub(super) freezes: u8,
+    pub(super) cuts: u8,
+    pub(super) full_disks: u8,
     pub(super) early_ticks: u8,
 }
 
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Step {
-    Command,
-    Upgrade,
-    Crash(Key),
-    Freeze(Key),
-    Cut(Key),
-    Link(Key),
-    Notice(Key),
-    Hear(Key),
-    Say(Key),
-    Prove(Key),
-    /// The server hears who the owner is.
-    Own(Key),
-    /// The executor hears of a grant.
-    TakeOver(Key),
-    Take(Key),
-    Begin(Key),
-    End(Key),
-    Settle(Key),
-    Report(Key),
-    /// One that gave the host away and has nothing left goes.
-    Leave(Key),
-    Tick,
-}
-
 impl Process {
-    fn take(&mut self, id: Id, meant_for: u64) {
+    pub(super) fn take(&mut self, id: Id, meant_for: u64) {
         if self.role.takes(meant_for) {
             if !self.ended.contains(&id) {
                 self.lanes.accept(wire(id), Lane::Host, Manner::Changes);
@@ -173,14 +147,14 @@ impl World {
         world
     }
 
-    fn decide(&mut self, event: Event) {
+    pub(super) fn decide(&mut self, event: Event) {
         let actions = self.decider.on(self.now, event);
         for action in actions {
             self.perform(action);
         }
     }
 
-    fn spawn(&mut self, key: Key, role: Role) {
+    pub(super) fn spawn(&mut self, key: Key, role: Role) {
         // An owner's start reads the journals of the dead: what they had begun is settled first.
         let mut process = Process {
             standing: role,
@@ -208,7 +182,7 @@ impl World {
     }
 
     /// What the dead had begun is to be settled, and what has ended is known.
-    fn read_journals(&self, process: &mut Process) {
+    pub(super) fn read_journals(&self, process: &mut Process) {
         process.ended.extend(&self.done);
         for (id, by) in &self.begun {
             if !self.processes.contains_key(by) && !self.done.contains(id) {
@@ -219,7 +193,7 @@ impl World {
         }
     }
 
-    fn perform(&mut self, action: Action) {
+    pub(super) fn perform(&mut self, action: Action) {
         match action {
             Action::StartOwner { key, epoch, .. } => {
                 assert!(epoch > self.granted, "an epoch is granted once");
@@ -257,31 +231,31 @@ impl World {
         }
     }
 
-    fn tell(&mut self, key: Key, word: Word) {
+    pub(super) fn tell(&mut self, key: Key, word: Word) {
         if let Some(process) = self.processes.get_mut(&key) {
             process.hears.push_back(word);
         }
     }
 
-    fn process(&mut self, key: Key) -> &mut Process {
+    pub(super) fn process(&mut self, key: Key) -> &mut Process {
         self.processes.get_mut(&key).unwrap()
     }
 
-    fn die(&mut self, key: Key) {
+    pub(super) fn die(&mut self, key: Key) {
         if self.processes.remove(&key).is_some() {
             self.dead.insert(key);
             self.unroute(key);
         }
     }
 
-    fn unroute(&mut self, key: Key) {
+    pub(super) fn unroute(&mut self, key: Key) {
         if self.routes_to.is_some_and(|(to, _)| to == key) {
             self.routes_to = None;
         }
     }
 
     /// The server sends all that is open to whoever owns the host, if the epoch is not an old one.
-    fn own(&mut self, key: Key) {
+    pub(super) fn own(&mut self, key: Key) {
         let process = &self.processes[&key];
         let Role::Owner(epoch) = process.standing else {
             return;
@@ -299,12 +273,12 @@ impl World {
         self.process(key).down.extend(open);
     }
 
-    fn link(&mut self, key: Key) {
+    pub(super) fn link(&mut self, key: Key) {
         self.process(key).linked = true;
         self.own(key);
     }
 
-    fn hear(&mut self, key: Key) {
+    pub(super) fn hear(&mut self, key: Key) {
         let word = self.process(key).hears.pop_front().unwrap();
         match word {
             Word::Yield(epoch) => {
@@ -349,7 +323,7 @@ impl World {
     }
 
     /// The executor hears of the grant, and what the one before has under way.
-    fn take_over(&mut self, key: Key) {
+    pub(super) fn take_over(&mut self, key: Key) {
         let (done, shares) = (self.done.clone(), self.shares.clone());
         let process = self.process(key);
         let (epoch, from) = process.pending.take().unwrap();
@@ -367,7 +341,7 @@ impl World {
         }
     }
 
-    fn maybe_done(&mut self, key: Key) {
+    pub(super) fn maybe_done(&mut self, key: Key) {
         let process = self.process(key);
         if !process.role.owns() && process.lanes.is_empty() && !process.done_said {
             process.done_said = true;
@@ -377,7 +351,7 @@ impl World {
         }
     }
 
-    fn say(&mut self, key: Key) {
+    pub(super) fn say(&mut self, key: Key) {
         match self.process(key).says.pop_front().unwrap() {
             Said::Proved => self.decide(Event::Proved(key)),
             Said::Yielded(epoch) => self.decide(Event::Yielded(key, epoch)),
@@ -390,7 +364,7 @@ impl World {
         }
     }
 
-    fn ended(&mut self, key: Key, id: Id) {
+    pub(super) fn ended(&mut self, key: Key, id: Id) {
         self.engine = None;
         self.done.insert(id);
         let process = self.process(key);
@@ -402,262 +376,5 @@ impl World {
             process.says.push_back(Said::Released(id));
         }
         self.maybe_done(key);
-    }
-
-    pub(super) fn step(&mut self, step: Step) {
-        self.trail.push(step);
-        match step {
-            Step::Command => {
-                self.commands -= 1;
-                let id = u8::try_from(self.asked.len()).unwrap();
-                self.asked.push(id);
-                if let Some((key, epoch)) = self.routes_to {
-                    self.process(key).down.push_back((id, epoch));
-                }
-            }
-            Step::Upgrade => {
-                self.upgrades -= 1;
-                self.decide(Event::Upgrade((9 - self.upgrades).to_string()));
-            }
-            Step::Crash(key) => {
-                self.crashes -= 1;
-                self.die(key);
-            }
-            Step::Freeze(key) => {
-                self.freezes -= 1;
-                self.process(key).frozen = true;
-            }
-            Step::Cut(key) => {
-                self.cuts -= 1;
-                let process = self.process(key);
-                process.linked = false;
-                process.down.clear();
-                process.owns_said = false;
-                self.unroute(key);
-            }
-            Step::Link(key) => self.link(key),
-            Step::Notice(key) => {
-                self.dead.remove(&key);
-                self.decide(Event::Ended {
-                    key,
-                    how: "died".to_owned(),
-                    needs_help: false,
-                });
-            }
-            Step::Hear(key) => self.hear(key),
-            Step::Say(key) => self.say(key),
-            Step::Prove(key) => {
-                let process = self.process(key);
-                process.proved = true;
-                process.says.push_back(Said::Proved);
-            }
-            Step::Own(key) => {
-                self.process(key).owns_said = false;
-                self.own(key);
-            }
-            Step::TakeOver(key) => self.take_over(key),
-            Step::Take(key) => {
-                let process = self.process(key);
-                let (id, meant_for) = process.down.pop_front().unwrap();
-                process.take(id, meant_for);
-            }
-            Step::Begin(key) => {
-                assert!(
-                    self.engine.is_none(),
-                    "two act on one lane: {:?}",
-                    self.trail
-                );
-                let process = self.process(key);
-                let begun = process.lanes.begin();
-                assert_eq!(begun.len(), 1);
-                let id = begun[0].as_bytes()[0];
-                process.acting = Some(id);
-                let before = self.begun.insert(id, key);
-                assert_eq!(before, None, "command {id} begins twice");
-                let first_open = self.asked.iter().find(|id| !self.done.contains(id));
-                assert_eq!(first_open, Some(&id), "out of order: {:?}", self.trail);
-                self.engine = Some(id);
-            }
-            Step::End(key) => {
-                let id = self.process(key).acting.unwrap();
-                self.ended(key, id);
-            }
-            Step::Settle(key) => {
-                let id = *self.process(key).to_settle.first().unwrap();
-                self.begun.insert(id, key);
-                self.ended(key, id);
-            }
-            Step::Report(key) => {
-                let known = self.process(key).ended.clone();
-                self.recorded.extend(known);
-            }
-            Step::Leave(key) => self.die(key),
-            Step::Tick => {
-                self.early_ticks = self.early_ticks.saturating_sub(1);
-                let dt = self.next_tick().unwrap();
-                self.pass(dt);
-            }
-        }
-    }
-
-    fn pass(&mut self, dt: Duration) {
-        self.now += dt;
-        let alive: Vec<Key> = self
-            .processes
-            .iter()
-            .filter(|(_, process)| !process.frozen)
-            .map(|(key, _)| *key)
-            .collect();
-        for key in alive {
-            self.decide(Event::Heard(key));
-        }
-        self.decide(Event::Tick);
-    }
-
-    /// How long it takes until time alone makes the supervisor do something.
-    fn next_tick(&self) -> Option<Duration> {
-        [1, 200, 400, 800, 1600, 2000, 5000, 30_000, 60_000]
-            .map(Duration::from_millis)
-            .into_iter()
-            .find(|dt| {
-                let mut decider = self.decider.clone();
-                for (key, process) in &self.processes {
-                    if !process.frozen {
-                        decider.on(self.now + *dt, Event::Heard(*key));
-                    }
-                }
-                !decider.on(self.now + *dt, Event::Tick).is_empty()
-            })
-    }
-
-    pub(super) fn steps(&self) -> Vec<Step> {
-        let mut steps = Vec::new();
-        if self.commands > 0 {
-            steps.push(Step::Command);
-        }
-        if self.upgrades > 0 {
-            steps.push(Step::Upgrade);
-        }
-        steps.extend(self.dead.iter().map(|key| Step::Notice(*key)));
-        for (&key, process) in &self.processes {
-            if self.crashes > 0 {
-                steps.push(Step::Crash(key));
-            }
-            if !process.says.is_empty() {
-                steps.push(Step::Say(key));
-            }
-            if process.frozen {
-                continue;
-            }
-            if self.freezes > 0 {
-                steps.push(Step::Freeze(key));
-            }
-            if self.cuts > 0 && process.linked {
-                steps.push(Step::Cut(key));
-            }
-            if !process.linked {
-                steps.push(Step::Link(key));
-            }
-            if process.linked && process.owns_said {
-                steps.push(Step::Own(key));
-            }
-            // What a word brings about is done before the next one is heard.
-            if process.pending.is_some() {
-                steps.push(Step::TakeOver(key));
-            } else if !process.hears.is_empty() {
-                steps.push(Step::Hear(key));
-            }
-            if process.linked && process.role == Role::Standby && !process.proved {
-                steps.push(Step::Prove(key));
-            }
-            if !process.down.is_empty() {
-                steps.push(Step::Take(key));
-            }
-            if process.acting.is_some() {
-                steps.push(Step::End(key));
-            } else if process.role.owns() && !process.lanes.clone().begin().is_empty() {
-                steps.push(Step::Begin(key));
-            }
-            if !process.to_settle.is_empty() {
-                steps.push(Step::Settle(key));
-            }
-            let reported = process.ended.iter().all(|id| self.recorded.contains(id));
-            if process.done_said && !process.role.owns() && process.says.is_empty() && reported {
-                steps.push(Step::Leave(key));
-            }
-            if process.linked && process.ended.iter().any(|id| !self.recorded.contains(id)) {
-                steps.push(Step::Report(key));
-            }
-        }
-        if (steps.is_empty() || self.early_ticks > 0) && self.next_tick().is_some() {
-            steps.push(Step::Tick);
-        }
-        steps
-    }
-
-    pub(super) fn check(&self) {
-        let owners = self.processes.values().filter(|p| p.role.owns()).count();
-        assert!(owners <= 1, "{owners} own the host: {:?}", self.trail);
-        let acting = self.processes.values().filter(|p| p.acting.is_some());
-        assert!(acting.count() <= 1, "two act on one lane: {:?}", self.trail);
-    }
-
-    /// Nothing more happens by itself.
-    pub(super) fn check_end(&self) {
-        let Phase::Steady { owner } = *self.decider.phase() else {
-            panic!("it ends in {:?}: {:?}", self.decider.phase(), self.trail);
-        };
-        let process = &self.processes[&owner];
-        if process.frozen {
-            // A version that is not on trial may be silent: the machine may be busy.
-            assert_eq!(self.decider.versions().tries_left, None);
-            return;
-        }
-        let Role::Owner(epoch) = process.role else {
-            panic!("the owner does not know it");
-        };
-        assert_eq!(self.routes_to, Some((owner, epoch)), "{:?}", self.trail);
-        let all: BTreeSet<Id> = self.asked.iter().copied().collect();
-        assert_eq!(self.done, all, "not all was carried out: {:?}", self.trail);
-        assert_eq!(
-            self.recorded, all,
-            "the server does not know: {:?}",
-            self.trail
-        );
-    }
-
-    pub(super) fn fingerprint(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.decider.hash(&mut hasher);
-        (self.now, &self.shares, &self.dead, &self.begun, &self.done).hash(&mut hasher);
-        (self.engine, &self.asked, &self.recorded, self.routes_to).hash(&mut hasher);
-        (self.commands, self.upgrades, self.crashes, self.freezes).hash(&mut hasher);
-        (self.cuts, self.full_disks, self.early_ticks).hash(&mut hasher);
-        for (key, process) in &self.processes {
-            (key, process.role, process.frozen, process.acting).hash(&mut hasher);
-            (process.standing, process.pending, process.owns_said).hash(&mut hasher);
-            (
-                &process.ended,
-                &process.to_settle,
-                &process.hears,
-                &process.says,
-            )
-                .hash(&mut hasher);
-            (
-                process.linked,
-                &process.down,
-                &process.waiting,
-                process.proved,
-                process.yielded_to,
-                process.done_said,
-            )
-                .hash(&mut hasher);
-            for id in 0..4 {
-                let lanes = &process.lanes;
-                let at = wire(id);
-                (lanes.holds(at), lanes.is_running(at), lanes.waits_for(at)).hash(&mut hasher);
-            }
-        }
-        hasher.finish()
     }
 }
