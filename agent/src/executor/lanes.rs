@@ -29,6 +29,8 @@ struct Place {
     id: CommandId,
     manner: Manner,
     running: bool,
+    /// In another instance.
+    elsewhere: bool,
 }
 
 /// Every command that has been accepted and has not finished.
@@ -70,11 +72,13 @@ impl Lanes {
                 id,
                 manner,
                 running: false,
+                elsewhere: false,
             },
         );
     }
 
-    /// A command that another instance has begun: it holds its place until it has finished there.
+    /// A command that another instance has begun: it holds its place until it has finished there. How many
+    /// may run side by side here it does not change.
     pub fn accept_running(&mut self, id: CommandId, lane: Lane, manner: Manner) {
         self.accept(id, lane, manner);
         if let Some((lane, place)) = self.at.get(&id)
@@ -85,7 +89,7 @@ impl Lanes {
             && !found.running
         {
             found.running = true;
-            self.running += 1;
+            found.elsewhere = true;
         }
     }
 
@@ -97,6 +101,7 @@ impl Lanes {
                 .get_mut(lane)
                 .and_then(|places| places.get_mut(place))
             && std::mem::take(&mut found.running)
+            && !std::mem::take(&mut found.elsewhere)
         {
             self.running -= 1;
         }
@@ -152,7 +157,8 @@ impl Lanes {
             return;
         };
         if let Some(places) = self.lanes.get_mut(&lane) {
-            if places.remove(&place).is_some_and(|found| found.running) {
+            let counted = |found: Place| found.running && !found.elsewhere;
+            if places.remove(&place).is_some_and(counted) {
                 self.running -= 1;
             }
             if places.is_empty() {
@@ -290,6 +296,17 @@ mod tests {
         lanes.finish(id(3));
         assert!(lanes.is_empty());
         assert_eq!(lanes.running, 0);
+
+        let mut lanes = Lanes::new(1);
+        lanes.accept_running(id(1), lane(1), Manner::Changes);
+        lanes.accept(id(2), lane(2), Manner::Changes);
+        assert_eq!(
+            lanes.begin(),
+            [id(2)],
+            "what runs elsewhere leaves room here"
+        );
+        lanes.finish(id(1));
+        assert_eq!(lanes.running, 1);
     }
 
     #[test]

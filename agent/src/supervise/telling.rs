@@ -1,8 +1,9 @@
 //! How the agent on this host is, for other programs of this machine.
 
-use std::io;
-
-use fairlead_daemon::files;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use super::host::Host;
 use crate::handoff::decide::{Key, Phase};
@@ -68,10 +69,24 @@ impl Host<'_> {
         }
         let written = serde_json::to_vec(&status)
             .map_err(io::Error::from)
-            .and_then(|text| files::replace(&self.state_dir.join("status.json"), &text));
+            .and_then(|text| replace_quickly(&self.state_dir.join("status.json"), &text));
         match written {
             Ok(()) => self.said = Some(status),
             Err(error) => tracing::warn!(%error, "status could not be written"),
         }
     }
+}
+
+/// Whole, for whoever reads it while the machine runs. After that it says nothing to anybody, so no disk is
+/// waited for: instances wait for this process.
+fn replace_quickly(path: &Path, text: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?;
+    file.write_all(text)?;
+    std::fs::rename(beside, path)
 }
