@@ -143,6 +143,12 @@ impl Link {
         if known.is_some_and(|row| epoch < row.epoch) {
             return Err("it claims the host with an epoch that is over".to_owned());
         }
+        let again = epoch == self.entry.epoch && region.registry.holds(host, self.connection);
+        if again {
+            // An instance beside it is gone, and with it what it was to say. Nothing was given to another.
+            let sent = self.send_open_commands(socket).await;
+            return sent.map_err(|error| error.to_string());
+        }
         if !region.registry.own(host, self.connection, epoch) {
             tracing::warn!(%host, epoch, "an older grant of ownership was passed over");
             return Ok(());
