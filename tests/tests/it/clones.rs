@@ -24,7 +24,8 @@ fn copy_dir(from: &Path, to: &Path) {
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             copy_dir(&entry.path(), &target);
-        } else {
+        } else if entry.file_type().unwrap().is_file() {
+            // Sockets are made anew.
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
