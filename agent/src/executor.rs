@@ -27,6 +27,7 @@ mod fleeting;
 mod job;
 mod outcome;
 mod settle;
+mod terminal;
 mod task;
 mod turn;
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use fairlead_api::server::{Limits, serve};
+use fairlead_api::server::{Limits, Peer, serve};
 use fairlead_api::{Options, router};
 use fairlead_daemon::arrivals::ListenError;
 use fairlead_daemon::clock::Clock;
@@ -15,9 +15,12 @@ use fairlead_identity::{random, tls};
 use fairlead_link::accept::Acceptor;
 use fairlead_protocol::HostId;
 use fairlead_store::{Store, StoreError};
+use fairlead_webssh::recording::file::Recordings;
+use fairlead_webssh::{Origins, page, socket};
 
 use crate::authority::{CaError, CertificateAuthority};
 use crate::backend::live::Live;
+use crate::backend::terminals::Desk;
 use crate::backend::{ControllerBackend, Parts};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
@@ -36,6 +39,8 @@ const HOUSEKEEP_EVERY: Duration = Duration::from_secs(2);
 /// While nothing can be written, every so many rounds it is tried.
 const PROBE_EVERY_ROUNDS: u32 = 5;
 
+/// Recordings of terminals, below the data directory.
+const RECORDINGS_DIR: &str = "recordings";
 /// How often it is asked whether the command key needs its next certificate.
 const LOOK_AT_COMMAND_KEY_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -72,6 +77,9 @@ pub enum AppError {
     /// Nor do those for https.
     #[error(transparent)]
     WebCertificate(#[from] WebCertificateError),
+    /// Recordings have no place.
+    #[error("cannot use the directory of recordings: {0}")]
+    Recordings(#[source] std::io::Error),
     /// The public address makes no sense.
     #[error("--public-url {0} is not an https address")]
     PublicUrl(String),
@@ -136,12 +144,21 @@ impl App {
         let for_packages = clock.clone();
         let packages = config.data_dir.join(packages::DIR);
         let packages = Packages::new(&packages, move || for_packages.now_us());
+        let signing = Arc::clone(&authority);
+        let addresses = std::iter::once(&config.public_url).chain(&config.browser_origins);
+        let desk = Desk::new(
+            move || signing.signer(),
+            Origins::new(addresses.map(String::as_str)),
+            Recordings::open(&config.data_dir.join(RECORDINGS_DIR))
+                .map_err(AppError::Recordings)?,
+        );
         let backend = ControllerBackend::new(Parts {
             store: store.clone(),
             fleet: Arc::clone(&fleet),
             dispatch: Arc::<Dispatch>::clone(&dispatch),
             feed: Arc::clone(&feed),
             live: Arc::new(Live::new()),
+            desk,
             metrics: Arc::clone(&metrics),
             setup,
             clock: clock.clone(),
@@ -189,8 +206,11 @@ impl App {
             event_streams_per_token_max: EVENT_STREAMS_PER_TOKEN_MAX,
             watches_per_token_max: WATCHES_PER_TOKEN_MAX,
         };
+        let terminals = self.backend.terminals_of(shutdown.clone());
         let router = router(Arc::<ControllerBackend>::clone(&self.backend), options)
-            .merge(self.packages.router());
+            .merge(self.packages.router())
+            .merge(page::router())
+            .merge(socket::router(Arc::clone(&terminals), Peer::of));
         let (web, uplinks, taking) = self.doors.split(shutdown.clone());
         let dispatch = Arc::clone(&self.centre.dispatch);
         let store = self.centre.store.clone();

@@ -41,6 +41,13 @@ pub struct Config {
     /// Its private key (PEM).
     #[arg(long, env = "FAIRLEAD_WEB_KEY", requires = "web_certificate")]
     pub web_key: Option<PathBuf>,
+    /// Other origins (`https://HOST[:PORT]`) whose pages may open terminals; that of `--public-url` always may.
+    #[arg(
+        long = "browser-origin",
+        env = "FAIRLEAD_BROWSER_ORIGINS",
+        value_delimiter = ','
+    )]
+    pub browser_origins: Vec<String>,
     /// The installation's domain, in every certificate; fixed at the first start.
     #[arg(long, env = "FAIRLEAD_DOMAIN", default_value = "fairlead.internal")]
     pub domain: String,

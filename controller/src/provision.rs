@@ -181,6 +181,7 @@ mod tests {
                 front_socket: None,
                 web_certificate: None,
                 web_key: None,
+                browser_origins: Vec::new(),
                 domain: "fairlead.internal".to_owned(),
             },
             region: "local".to_owned(),

@@ -12,6 +12,7 @@
 //! | `authority` | making roots, intermediates and leaves |
 //! | `token` | `FL1…` join tokens and `FA1…` API tokens |
 //! | `signing` | signing commands, and verifying them on the host |
+//! | `ticket` | permission to open one terminal once |
 //! | `package` | manifests of packaged versions, and the keys that sign them |
 
 pub mod digest;
@@ -22,6 +23,7 @@ pub mod tls;
 pub mod authority;
 pub mod token;
 pub mod signing;
+pub mod ticket;
 pub mod package;
 
 pub use chain::{Identity, Root};

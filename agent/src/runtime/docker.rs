@@ -34,6 +34,7 @@ use listing::Cache;
 use transport::{Engine, query_value, within};
 
 mod transport;
+mod processes;
 pub(crate) mod errors;
 mod answers;
 mod listing;
@@ -395,6 +396,16 @@ impl ContainerRuntime for DockerRuntime {
             }) => Ok(ExecState::Forgotten),
             Err(error) => Err(runtime_error(error, Subject::Exec)),
         }
+    }
+
+    async fn exec_end(&self, exec: &str, marker: &str) -> Result<(), RuntimeError> {
+        let id = exec_id(exec)?;
+        let leader = within(ENGINE_QUESTION_TIMEOUT, self.client.inspect_exec(id))
+            .await
+            .ok()
+            .and_then(|inspected| u32::try_from(inspected.pid?).ok());
+        processes::end(leader, marker).await;
+        Ok(())
     }
 
     async fn exec_resize(&self, exec: &str, columns: u16, rows: u16) -> Result<(), RuntimeError> {

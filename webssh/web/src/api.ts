@@ -1,0 +1,71 @@
+// The API, as far as this page needs it. The token is kept for this tab alone, and never in a URL.
+
+const KEY = "fairlead.token";
+
+export interface Ticket {
+  session: string;
+  ticket: string;
+  socket: string;
+  origin: string;
+  host: string;
+  container: string;
+}
+
+export interface Container {
+  host: string;
+  name: string;
+  id: string;
+  image: string;
+  state: string;
+  project: string;
+}
+
+export class Refusal extends Error {
+  constructor(
+    readonly status: number,
+    readonly code: string,
+    message: string,
+    readonly hint: string,
+  ) {
+    super(message);
+  }
+}
+
+export function token(): string | null {
+  return sessionStorage.getItem(KEY);
+}
+
+export function keep(token: string | null): void {
+  if (token === null) sessionStorage.removeItem(KEY);
+  else sessionStorage.setItem(KEY, token);
+}
+
+async function ask<T>(method: string, path: string, body?: unknown): Promise<T> {
+  const headers: Record<string, string> = { authorization: `Bearer ${token() ?? ""}` };
+  if (body !== undefined) headers["content-type"] = "application/json";
+  const answer = await fetch(`/api/v1/${path}`, {
+    method,
+    headers,
+    credentials: "omit",
+    cache: "no-store",
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+  const text = await answer.text();
+  if (answer.ok) return JSON.parse(text) as T;
+  let error = { code: "", message: `the server answered with HTTP ${answer.status}`, hint: "" };
+  try {
+    error = { ...error, ...JSON.parse(text).error };
+  } catch {
+    // No explanation came; the status has to do.
+  }
+  throw new Refusal(answer.status, error.code, error.message, error.hint);
+}
+
+export const whoami = () => ask<{ name: string; permissions: string[] }>("GET", "whoami");
+export const containers = () => ask<Container[]>("GET", "containers");
+export const open = (host: string, container: string, columns: number, rows: number) =>
+  ask<Ticket>("POST", "terminals", { host, container, columns, rows });
+export const again = (session: string) =>
+  ask<Ticket>("POST", `terminals/${encodeURIComponent(session)}/ticket`, {});
+export const end = (session: string) =>
+  ask<unknown>("DELETE", `terminals/${encodeURIComponent(session)}`);
