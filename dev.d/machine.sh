@@ -56,6 +56,10 @@ missing_packages() {
             has "$missing_tool" || say "$missing_tool some tests of the installer's script"
         done
     fi
+    if [ "$2" = test ]; then
+        has node || say "nodejs the terminal page's bundle, which lint compares with its sources"
+        has npm || say "npm its packages, as webssh/web/package-lock.json has them"
+    fi
     [ "$1" = docker ] || return 0
     if ! engine_answers && ! has dockerd; then
         say "docker.io Docker Engine, to run containers"

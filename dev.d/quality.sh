@@ -102,6 +102,11 @@ lint() {
     else
         note "  clippy is not here: rustup component add clippy"
     fi
+    if page_tools; then
+        lint_step "terminal page" same_page
+    else
+        note "  node and npm are not here: the terminal page's bundle is not compared with its sources"
+    fi
     lint_step "one TLS provider" no_ring
     lint_step "names in dev.d" no_name_twice
     if has shellcheck; then
@@ -118,6 +123,27 @@ lint() {
     fi
     return "$lint_code"
 }
+
+# Node, and the page's packages as its lock file has them.
+page_tools() {
+    has node && has npm || return 1
+    [ webssh/web/node_modules/.package-lock.json -nt webssh/web/package-lock.json ] ||
+        (cd webssh/web && npm ci --no-audit --no-fund --ignore-scripts >/dev/null 2>&1)
+}
+
+# The bundle in the repository is what its sources give.
+same_page() (
+    cd webssh/web || exit
+    cp -r dist "$STATE/page-before.$$"
+    npx --no-install tsc --noEmit && npm run --silent build >/dev/null 2>&1
+    same_page_code=$?
+    diff -rq dist "$STATE/page-before.$$" >&2 || {
+        note "webssh/web/dist was not what its sources give; it is now: commit it"
+        same_page_code=1
+    }
+    rm -rf "$STATE/page-before.$$"
+    exit "$same_page_code"
+)
 
 # All parts of ./dev share one shell: of two functions with one name the first would be gone.
 no_name_twice() {

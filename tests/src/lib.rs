@@ -32,4 +32,5 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod stream;
+pub mod terminal;
 pub mod wait;

@@ -24,6 +24,7 @@ mod installer;
 mod hosts;
 mod line;
 mod lanes;
+mod terminal;
 mod liar;
 mod one_process;
 mod readiness;
