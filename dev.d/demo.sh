@@ -104,6 +104,24 @@ wait_until_ready() {
     done
 }
 
+# offer_packages DIR: packs the programs at hand, so that `fairlead host add` has something to offer. The
+# key is thrown away at once; nobody outside this demo is to believe it.
+offer_packages() {
+    offer_work="$1.packages"
+    offer_target="linux-$(uname -m)"
+    rm -rf "$offer_work"
+    mkdir -p "$offer_work/programs/$offer_target"
+    for offer_program in fairlead fairlead-agent fairlead-access-server fairlead-controller; do
+        cp "$BIN/$offer_program" "$offer_work/programs/$offer_target/" || return 1
+    done
+    cargo metadata --locked --format-version 1 >"$offer_work/metadata.json" 2>/dev/null &&
+        "$BIN/fairlead-packer" keygen --out "$offer_work/key.pem" >/dev/null &&
+        "$BIN/fairlead-packer" pack --programs "$offer_work/programs" --targets "$offer_target" \
+            --version 0.0.1 --installer "$ROOT/installer/install.sh" --metadata "$offer_work/metadata.json" \
+            --key "$offer_work/key.pem" --out "$1/controller/packages" >/dev/null || return 1
+    rm -rf "$offer_work"
+}
+
 # stop_fairlead DIR: asks the keeper, which stops the four; then whatever is still there by its pid.
 stop_fairlead() {
     [ -n "${KEEPER:-}" ] || return 0

@@ -92,6 +92,13 @@ missing_package_tools() {
             say "rust-std for $missing_triple (rustup target add)"
         fi
     done
+    if has_apt; then
+        for missing_target in $(package_list); do
+            missing_runner=$(package_runner "$missing_target")
+            [ -z "$missing_runner" ] || has "$missing_runner" ||
+                say "qemu-user (apt-get install), to start the programs for $missing_target"
+        done
+    fi
     if ! has_package_tools; then
         has_venv || say "python3-venv (apt-get install), to fetch the next"
         say "$PACKAGE_PIP into .dev/package-tools (pip), to link for other machines"
@@ -112,12 +119,32 @@ ensure_package_tools() {
         printf '%s\n' "$ensure_list" | sed 's/^/  /' >&2
         [ "$1" = yes ] || agreed "install them?" package || die "nothing installed"
         add_rust_targets
+        case $ensure_list in
+            *qemu-user*) install_package_runner ;;
+        esac
         has_package_tools || install_package_tools
     fi
     PATH="$PACKAGE_TOOLS/bin:$PATH"
     ZIG_GLOBAL_CACHE_DIR="$STATE/zig"
     CARGO_ZIGBUILD_CACHE_DIR="$STATE/zig-wrappers"
     export PATH ZIG_GLOBAL_CACHE_DIR CARGO_ZIGBUILD_CACHE_DIR
+}
+
+# What starts the programs for a target here; nothing where they start by themselves.
+package_runner() {
+    [ "$1" = "linux-$(uname -m)" ] || say "qemu-${1#linux-}"
+}
+
+install_package_runner() {
+    can_be_root || {
+        warn "qemu-user is missing, and this needs root or sudo without a password: not all programs will be started"
+        return 0
+    }
+    working "apt-get update" as_root apt-get update
+    working "apt-get install qemu-user" \
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends qemu-user ||
+        die "qemu-user could not be installed"
+    say qemu-user >>"$STATE/installed"
 }
 
 add_rust_targets() {
@@ -244,29 +271,44 @@ pack_programs() {
         --out "$pack_out" "$@" || die "nothing was packed"
 }
 
-# The programs start where they can, say their version, and the agent is small enough.
+# The programs start, say their version, and make a key; the agent is small enough.
 try_programs() {
     for try_target in $(package_list); do
-        case $try_target-$(uname -m) in
-            linux-x86_64-x86_64 | linux-aarch64-aarch64) try_with= ;;
-            linux-aarch64-*) try_with=qemu-aarch64 ;;
-            *) try_with=none ;;
-        esac
+        try_with=$(package_runner "$try_target")
         if [ -n "$try_with" ] && ! has "$try_with"; then
-            note "  the programs for $try_target are not started: this is another machine (qemu-user would do)"
+            [ "$package_long" = no ] ||
+                die "the programs for $try_target cannot be started here: $try_with is missing (Debian: qemu-user)"
+            note "  the programs for $try_target are not started: $try_with is missing (Debian: qemu-user)"
             continue
         fi
         for try_program in fairlead fairlead-agent fairlead-access-server fairlead-controller; do
-            try_says=$($try_with "$package_out/$package_version/$try_program-$try_target" --version) ||
-                die "$try_program for $try_target does not start"
+            try_says=$(try_one "$try_program" --version) || die "$try_program for $try_target does not start"
             [ "$try_says" = "$try_program $package_version" ] ||
                 die "$try_program for $try_target says that it is '$try_says'"
         done
+        # A key made there is read here: its cryptography works too.
+        try_key="$PACKAGE_WORK/try-key.pem"
+        rm -f "$try_key"
+        try_says=$(try_one fairlead agent keygen --out "$try_key") || die "fairlead for $try_target makes no key"
+        [ "$try_says" = "$("$package_packer" public-key "$try_key")" ] ||
+            die "fairlead for $try_target made the key $try_says, and its file has another"
+        rm -f "$try_key"
         note "  the programs for $try_target start and say $package_version"
     done
     for try_target in $(package_list); do
-        try_bytes=$(wc -c <"$package_out/$package_version/fairlead-agent-$try_target")
-        [ "$try_bytes" -le "$AGENT_BYTES_MAX" ] ||
-            die "the agent for $try_target has $try_bytes bytes; it may have $AGENT_BYTES_MAX"
+        for try_program in fairlead-agent fairlead-access-server fairlead-controller fairlead; do
+            try_bytes=$(wc -c <"$package_out/$package_version/$try_program-$try_target")
+            say "size:     $((try_bytes)) bytes, $try_program-$try_target"
+            [ "$try_program" != fairlead-agent ] || [ "$try_bytes" -le "$AGENT_BYTES_MAX" ] ||
+                die "the agent for $try_target has $try_bytes bytes; it may have $AGENT_BYTES_MAX"
+        done
     done
+}
+
+# try_one PROGRAM ARGUMENTS…: of the target in try_target.
+try_one() {
+    try_file="$package_out/$package_version/$1-$try_target"
+    shift
+    # shellcheck disable=SC2086 # nothing, where no other program is needed to start it
+    $try_with "$try_file" "$@" </dev/null
 }

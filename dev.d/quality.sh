@@ -4,10 +4,16 @@
 verb_test() {
     test_agreed=no
     [ "${CI:-}" != true ] || test_agreed=yes
-    if [ "${1:-}" = --yes ]; then
-        test_agreed=yes
+    test_long=no
+    while :; do
+        case ${1:-} in
+            --yes) test_agreed=yes ;;
+            --long) test_long=yes ;;
+            *) break ;;
+        esac
         shift
-    fi
+    done
+    [ "$test_long" = no ] || [ $# -eq 0 ] || usage_error "test --long runs everything and takes no arguments for cargo"
     need_rust
     ensure_packages docker test "$test_agreed"
     trap 'sweep_test_hosts; release_engine' EXIT
@@ -36,6 +42,7 @@ verb_test() {
         cargo test --no-fail-fast "$@" 2>&1 || echo "cargo test ended with code $?"
     } | tee "$test_log"
     [ "$*" != --workspace ] || walk_the_tour | tee -a "$test_log"
+    [ "$test_long" = no ] || long_forms | tee -a "$test_log"
     ! grep -q '^cargo test ended with code' "$test_log" || test_code=1
     sum_up "$test_log" || test_code=1
     exit "$test_code"
@@ -48,6 +55,21 @@ walk_the_tour() {
     else
         say "test result: FAILED. 0 passed; 1 failed; ./dev demo --check"
     fi
+}
+
+# What takes too long for every day: the packages built twice, which count as one test, then the tests
+# that are ignored otherwise, some of which start the programs of these packages.
+long_forms() {
+    long_yes=
+    [ "$test_agreed" = no ] || long_yes=--yes
+    # shellcheck disable=SC2086 # one word or none
+    if "$ROOT/dev" package --long $long_yes >&2; then
+        say "test result: ok. 1 passed; 0 failed; ./dev package --long"
+    else
+        say "test result: FAILED. 0 passed; 1 failed; ./dev package --long"
+    fi
+    FAIRLEAD_TEST_PACKAGES="$STATE/packages" \
+        cargo test --no-fail-fast --workspace -- --ignored long_ 2>&1 || say "cargo test ended with code $?"
 }
 
 # What is asked of another package only needs no test hosts.
@@ -209,6 +231,7 @@ verb_doctor() {
     doctor_line clippy "$(cargo clippy --version 2>/dev/null)" "rustup component add clippy"
     doctor_line shellcheck "$(shellcheck --version 2>/dev/null | sed -n 's/^version: //p')" "apt-get install shellcheck"
     doctor_line cargo-deny "$(cargo deny --version 2>/dev/null)" "cargo install --locked cargo-deny"
+    doctor_line qemu-user "$(qemu-aarch64 --version 2>/dev/null | head -n 1)" "apt-get install qemu-user (./dev package does)"
     doctor_line disk "$(df -h "$ROOT" | awk 'NR == 2 { print $4 " free" }')" ""
     if demo_runs; then
         doctor_line demo "runs, pid $(cat "$DEMO_PID_FILE")" ""

@@ -53,6 +53,7 @@ tour_steps() {
     step "a host that is away: expired, exit code 7" tour_expired
     step "wrong names and flags: exit codes 2, 3, 4" tour_wrong
     step "the host owner's policy refuses" tour_policy
+    step "host add: the line's own script and package make a second host; host rm ends it" tour_host_add
     step "audit: who did what" tour_audit
     step "rm: gone from the engine" tour_rm
     ! real || step "your own container was never touched" tour_own
@@ -380,6 +381,42 @@ tour_own() {
         "$(engine_field "$OWN" '{{.Id}} {{.State.StartedAt}} {{.State.Pid}} {{.RestartCount}}')" "$OWN_BEFORE"
 }
 
+# The line as it is printed, into a tree of its own, so that nothing of this machine changes.
+tour_host_add() {
+    if [ "$(uname -s)" != Linux ] || ! has curl || ! [ -x "$BIN/fairlead-packer" ]; then
+        SKIPPED="it takes Linux, curl and the packer"
+        return 0
+    fi
+    offer_packages "$TOUR_DIR" || {
+        wrong "the programs could not be packed"
+        return 0
+    }
+    cli host add --no-wait
+    expect_code 0
+    expect_out '^curl -fsSLk --pinnedpubkey .sha256//'
+    [ -z "$WRONG" ] || return 0
+    add_tree="$TOUR_DIR.tmp/second"
+    mkdir -p "$add_tree/tmp"
+    add_said=$(sh -c "$OUT --root '$add_tree' --init none --host-name second" 2>&1) || {
+        wrong "the line failed: $add_said"
+        return 0
+    }
+    add_agent=$(find "$add_tree/opt/fairlead/versions" -name fairlead-agent -type f)
+    add_address=$(sed -n "s/^FAIRLEAD_ADDRESS=//p" "$add_tree/etc/fairlead/agent.env" | tr -d "'\"")
+    "$add_agent" supervise --state-dir "$add_tree/state" --engine simulated --host-name second \
+        --address "$add_address" --token-file "$add_tree/etc/fairlead/join-token" >"$add_tree/log" 2>&1 </dev/null &
+    second_supervisor=$!
+    wait_for 20 shows_second online || wrong "it is not a host: $(tail -n 3 "$add_tree/log")"
+    [ ! -e "$add_tree/etc/fairlead/join-token" ] || wrong "the used join token still lies there"
+    cli host rm second
+    expect_code 0
+    ! fairlead host ls 2>/dev/null | grep -q '^second .*online' || wrong "it is still a host"
+    kill -TERM "$second_supervisor" 2>/dev/null
+    wait "$second_supervisor" 2>/dev/null
+    second_supervisor=
+}
+shows_second() { fairlead host ls 2>/dev/null | grep -q "^second .*$1"; }
+
 tour_stop() {
     stop_pids="$(pid_of controller) $(pid_of access_server) $(pid_of supervisor) $(pid_of agent)"
     stop_fairlead "$TOUR_DIR"
@@ -396,6 +433,7 @@ tour_end() {
     stop_working
     # A supervisor that the step "expired" put to sleep must be able to end.
     [ -z "${expired_supervisor:-}" ] || kill -CONT "$expired_supervisor" 2>/dev/null
+    [ -z "${second_supervisor:-}" ] || kill -TERM "$second_supervisor" 2>/dev/null
     stop_fairlead "$TOUR_DIR"
     if real && engine_answers; then
         docker rm -f -v "$WEB" "$SLOW" "$OWN" >/dev/null 2>&1

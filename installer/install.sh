@@ -58,6 +58,10 @@ The servers (after \`server\`)
   --certificate FILE      https certificate (PEM chain) of a public CA; without it the
                           installation's own CA signs one, and its fingerprint is printed
   --certificate-key FILE  its private key (PEM)
+  --certificate acme      one that Let's Encrypt issues for the name, renewed by itself; it has
+                          to reach this machine at port 443 of the name
+  --acme-agree-tos        its terms of service are agreed to; needed for that
+  --acme-contact WHERE    where it may write to, for instance mailto:ops@example.com
 
 Where and how
   --prefix DIR            instead of /opt/fairlead                         FAIRLEAD_PREFIX
@@ -66,6 +70,7 @@ Where and how
   --no-start              install, start nothing
   --dry-run               say what would be done; change nothing
   --uninstall [--purge]   take it away again; --purge: all its data too
+  --forget                with --uninstall: the agent's data goes also when no server can be told
   --quiet                 say only what went wrong
 
 A proxy is taken from HTTPS_PROXY and NO_PROXY, and kept for the agent.
@@ -278,7 +283,7 @@ count_chars() {
     printf '%s' "${#1}"
 }
 
-# older A B: whether version A comes before B (numbers, then: a pre-release before its release).
+# older A B: whether version A comes before B (as semver has it; what follows a plus does not count).
 older() {
     older_a=${1%%[-+]*}
     older_b=${2%%[-+]*}
@@ -298,13 +303,42 @@ older() {
         [ "$older_x" -ge "$older_y" ] || return 0
         [ "$older_x" -le "$older_y" ] || return 1
     done
-    case $1 in
-    *-*) case $2 in
-        *-*) [ "$1" != "$2" ] && [ "$(printf '%s\n%s\n' "$1" "$2" | sort | head -n 1)" = "$1" ] ;;
-        *) return 0 ;;
-        esac ;;
+    older_a=${1%%+*}
+    older_b=${2%%+*}
+    case $older_a in
+    *-*) older_a=${older_a#*-} ;;
     *) return 1 ;;
     esac
+    case $older_b in
+    *-*) older_b=${older_b#*-} ;;
+    *) return 0 ;;
+    esac
+    # Pre-releases, part by part: numbers by their size, and before words; what begins the other, first.
+    while [ -n "$older_a" ] && [ -n "$older_b" ]; do
+        older_x=${older_a%%.*}
+        older_y=${older_b%%.*}
+        case $older_a in
+        *.*) older_a=${older_a#*.} ;;
+        *) older_a= ;;
+        esac
+        case $older_b in
+        *.*) older_b=${older_b#*.} ;;
+        *) older_b= ;;
+        esac
+        [ "$older_x" != "$older_y" ] || continue
+        case $older_x in
+        *[!0-9]*) case $older_y in
+            *[!0-9]*) [ "$(printf '%s\n%s\n' "$older_x" "$older_y" | LC_ALL=C sort | head -n 1)" = "$older_x" ] ;;
+            *) return 1 ;;
+            esac ;;
+        *) case $older_y in
+            *[!0-9]*) return 0 ;;
+            *) [ "$(leading_number "$older_x")" -lt "$(leading_number "$older_y")" ] ;;
+            esac ;;
+        esac
+        return
+    done
+    [ -z "$older_a" ] && [ -n "$older_b" ]
 }
 
 leading_number() {
@@ -959,30 +993,36 @@ can_verify() {
 
 verify_signature() {
     get "$version/manifest.sig" 8192 "$stage/manifest.sig" "the manifest's signature"
+    check_signed manifest "the manifest of $version"
+}
+
+# check_signed FILE WHAT: whether a key that is known here signed this file of the stage; the signatures
+# lie beside it, in FILE.sig.
+check_signed() {
     verify_known=no
     # shellcheck disable=SC2094 # in the loop it is only read
     while read -r sig_id sig_text sig_more; do
         if [ -n "${sig_more:-}" ] || ! only "$sig_id" '0-9a-f' || ! only "${sig_text:-}" 'A-Za-z0-9+/='; then
-            not_ours "$stage/manifest.sig" "the signature"
-            die 1 installer_signature "the manifest's signature cannot be read" "$(next_for_source)"
+            not_ours "$stage/$1.sig" "the signature"
+            die 1 installer_signature "the signature of $2 cannot be read" "$(next_for_source)"
         fi
         for key_one in $keys; do
             if [ "${key_one%%:*}" = "$sig_id" ]; then
                 verify_known=yes
-                if signed_by "${key_one#*:}" "$sig_id" "$sig_text"; then
+                if signed_by "${key_one#*:}" "$sig_id" "$sig_text" "$1"; then
                     return 0
                 fi
             fi
         done
-    done <"$stage/manifest.sig"
+    done <"$stage/$1.sig"
     if [ "$verify_known" = yes ]; then
-        die 1 installer_signature "the manifest of $version does not match its signature: it was changed after it was signed" "$(next_for_source)"
+        die 1 installer_signature "$2 does not match its signature: it was changed after it was signed" "$(next_for_source)"
     fi
-    die 1 installer_unknown_key "the manifest of $version is signed with a key that this script does not know" \
+    die 1 installer_unknown_key "$2 is signed with a key that this script does not know" \
         "get install.sh anew from your controller; use --key only if you know whose key it is"
 }
 
-# signed_by PUBLIC KEYID SIGNATURE
+# signed_by PUBLIC KEYID SIGNATURE FILE
 signed_by() {
     # The id is the key's own hash: one key cannot stand in under another's name.
     signed_id=$(printf '%s' "$1" | openssl base64 -d -A 2>/dev/null | sha256 | cut -c 1-16)
@@ -990,7 +1030,7 @@ signed_by() {
     # The fixed beginning says: an Ed25519 public key follows (RFC 8410).
     printf '%s\n' '-----BEGIN PUBLIC KEY-----' "MCowBQYDK2VwAyEA$1" '-----END PUBLIC KEY-----' >"$stage/key" || return 1
     printf '%s' "$3" | openssl base64 -d -A >"$stage/signature" 2>/dev/null || return 1
-    openssl pkeyutl -verify -pubin -inkey "$stage/key" -rawin -in "$stage/manifest" \
+    openssl pkeyutl -verify -pubin -inkey "$stage/key" -rawin -in "$stage/$4" \
         -sigfile "$stage/signature" >/dev/null 2>&1
 }
 
@@ -1283,6 +1323,10 @@ set_env() {
 $1='$2'"
 }
 
+drop_env() {
+    env_text=$(printf '%s\n' "$env_text" | grep -v "^$1=" || :)
+}
+
 write_env() {
     env_text=$(cat "$root$env_file" 2>/dev/null) || env_text=
     if [ -z "$env_text" ]; then
@@ -1398,16 +1442,18 @@ error_log=/var/log/fairlead-agent.log
 respawn_delay=1
 respawn_max=0
 retry=\"TERM/30/KILL/5\"
-rc_ulimit=\"-n 16384 -c 0\"
+rc_ulimit=\"-n 16384\"
 umask=077
 
+# Nothing is needed: it dials until it gets through, and there may be no service that is called net.
 depend() {
-    need net
-    use dns docker podman
+    use net dns docker podman
     after firewall
 }
 
 start_pre() {
+    # Here, because not every shell takes two kinds in rc_ulimit.
+    ulimit -c 0
     if [ -f $env_file ]; then
         set -a
         . $env_file
@@ -1787,14 +1833,14 @@ uninstall_agent() {
     take_away "$prefix/made"
     take_away "$prefix/.lock"
     take_away_empty "$prefix"
-    if [ "$left" = yes ] || [ "$purge" = yes ]; then
+    if [ "$left" = yes ] || [ "$purge" = yes ] || [ "$forget" = yes ]; then
         take_away_tree "$state_dir"
     fi
     take_away_empty "$etc_dir"
     remove_made
     if [ "$left" = no ]; then
         printf '%s\n' "the server could not be told: end this host's identity with: fairlead host rm ${joined_as:-$this_host}" >&2
-        if [ "$purge" = no ]; then
+        if [ "$purge" = no ] && [ "$forget" = no ]; then
             printf '%s\n' "its state stays at $state_dir until then (--uninstall --purge removes it)" >&2
         fi
     fi
@@ -1912,7 +1958,7 @@ own_dir() {
     chown "$2:$2" "$1"
 }
 
-# Hosts get their programs from the controller: it keeps the whole package it was installed from.
+# Hosts get their programs from the controller: it keeps what the manifest names, and the script.
 keep_package() {
     packages=/var/lib/fairlead-controller/packages
     if [ -d "$packages/$version" ] && [ "$(cat "$packages/channels/stable" 2>/dev/null)" = "$version" ]; then
@@ -1943,6 +1989,10 @@ keep_package() {
         keep_script
         place_package
     fi
+    for keep_name in install.sh.sig install.sh; do
+        cp "$packages/$version/$keep_name" "$packages/.$keep_name.$$"
+        mv -f "$packages/.$keep_name.$$" "$packages/$keep_name"
+    done
     mkdir -p "$packages/channels"
     printf '%s\n' "$version" >"$packages/channels/.stable.$$"
     mv -f "$packages/channels/.stable.$$" "$packages/channels/stable"
@@ -1950,18 +2000,21 @@ keep_package() {
     chmod 0755 "$packages" "$packages/channels" "$packages/$version"
 }
 
-# The script that hosts will run: this very file, where it is one; else the repository's, which is
-# where this one came from.
+# The script that hosts will run: this very file, where it is one; else the repository's. With its
+# signature, and where that can be checked here, it is: hosts will run it as root.
 keep_script() {
-    if [ -f "$0" ] && [ -n "$stamped_version" ] && grep -q "^stamped_manifest_sha256='$stamped_manifest_sha256'\$" "$0" 2>/dev/null; then
+    if [ -f "$0" ] && [ -n "$stamped_version" ] && grep -q "^stamped_manifest_sha256='$manifest_hash'\$" "$0" 2>/dev/null; then
         cp "$0" "$stage/package/install.sh"
-    elif [ "$source_kind" = bundle ] || [ "$version" != "$stamped_version" ]; then
-        get "$version/install.sh" 1048576 "$stage/package/install.sh" install.sh
     else
-        get install.sh 1048576 "$stage/package/install.sh" install.sh
+        get "$version/install.sh" 1048576 "$stage/package/install.sh" install.sh
     fi
     if [ "$(sed -n 1p "$stage/package/install.sh")" != '#!/bin/sh' ]; then
+        not_ours "$stage/package/install.sh" install.sh
         die 1 installer_checksum "what came for install.sh is no script" "$(next_for_source)"
+    fi
+    get "$version/install.sh.sig" 8192 "$stage/package/install.sh.sig" "the signature of install.sh"
+    if [ -n "$(trimmed "$keys")" ] && can_verify; then
+        check_signed package/install.sh install.sh
     fi
     chmod 0755 "$stage/package/install.sh"
 }
@@ -1975,8 +2028,6 @@ place_package() {
         die 1 installer_disk "the package cannot be kept in $packages: the disk is full" "make room, then run the same line again"
     fi
     to_disk "$package_part"
-    cp "$package_part/install.sh" "$packages/.install.sh.$$"
-    mv -f "$packages/.install.sh.$$" "$packages/install.sh"
     mv "$package_part" "$packages/$version"
 }
 
@@ -2093,7 +2144,16 @@ write_server_settings() {
         keep_certificate
         set_env FAIRLEAD_WEB_CERTIFICATE /etc/fairlead/tls/certificate.pem
         set_env FAIRLEAD_WEB_KEY /etc/fairlead/tls/key.pem
+        drop_env FAIRLEAD_ACME
     fi
+    if [ -n "$acme" ]; then
+        set_env FAIRLEAD_ACME true
+        set_env FAIRLEAD_ACME_AGREE_TOS true
+        set_env FAIRLEAD_ACME_CONTACT "$acme_contact"
+        drop_env FAIRLEAD_WEB_CERTIFICATE
+        drop_env FAIRLEAD_WEB_KEY
+    fi
+    acme=$(env_line FAIRLEAD_ACME)
     own_certificate=$(env_line FAIRLEAD_WEB_CERTIFICATE)
     write_file /etc/fairlead/controller.env 0600 "$env_text"
     wrote_controller=$wrote
@@ -2105,9 +2165,9 @@ write_server_settings() {
     set_env FAIRLEAD_NAME a1
     set_env FAIRLEAD_AGENT_ADDRESS "$name:$port"
     set_env FAIRLEAD_AGENT_LISTEN 127.0.0.1:7501
-    set_env FAIRLEAD_LISTEN 0.0.0.0:7500
+    set_env FAIRLEAD_LISTEN '[::]:7500'
     set_env FAIRLEAD_PUBLIC_URL "https://$name:7500"
-    set_env FAIRLEAD_FRONT_LISTEN "0.0.0.0:$port"
+    set_env FAIRLEAD_FRONT_LISTEN "[::]:$port"
     set_env FAIRLEAD_FRONT_SOCKET /run/fairlead/front.sock
     write_file /etc/fairlead/access-server.env 0600 "$env_text"
     wrote_access_server=$wrote
@@ -2161,6 +2221,11 @@ prepare_servers() {
         systemctl stop fairlead-controller
     fi
     prepared=$(
+        # What hosts ask for: the .deb has brought it along.
+        if [ "$packaged_servers" = yes ] && [ -d /usr/share/fairlead/packages ]; then
+            FAIRLEAD_PACKAGES_FROM=/usr/share/fairlead/packages
+            export FAIRLEAD_PACKAGES_FROM
+        fi
         FAIRLEAD_DATA_DIR=/var/lib/fairlead-controller FAIRLEAD_PUBLIC_URL=$server_url \
             FAIRLEAD_WEB_NAMES=$name FAIRLEAD_UPLINK_ADDRESS=$name:$port \
             "$server_bin/fairlead-controller" setup --region "$region" \
@@ -2208,8 +2273,34 @@ servers_waited() {
     sleep 0.2 2>/dev/null || sleep 1
 }
 
+# Waits a while for the certificate by ACME: with it the lines that follow need no fingerprint. A line with
+# the fingerprint stays good when it comes later, because the key stays.
+wait_for_acme() {
+    waited=0
+    while :; do
+        acme_state=$(curl --silent --insecure --fail --max-time 2 --noproxy '*' https://127.0.0.1:7400/readyz </dev/null 2>/dev/null) || acme_state=
+        case $acme_state in
+        *"https acme until "*)
+            own_certificate=acme
+            return 0
+            ;;
+        *"; acme_waiting"* | *"; acme_unreachable"* | '') ;;
+        *"; acme_"*) break ;;
+        *) ;;
+        esac
+        waited=$((waited + 1))
+        [ "$waited" -lt 60 ] || break
+        sleep 1
+    done
+    acme_code=$(printf '%s\n' "$acme_state" | sed -n 's/^https .*; \(acme_[a-z_]*\)$/\1/p')
+    say "no certificate by ACME yet (${acme_code:-acme_waiting}): fairlead status and the controller's log say why; it is asked for again by itself"
+}
+
 # Address, first admin, first host: on standard output, because they are what was asked for.
 say_what_next() {
+    if [ "$acme" = true ] && has curl; then
+        wait_for_acme
+    fi
     if [ -n "$own_certificate" ]; then
         next_trust=
         next_pin=
@@ -2234,7 +2325,7 @@ say_what_next() {
         printf 'add a host   fairlead host add --region %s\n' "$region"
     fi
     if [ ! -e /var/lib/fairlead-controller/packages/channels/stable ]; then
-        say "hosts find no package here yet: unpack one into /var/lib/fairlead-controller/packages (see the guide)"
+        say "hosts find no package here yet: copy a repository of packages to /var/lib/fairlead-controller/packages (see the guide)"
     fi
 }
 
@@ -2299,7 +2390,7 @@ parse() {
             ;;
         --from | --bundle | --version | --channel | --key | --pin | --address | --token-file | --host-name | \
             --engine-socket | --prefix | --root | --init | --name | --port | --region | --certificate | \
-            --certificate-key)
+            --certificate-key | --acme-contact)
             value "$@"
             case $2 in
             FL1* | FA1*) usage installer_token_in_arguments "a token was passed as an argument, where everybody on this host can read it (ps)" \
@@ -2328,6 +2419,8 @@ parse() {
         --region) region=$2 ;;
         --certificate) certificate=$2 ;;
         --certificate-key) certificate_key=$2 ;;
+        --acme-contact) acme_contact=$2 ;;
+        --acme-agree-tos) acme_agreed=true ;;
         --re-enrol) re_enrol=yes ;;
         --allow-unreachable) allow_unreachable=yes ;;
         --allow-downgrade) allow_downgrade=yes ;;
@@ -2336,6 +2429,7 @@ parse() {
         --no-dry-run) dry_run=no ;;
         --uninstall) uninstall=yes ;;
         --purge) purge=yes ;;
+        --forget) forget=yes ;;
         --quiet) quiet=yes ;;
         --help | -h)
             help_text
@@ -2347,7 +2441,7 @@ parse() {
         case $1 in
         --from | --bundle | --version | --channel | --key | --pin | --address | --token-file | --host-name | \
             --engine-socket | --prefix | --root | --init | --name | --port | --region | --certificate | \
-            --certificate-key) shift 2 ;;
+            --certificate-key | --acme-contact) shift 2 ;;
         *) shift ;;
         esac
     done
@@ -2357,6 +2451,9 @@ parse() {
 validate() {
     if [ "$purge" = yes ] && [ "$uninstall" = no ]; then
         usage installer_usage "--purge goes with --uninstall"
+    fi
+    if [ "$forget" = yes ] && { [ "$uninstall" = no ] || [ "$verb" != agent ]; }; then
+        usage installer_usage "--forget goes with --uninstall of the agent"
     fi
     root=${root%/}
     if [ -n "$root" ] && { ! is_path "$root" || [ ! -d "$root" ]; }; then
@@ -2402,6 +2499,21 @@ validate() {
     -* | *-) false ;;
     *) only "$region" 'a-z0-9-' && [ "${#region}" -le 63 ] ;;
     esac || usage installer_usage "--region is a name of lower-case letters, digits and dashes"
+    acme=
+    if [ "$certificate$certificate_key" = acme ]; then
+        acme=true certificate=
+        if [ "$acme_agreed" != true ]; then
+            usage installer_usage "--certificate acme asks Let's Encrypt for a certificate, and its terms of service have to be agreed to" \
+                "read them at https://letsencrypt.org/repository/, then add --acme-agree-tos"
+        fi
+    elif [ -n "$acme_contact$acme_agreed" ]; then
+        usage installer_usage "--acme-contact and --acme-agree-tos go with --certificate acme"
+    fi
+    case $acme_contact in
+    '') ;;
+    mailto:*) only "${acme_contact#mailto:}" 'A-Za-z0-9.@_+-' ;;
+    *) false ;;
+    esac || usage installer_usage "--acme-contact is an address for mail, for instance mailto:ops@example.com"
     if [ -n "$certificate$certificate_key" ] && { [ ! -r "$certificate" ] || [ ! -r "$certificate_key" ]; }; then
         usage installer_usage "--certificate and --certificate-key go together, and both files must be there"
     fi
@@ -2455,14 +2567,14 @@ main() {
     # First of all: no program that is started here is to find the token in its environment.
     token=${FAIRLEAD_JOIN_TOKEN:-}
     unset FAIRLEAD_JOIN_TOKEN
-    quiet=no dry_run=no purge=no uninstall=no start=yes re_enrol=no finished=no
+    quiet=no dry_run=no purge=no forget=no uninstall=no start=yes re_enrol=no finished=no
     allow_unreachable=no allow_downgrade=no
     stage='' staging=no temporary='' made_dirs='' lock_made='' staged='' wrote_service=no committed=no explained=no
     init='' root='' extra_keys=${FAIRLEAD_KEY:-}
     from=${FAIRLEAD_FROM:-} bundle=${FAIRLEAD_BUNDLE:-} version=${FAIRLEAD_VERSION:-}
     channel=${FAIRLEAD_CHANNEL:-} pin=${FAIRLEAD_PIN:-} prefix=${FAIRLEAD_PREFIX:-}
     address=${FAIRLEAD_ADDRESS:-} host_name=${FAIRLEAD_HOST_NAME:-} name=${FAIRLEAD_NAME:-}
-    port=${FAIRLEAD_PORT:-443} region=${FAIRLEAD_REGION:-local} certificate='' certificate_key=''
+    port=${FAIRLEAD_PORT:-443} region=${FAIRLEAD_REGION:-local} certificate='' certificate_key='' acme_contact='' acme_agreed=''
     engine_socket=${FAIRLEAD_ENGINE_SOCKET:-} token_file=${FAIRLEAD_JOIN_TOKEN_FILE:-}
     time_limit=${FAIRLEAD_DOWNLOAD_TIMEOUT_S:-600} wait_limit=${FAIRLEAD_WAIT_S:-30}
     proxy=${HTTPS_PROXY:-${https_proxy:-}} no_proxy_for=${NO_PROXY:-${no_proxy:-}}

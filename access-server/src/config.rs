@@ -25,7 +25,7 @@ pub struct Config {
     #[arg(long, env = "FAIRLEAD_NAME", default_value = "a1")]
     pub name: String,
     /// Where agents are listened for.
-    #[arg(long, env = "FAIRLEAD_AGENT_LISTEN", default_value = "0.0.0.0:7501")]
+    #[arg(long, env = "FAIRLEAD_AGENT_LISTEN", default_value = "[::]:7501")]
     pub agent_listen: SocketAddr,
     /// What agents dial to get there, `host:port`; several (commas between them) are tried in turn.
     #[arg(
@@ -44,7 +44,7 @@ pub struct Config {
     #[arg(long, env = "FAIRLEAD_FRONT_SOCKET", requires = "front_listen")]
     pub front_socket: Option<PathBuf>,
     /// Where the region's own https is served.
-    #[arg(long, env = "FAIRLEAD_LISTEN", default_value = "0.0.0.0:7500")]
+    #[arg(long, env = "FAIRLEAD_LISTEN", default_value = "[::]:7500")]
     pub listen: SocketAddr,
     /// The https address that others use for it.
     #[arg(long, env = "FAIRLEAD_PUBLIC_URL")]

@@ -10,6 +10,7 @@ use fairlead_protocol::{
 };
 use fairlead_store::hosts::HostRow;
 
+use crate::clones;
 use crate::region::{Refusal, Region, unavailable};
 
 type Agent = Socket<LinkDown, LinkUp>;
@@ -31,6 +32,7 @@ pub async fn refuse(socket: &mut Agent, (code, message): Refusal, retry_after_ms
         code: code.to_owned(),
         message,
         retry_after_ms,
+        ..Refused::default()
     };
     // The peer is sent away; whether it hears why is its own affair.
     let _ = socket
@@ -98,17 +100,39 @@ async fn admit(request: EnrolRequest, region: &Region) -> Result<EnrolReply, Ref
         key_hash: bytes::Bytes::copy_from_slice(&key.hash()),
         facts: request.facts,
         sealing_key: request.sealing_key,
+        ..EnrolCheck::default()
     };
-    let record = granted(region.ask_verdict(check).await?)?;
+    certified(region, region.ask_verdict(check).await?, &key).await
+}
+
+/// Takes the machine in that the centre has let in, and certifies its key.
+///
+/// # Errors
+/// A refusal, in words: the centre's own, or one of the ledger's.
+pub async fn certified(
+    region: &Region,
+    mut verdict: EnrolVerdict,
+    key: &RequestedKey,
+) -> Result<EnrolReply, Refusal> {
+    let clone_grant = verdict.clone_grant.take();
+    let record = granted(verdict)?;
     let host =
         HostId::from_wire(&record.host).map_err(|error| (codes::INTERNAL, error.to_string()))?;
     let row = host_row(&record, &region.name, region.clock.now_us());
+    let held = record.held.clone();
     region
         .ledger
-        .write(move |tx| tx.insert_host(host, &row))
+        .write(move |tx| {
+            tx.insert_host(host, &row)?;
+            if held.is_empty() {
+                Ok(())
+            } else {
+                tx.hold_host(host, &held)
+            }
+        })
         .await
         .map_err(|error| unavailable(&error))?;
-    let certified = region.certify(host, &key, 1).await?;
+    let certified = region.certify(host, key, 1).await?;
     region
         .record(host, "host.enrolled", format!("as {}", record.name))
         .await;
@@ -122,6 +146,7 @@ async fn admit(request: EnrolRequest, region: &Region) -> Result<EnrolReply, Ref
         certificate_counter: certified.counter,
         addresses: region.addresses.clone(),
         command_keys: Some(region.command_keys().borrow().clone()),
+        clone_grant,
     })
 }
 
@@ -171,6 +196,13 @@ pub async fn renew(mut socket: Agent, host: HostId, region: &Region) {
         }
         Err(_) => return,
     };
+    // The true host renews on its link, so who asks here beside a living one is a copy, mostly an old one.
+    if let Some(linked) = region.registry.get(host)
+        && clones::lives(&linked).await
+    {
+        let refusal = clones::noticed(region, host).await;
+        return clones::serve(socket, host, refusal, clones::RETRY_MS, region).await;
+    }
     match renewed(region, host, &request).await {
         Ok(reply) => {
             let _ = socket

@@ -1,12 +1,16 @@
 //! What is known of the region's hosts right now, so that a new uplink can be told the whole of it:
 //! presence, containers, newest metrics. In memory only; agents say it again when they reconnect.
+//!
+//! It is kept encoded, as it is told on: the structures take three times as much, for each of tens of
+//! thousands of hosts, and nobody here looks into them but to change a host's state.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
 use fairlead_protocol::{
-    Container, EngineFacts, HostId, HostInventory, HostPresence, InventoryPart, MetricsPart,
-    UplinkUp, uplink_up,
+    Container, EngineFacts, HostId, HostInventory, HostPresence, InventoryPart, Message,
+    MetricsPart, UplinkUp, uplink_up,
 };
 
 /// Containers in one message to the controller: about 200 KiB at most.
@@ -15,30 +19,93 @@ const CONTAINERS_PER_PART: usize = 128;
 /// Containers of one host: what a hostile one says must not fill the memory.
 const CONTAINERS_PER_HOST_MAX: usize = 5000;
 
+/// A message, encoded; empty when there is none.
+struct Packed<M> {
+    bytes: Box<[u8]>,
+    message: PhantomData<fn() -> M>,
+}
+
+impl<M> Default for Packed<M> {
+    fn default() -> Self {
+        Self {
+            bytes: Box::default(),
+            message: PhantomData,
+        }
+    }
+}
+
+impl<M: Message + Default> Packed<M> {
+    fn of(message: &M) -> Self {
+        Self {
+            bytes: message.encode_to_vec().into(),
+            message: PhantomData,
+        }
+    }
+
+    fn get(&self) -> Option<M> {
+        // These are our own bytes: they always decode.
+        (!self.bytes.is_empty())
+            .then(|| M::decode(&self.bytes[..]).ok())
+            .flatten()
+    }
+}
+
+struct KnownContainer {
+    id: Box<str>,
+    rest: Packed<Container>,
+}
+
 #[derive(Default)]
 struct Known {
-    presence: HostPresence,
-    containers: BTreeMap<String, Container>,
+    presence: Packed<HostPresence>,
+    /// By id.
+    containers: Vec<KnownContainer>,
     generation: u64,
     as_of_us: i64,
-    engine: Option<EngineFacts>,
-    metrics: Option<MetricsPart>,
+    engine: Packed<EngineFacts>,
+    metrics: Packed<MetricsPart>,
+}
+
+impl Known {
+    fn find(&self, id: &str) -> Result<usize, usize> {
+        self.containers
+            .binary_search_by(|container| (*container.id).cmp(id))
+    }
 }
 
 /// All hosts that have been heard since the start.
 #[derive(Default)]
 pub struct Fleet {
-    known: Mutex<HashMap<HostId, Known>>,
+    // Boxed: a map of tens of thousands has up to twice as many places as entries.
+    known: Mutex<HashMap<HostId, Box<Known>>>,
 }
 
 impl Fleet {
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<HostId, Known>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<HostId, Box<Known>>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A host came, went or changed.
-    pub fn presence(&self, host: HostId, presence: HostPresence) {
-        self.known().entry(host).or_default().presence = presence;
+    /// A host came.
+    pub fn presence(&self, host: HostId, presence: &HostPresence) {
+        self.known().entry(host).or_default().presence = Packed::of(presence);
+    }
+
+    /// A host's state changed, since then if it is said; its presence now, if it is known at all.
+    pub fn state(
+        &self,
+        host: HostId,
+        state: &str,
+        reason: &str,
+        since_us: Option<i64>,
+    ) -> Option<HostPresence> {
+        let mut all = self.known();
+        let known = all.get_mut(&host)?;
+        let mut presence = known.presence.get()?;
+        state.clone_into(&mut presence.state);
+        reason.clone_into(&mut presence.reason);
+        presence.since_us = since_us.unwrap_or(presence.since_us);
+        known.presence = Packed::of(&presence);
+        Some(presence)
     }
 
     /// Part of a host's inventory; `false` when it has more containers than a host may have.
@@ -46,20 +113,28 @@ impl Fleet {
         let mut all = self.known();
         let known = all.entry(host).or_default();
         if part.full {
-            known.containers.clear();
+            known.containers = Vec::new();
         }
         for id in &part.removed {
-            known.containers.remove(id);
+            if let Ok(at) = known.find(id) {
+                known.containers.remove(at);
+            }
         }
         for container in &part.upserts {
-            known
-                .containers
-                .insert(container.id.clone(), container.clone());
+            let newest = KnownContainer {
+                id: container.id.as_str().into(),
+                rest: Packed::of(container),
+            };
+            match known.find(&container.id) {
+                Ok(at) => known.containers[at] = newest,
+                Err(at) => known.containers.insert(at, newest),
+            }
         }
+        known.containers.shrink_to_fit();
         known.generation = part.generation;
         known.as_of_us = part.as_of_us;
-        if part.engine.is_some() {
-            known.engine.clone_from(&part.engine);
+        if let Some(engine) = &part.engine {
+            known.engine = Packed::of(engine);
         }
         known.containers.len() <= CONTAINERS_PER_HOST_MAX
     }
@@ -67,7 +142,7 @@ impl Fleet {
     /// A round of measurements (or its first part).
     pub fn metrics(&self, host: HostId, part: &MetricsPart) {
         if part.host.is_some() {
-            self.known().entry(host).or_default().metrics = Some(part.clone());
+            self.known().entry(host).or_default().metrics = Packed::of(part);
         }
     }
 
@@ -80,15 +155,13 @@ impl Fleet {
     pub fn whole(&self) -> Vec<UplinkUp> {
         let mut messages = Vec::new();
         for (host, known) in self.known().iter() {
-            if known.presence.state.is_empty() {
+            let Some(presence) = known.presence.get() else {
                 continue;
-            }
-            push(
-                &mut messages,
-                uplink_up::Kind::Presence(known.presence.clone()),
-            );
-            if known.engine.is_some() || !known.containers.is_empty() {
-                for part in parts(known) {
+            };
+            push(&mut messages, uplink_up::Kind::Presence(presence));
+            let engine = known.engine.get();
+            if engine.is_some() || !known.containers.is_empty() {
+                for part in parts(known, engine) {
                     let inventory = HostInventory {
                         host: host.to_wire(),
                         part: Some(part),
@@ -96,10 +169,10 @@ impl Fleet {
                     push(&mut messages, uplink_up::Kind::Inventory(inventory));
                 }
             }
-            if let Some(metrics) = &known.metrics {
+            if let Some(metrics) = known.metrics.get() {
                 let metrics = fairlead_protocol::HostMetrics {
                     host: host.to_wire(),
-                    part: Some(metrics.clone()),
+                    part: Some(metrics),
                 };
                 push(&mut messages, uplink_up::Kind::Metrics(metrics));
             }
@@ -116,8 +189,12 @@ fn push(messages: &mut Vec<UplinkUp>, kind: uplink_up::Kind) {
     messages.push(UplinkUp { kind: Some(kind) });
 }
 
-fn parts(known: &Known) -> Vec<InventoryPart> {
-    let all: Vec<Container> = known.containers.values().cloned().collect();
+fn parts(known: &Known, engine: Option<EngineFacts>) -> Vec<InventoryPart> {
+    let all: Vec<Container> = known
+        .containers
+        .iter()
+        .filter_map(|container| container.rest.get())
+        .collect();
     let chunks: Vec<&[Container]> = if all.is_empty() {
         vec![&[]]
     } else {
@@ -134,7 +211,67 @@ fn parts(known: &Known) -> Vec<InventoryPart> {
             upserts: chunk.to_vec(),
             removed: Vec::new(),
             as_of_us: known.as_of_us,
-            engine: known.engine.clone().filter(|_| index == 0),
+            engine: engine.clone().filter(|_| index == 0),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(id: &str, state: &str) -> Container {
+        Container {
+            id: id.to_owned(),
+            state: state.to_owned(),
+            ..Container::default()
+        }
+    }
+
+    fn told(fleet: &Fleet) -> Vec<(String, String)> {
+        let containers = |message: UplinkUp| match message.kind {
+            Some(uplink_up::Kind::Inventory(said)) => said.part.unwrap_or_default().upserts,
+            _ => Vec::new(),
+        };
+        let all = fleet.whole().into_iter().flat_map(containers);
+        all.map(|container| (container.id, container.state))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_told_is_what_was_said_last() {
+        let (fleet, host) = (Fleet::default(), HostId::from_bytes([1; 16]));
+        let part = InventoryPart {
+            full: true,
+            upserts: vec![container("b", "running"), container("a", "exited")],
+            ..InventoryPart::default()
+        };
+        assert!(fleet.inventory(host, &part));
+        assert!(
+            told(&fleet).is_empty(),
+            "a host that never came is not told"
+        );
+        let presence = HostPresence {
+            state: "online".to_owned(),
+            since_us: 7,
+            ..HostPresence::default()
+        };
+        fleet.presence(host, &presence);
+        let part = InventoryPart {
+            upserts: vec![container("a", "running"), container("c", "dead")],
+            removed: vec!["b".to_owned(), "unknown".to_owned()],
+            ..InventoryPart::default()
+        };
+        assert!(fleet.inventory(host, &part));
+        let pair = |id: &str, state: &str| (id.to_owned(), state.to_owned());
+        assert_eq!(told(&fleet), [pair("a", "running"), pair("c", "dead")]);
+
+        let suspect = fleet.state(host, "suspect", "silent", None).unwrap();
+        assert_eq!((suspect.state.as_str(), suspect.since_us), ("suspect", 7));
+        let gone = fleet.state(host, "offline", "", Some(9)).unwrap();
+        assert_eq!((gone.state.as_str(), gone.since_us), ("offline", 9));
+        fleet.forget(host);
+        assert!(fleet.state(host, "online", "", None).is_none());
+        assert_eq!(fleet.whole().len(), 1, "only the end of the picture");
+    }
 }

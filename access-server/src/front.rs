@@ -63,7 +63,7 @@ impl Front {
         let mut listener = Arrivals::from(listener);
         let (knocking, crowd) = (
             Arc::new(Semaphore::new(KNOCKING_MAX)),
-            Crowd::new(KNOCKING_PER_ADDRESS_MAX),
+            Crowd::sharing(KNOCKING_MAX, KNOCKING_PER_ADDRESS_MAX),
         );
         loop {
             let Ok(place) = Arc::clone(&knocking).acquire_owned().await else {

@@ -17,6 +17,7 @@ pub mod join;
 pub mod listener;
 pub mod front;
 pub mod doors;
+pub mod clones;
 pub mod link;
 pub mod registry;
 pub mod router;

@@ -14,17 +14,19 @@ use bytes::BytesMut;
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_link::backoff::random_share;
 use fairlead_link::socket::{Heard, Socket, SocketError};
+use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::{
-    Challenge, CommandId, CommandKeys, Deliver, HostId, HostPresence, LinkDown, LinkUp, Message,
-    Reconnect, SignedCommand, State, codes, limits, link_down, link_up,
+    Challenge, CommandId, CommandKeys, Deliver, HostId, LinkDown, LinkUp, Message, Reconnect,
+    SignedCommand, State, codes, limits, link_down, link_up,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::doors;
 use crate::region::{Region, unavailable};
 use crate::registry::Entry;
 use crate::router::ToHost;
+use crate::router::queue::FromRouter;
+use crate::{clones, doors};
 
 mod admission;
 mod heard;
@@ -36,7 +38,9 @@ const DRAIN_AFTER_MS: u32 = 200;
 /// See [`DRAIN_AFTER_MS`].
 const DRAIN_SPREAD_MS: u32 = 2000;
 
-/// Serves one agent from its hello to its end.
+/// Greets one agent; once it is admitted, a task of its own serves it to its end. That task lives for months
+/// and there are tens of thousands of it, so it is kept small: what is needed now and then is on the heap
+/// while it is needed.
 pub async fn run(
     mut socket: Agent,
     host: HostId,
@@ -54,26 +58,34 @@ pub async fn run(
         }
         Err(error) => return tracing::debug!(%host, %error, "left before hello"),
     };
-    let (link, queue) = match Link::admit(&mut socket, host, serial, hello, region).await {
+    let admitted = Link::admit(&mut socket, host, serial, hello, Arc::clone(&region)).await;
+    let (link, queue, presence) = match admitted {
         Ok(admitted) => admitted,
         Err((refusal, retry_after_ms)) => {
             tracing::warn!(%host, code = refusal.0, reason = refusal.1, "link refused");
+            if refusal.0 == codes::CLONE {
+                return clones::serve(socket, host, refusal, retry_after_ms, &region).await;
+            }
             return doors::refuse(&mut socket, refusal, retry_after_ms).await;
         }
     };
-    link.serve(socket, queue, shutdown).await;
+    tracing::info!(host = %link.host, epoch = presence.epoch, "link up");
+    link.region.note_presence(link.host, presence);
+    // Ends with the link, or with the process.
+    tokio::spawn(link.serve(socket, queue, shutdown));
 }
 
 struct Link {
     region: Arc<Region>,
     host: HostId,
     connection: u64,
-    presence: HostPresence,
+    is_suspect: bool,
     interval: Duration,
     heard: Instant,
     beat_at: Instant,
     bodies: HashMap<CommandId, BytesMut>,
-    challenge: Option<(u64, oneshot::Sender<()>)>,
+    /// Of newcomers that wait for an answer, each its own: several copies may come at once.
+    challenges: Vec<(u64, oneshot::Sender<()>)>,
     /// The keys that its welcome told; a change means that there are newer ones.
     keys: watch::Receiver<CommandKeys>,
     entry: Entry,
@@ -82,33 +94,31 @@ struct Link {
 }
 
 impl Link {
-    async fn serve(
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn would keep what it is given twice, for as long as the link lives"
+    )]
+    fn serve(
         mut self,
         mut socket: Agent,
-        mut queue: mpsc::Receiver<ToHost>,
+        mut queue: FromRouter,
         shutdown: Shutdown,
-    ) {
-        tracing::info!(host = %self.host, epoch = self.presence.epoch, "link up");
-        self.region.note_presence(self.host, self.presence.clone());
-        let region = Arc::clone(&self.region);
-        region
-            .record(
-                self.host,
-                "host.online",
-                format!("epoch {}", self.presence.epoch),
-            )
-            .await;
-        let reason = self.until_end(&mut socket, &mut queue, &shutdown).await;
-        self.ended(&reason).await;
+    ) -> impl Future<Output = ()> + Send {
+        async move {
+            let online = format!("epoch {}", self.entry.epoch);
+            Box::pin(self.region.record(self.host, "host.online", online)).await;
+            let reason = self.until_end(&mut socket, &mut queue, &shutdown).await;
+            Box::pin(self.ended(&reason)).await;
+        }
     }
 
     async fn until_end(
         &mut self,
         socket: &mut Agent,
-        queue: &mut mpsc::Receiver<ToHost>,
+        queue: &mut FromRouter,
         shutdown: &Shutdown,
     ) -> String {
-        if let Err(error) = self.send_open_commands(socket).await {
+        if let Err(error) = Box::pin(self.send_open_commands(socket)).await {
             return error.to_string();
         }
         loop {
@@ -116,19 +126,21 @@ impl Link {
                 biased;
                 () = self.entry.end.cancelled() => {
                     // What was to be said first is in the queue.
-                    while let Ok(order) = queue.try_recv() {
+                    while let Some(order) = queue.take() {
                         if let ToHost::End { code, message } = order {
-                            doors::refuse(socket, (code, message.clone()), 0).await;
+                            let refusal = (code, message.clone());
+                            Box::pin(doors::refuse(socket, refusal, 0)).await;
                             return message;
                         }
                     }
                     return "the link was ended".to_owned();
                 }
                 () = shutdown.cancelled() => {
-                    send_away(socket, DRAIN_AFTER_MS, "the access server is restarted").await;
+                    let reason = "the access server is restarted";
+                    Box::pin(send_away(socket, DRAIN_AFTER_MS, reason)).await;
                     return "the access server was shut down".to_owned();
                 }
-                Some(order) = queue.recv() => self.on_order(socket, order).await,
+                order = queue.next() => Box::pin(self.on_order(socket, order)).await,
                 heard = socket.hear() => match heard {
                     Ok(Heard::Life) => {
                         self.heard();
@@ -136,17 +148,17 @@ impl Link {
                     }
                     Ok(Heard::Message(message)) => {
                         self.heard();
-                        self.on_message(socket, message).await
+                        Box::pin(self.on_message(socket, message)).await
                     }
                     Err(error) => Err(error.to_string()),
                 },
-                () = tokio::time::sleep_until(self.beat_at) => self.beat(socket).await,
+                () = tokio::time::sleep_until(self.beat_at) => Box::pin(self.beat(socket)).await,
             };
             if let Err(reason) = done {
                 return reason;
             }
             if self.entry.lagging.swap(false, Ordering::SeqCst)
-                && let Err(error) = self.send_open_commands(socket).await
+                && let Err(error) = Box::pin(self.send_open_commands(socket)).await
             {
                 return error.to_string();
             }
@@ -155,10 +167,9 @@ impl Link {
 
     fn heard(&mut self) {
         self.heard = Instant::now();
-        if self.presence.state != "online" {
-            self.presence.state = "online".to_owned();
-            self.presence.reason.clear();
-            self.region.note_presence(self.host, self.presence.clone());
+        if self.is_suspect {
+            self.is_suspect = false;
+            self.region.note_state(self.host, "online", "", None);
         }
     }
 
@@ -171,7 +182,7 @@ impl Link {
     /// Everything without a final state, in order: the agent knows what it has had before.
     async fn send_open_commands(&mut self, socket: &mut Agent) -> Result<(), SocketError> {
         let host = self.host;
-        let open = match self
+        let mut open = match self
             .region
             .ledger
             .read(move |tx| tx.open_commands(Some(host)))
@@ -201,6 +212,9 @@ impl Link {
                     "the ledger cannot be written".to_owned(),
                 ));
             }
+        }
+        if planted::is(Defect::StragglerOvertaken) {
+            open.reverse();
         }
         for row in open {
             let Ok(command) = SignedCommand::decode(&row.signed[..]) else {
@@ -239,7 +253,8 @@ impl Link {
                 .await
                 .map_err(|error| error.to_string()),
             ToHost::Challenge { nonce, answered } => {
-                self.challenge = Some((nonce, answered));
+                self.challenges.retain(|(_, waiting)| !waiting.is_closed());
+                self.challenges.push((nonce, answered));
                 let challenge = link_down::Kind::Challenge(Challenge { nonce });
                 socket
                     .send(&LinkDown {
@@ -260,11 +275,10 @@ impl Link {
         if silent > self.interval * limits::PINGS_MISSED_OFFLINE {
             return Err(format!("silent for {} s", silent.as_secs()));
         }
-        if silent > self.interval * limits::PINGS_MISSED_SUSPECT && self.presence.state == "online"
-        {
-            self.presence.state = "suspect".to_owned();
-            self.presence.reason = "heartbeats are missing".to_owned();
-            self.region.note_presence(self.host, self.presence.clone());
+        if silent > self.interval * limits::PINGS_MISSED_SUSPECT && !self.is_suspect {
+            self.is_suspect = true;
+            let reason = "heartbeats are missing";
+            self.region.note_state(self.host, "suspect", reason, None);
         }
         if self.keys.has_changed().unwrap_or(false) {
             // The next welcome tells the new ones. It is rare, and beats are spread over the links.
@@ -276,19 +290,17 @@ impl Link {
         socket.ping().await.map_err(|error| error.to_string())
     }
 
-    async fn ended(self, reason: &str) {
+    async fn ended(&self, reason: &str) {
+        if planted::is(Defect::LateCloseRemovesNewer) {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
         if !self.region.registry.remove(self.host, self.connection) {
             return tracing::info!(host = %self.host, reason, "an old link ended");
         }
         tracing::warn!(host = %self.host, reason, "link lost");
         let now_us = self.region.clock.now_us();
-        let presence = HostPresence {
-            state: "offline".to_owned(),
-            since_us: now_us,
-            reason: reason.to_owned(),
-            ..self.presence
-        };
-        self.region.note_presence(self.host, presence);
+        self.region
+            .note_state(self.host, "offline", reason, Some(now_us));
         self.region
             .record(self.host, "host.offline", reason.to_owned())
             .await;

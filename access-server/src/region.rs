@@ -14,7 +14,7 @@ use fairlead_protocol::{
 };
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Enqueued, Store, StoreError};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use crate::fleet::Fleet;
 use crate::metrics::Counters;
@@ -55,6 +55,8 @@ pub struct Region {
     pub fleet: Fleet,
     /// Streams under way.
     pub streams: Streams,
+    /// Clones that are heard at a time.
+    pub clone_places: Semaphore,
     /// Time.
     pub clock: Clock,
     /// For `/metrics`.
@@ -120,6 +122,7 @@ impl Region {
             registry: Registry::default(),
             fleet: Fleet::default(),
             streams: Streams::default(),
+            clone_places: Semaphore::new(crate::clones::PLACES),
             counters: Counters::default(),
             ping_interval_ms: parts.ping_interval_ms,
             outbox_grew: Notify::new(),
@@ -183,7 +186,21 @@ impl Region {
 
     /// Notes and tells that a host came, went or changed.
     pub fn note_presence(&self, host: HostId, presence: HostPresence) {
-        self.fleet.presence(host, presence.clone());
+        self.fleet.presence(host, &presence);
+        self.tell(uplink_up::Kind::Presence(presence));
+    }
+
+    /// Notes and tells that a host's state is another one; the rest of its presence stays.
+    pub fn note_state(&self, host: HostId, state: &str, reason: &str, since_us: Option<i64>) {
+        let known = self.fleet.state(host, state, reason, since_us);
+        // Of one that is forgotten already, whose identity has ended, that it has gone.
+        let presence = known.unwrap_or_else(|| HostPresence {
+            host: host.to_wire(),
+            state: state.to_owned(),
+            since_us: since_us.unwrap_or_default(),
+            reason: reason.to_owned(),
+            ..HostPresence::default()
+        });
         self.tell(uplink_up::Kind::Presence(presence));
     }
 
@@ -351,7 +368,7 @@ impl Region {
         for (host, entry) in self.registry.hosts() {
             if let Some((code, message)) = self.revoked(host, &entry.serial) {
                 // Nobody waits for a link that does not move: it ends by its own token.
-                let _ = entry.to_host.try_send(ToHost::End { code, message });
+                let _ = entry.to_host.push(ToHost::End { code, message });
                 entry.end.cancel();
                 self.fleet.forget(host);
                 gone.insert(host);

@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::{HostId, InstanceId, RunId};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::router::ToHost;
+use crate::router::queue::ToLink;
 
 /// A link that has said hello.
 #[derive(Debug, Clone)]
@@ -28,7 +28,7 @@ pub struct Entry {
     /// Its certificate's serial.
     pub serial: String,
     /// To its link task.
-    pub to_host: mpsc::Sender<ToHost>,
+    pub to_host: ToLink,
     /// Set when that queue had no room for a command: the ledger is to be read again.
     pub lagging: Arc<AtomicBool>,
     /// Ends the link even when it is stuck.
@@ -78,6 +78,7 @@ impl Registry {
         let holds = entries
             .get(&host)
             .is_some_and(|entry| entry.connection == connection);
+        let holds = holds || planted::is(Defect::LateCloseRemovesNewer);
         if holds {
             entries.remove(&host);
         }
@@ -91,6 +92,9 @@ impl Registry {
 
     /// Whether this connection holds the host.
     pub fn holds(&self, host: HostId, connection: u64) -> bool {
+        if planted::is(Defect::LateCloseRemovesNewer) {
+            return true;
+        }
         self.entries()
             .get(&host)
             .is_some_and(|entry| entry.connection == connection)
@@ -131,7 +135,7 @@ mod tests {
             run: RunId::from_bytes([run; 16]),
             epoch,
             serial: String::new(),
-            to_host: mpsc::channel(1).0,
+            to_host: crate::router::queue::pair().0,
             lagging: Arc::default(),
             end: CancellationToken::new(),
         }

@@ -6,14 +6,13 @@ use fairlead_protocol::{Deliver, HostId, LinkDown, link_down};
 
 use crate::registry::Registry;
 
-/// What waits for one link task. Few, because the ledger remembers commands anyway.
-pub const TO_HOST_MAX: usize = 16;
+pub mod queue;
 
 /// What a link task is told.
 #[derive(Debug)]
 pub enum ToHost {
     /// Send this.
-    Send(LinkDown),
+    Send(Box<LinkDown>),
     /// Prove that you are alive; the answer is the sender's end being used.
     Challenge {
         /// Quoted in the answer.
@@ -39,7 +38,7 @@ pub fn deliver(registry: &Registry, host: HostId, deliver: Deliver) -> bool {
     let message = LinkDown {
         kind: Some(link_down::Kind::Deliver(deliver)),
     };
-    let sent = entry.to_host.try_send(ToHost::Send(message)).is_ok();
+    let sent = entry.to_host.push(ToHost::Send(Box::new(message)));
     if !sent {
         entry.lagging.store(true, Ordering::SeqCst);
     }
@@ -49,10 +48,8 @@ pub fn deliver(registry: &Registry, host: HostId, deliver: Deliver) -> bool {
 /// Sends something that may be lost to the host's link; whether there was room.
 pub fn send(registry: &Registry, host: HostId, kind: link_down::Kind) -> bool {
     registry.get(host).is_some_and(|entry| {
-        entry
-            .to_host
-            .try_send(ToHost::Send(LinkDown { kind: Some(kind) }))
-            .is_ok()
+        let message = Box::new(LinkDown { kind: Some(kind) });
+        entry.to_host.push(ToHost::Send(message))
     })
 }
 
@@ -62,13 +59,13 @@ mod tests {
     use std::sync::atomic::AtomicBool;
 
     use fairlead_protocol::{InstanceId, RunId};
-    use tokio::sync::mpsc;
 
+    use super::queue::{FromRouter, TO_HOST_MAX};
     use super::*;
     use crate::registry::Entry;
 
-    fn connected(registry: &Registry, host: HostId) -> (mpsc::Receiver<ToHost>, Arc<AtomicBool>) {
-        let (to_host, queue) = mpsc::channel(TO_HOST_MAX);
+    fn connected(registry: &Registry, host: HostId) -> (FromRouter, Arc<AtomicBool>) {
+        let (to_host, queue) = queue::pair();
         let lagging = Arc::new(AtomicBool::new(false));
         let entry = Entry {
             connection: 1,
@@ -96,7 +93,7 @@ mod tests {
         deliver(&registry, host, Deliver::default());
         assert!(lagging.load(Ordering::SeqCst));
         let mut waiting = 0;
-        while queue.try_recv().is_ok() {
+        while queue.take().is_some() {
             waiting += 1;
         }
         assert_eq!(waiting, TO_HOST_MAX, "memory stays bounded");
@@ -113,6 +110,6 @@ mod tests {
             there,
             link_down::Kind::Cancel(fairlead_protocol::Cancel::default())
         ));
-        assert!(queue.try_recv().is_err());
+        assert!(queue.take().is_none());
     }
 }

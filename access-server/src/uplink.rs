@@ -14,22 +14,24 @@ use fairlead_link::backoff::{Backoff, random_share};
 use fairlead_link::dial::{DialError, Dialler};
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
-    Ack, Cancel, Command, CommandId, Deliver, Hello, HostEvent, HostId, HostRecord, Message,
-    Numbered, OpenStream, Order, RegionEvent, Stage, Stamp, State, StreamId, StreamRefused,
-    Unsupported, UplinkDown, UplinkUp, Welcome, codes, events, limits, link_down, numbered,
-    uplink_down, uplink_up, version,
+    Ack, Hello, HostEvent, HostId, Numbered, OpenStream, RegionEvent, StreamId, StreamRefused,
+    Unsupported, UplinkDown, UplinkUp, Welcome, codes, events, limits, numbered, uplink_down,
+    uplink_up, version,
 };
 use fairlead_store::StoreError;
-use fairlead_store::commands::CommandRow;
 use fairlead_store::exchange::CENTRE;
+use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::region::{Region, open_stream};
-use crate::router;
+
+mod orders;
 
 /// Reports read from the outbox at a time.
 const REPORTS_AT_ONCE: u32 = 64;
+/// Orders taken together at most: one sync, one acknowledgement.
+const ORDERS_AT_ONCE: usize = 64;
 /// How long the controller has to hear why the uplink ends.
 const LAST_WORD_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -320,10 +322,31 @@ impl Uplink {
         use uplink_down::Kind as K;
         match message.kind {
             Some(K::Order(order)) => {
-                let seq = order.seq;
-                self.on_order(order).await?;
-                let ack = uplink_up::Kind::Ack(Ack { seq });
+                // What has arrived together is written together.
+                let mut last = order.seq;
+                let mut orders = vec![order];
+                let mut other = None;
+                while orders.len() < ORDERS_AT_ONCE && other.is_none() {
+                    match socket.hear().now_or_never() {
+                        Some(Ok(Heard::Message(UplinkDown {
+                            kind: Some(K::Order(next)),
+                        }))) => {
+                            last = next.seq;
+                            orders.push(next);
+                        }
+                        Some(Ok(Heard::Message(message))) => other = Some(message),
+                        Some(Ok(Heard::Life)) => {}
+                        Some(Err(error)) => return Err(error.into()),
+                        None => break,
+                    }
+                }
+                self.on_orders(orders).await?;
+                let ack = uplink_up::Kind::Ack(Ack { seq: last });
                 socket.send(&UplinkUp { kind: Some(ack) }).await?;
+                if let Some(other) = other {
+                    // Not an order, so this goes no deeper than once.
+                    return Box::pin(self.on_message(socket, other)).await;
+                }
             }
             Some(K::Ack(ack)) => self.acked_up_to = self.acked_up_to.max(ack.seq),
             Some(K::EnrolVerdict(verdict)) => self.region.on_verdict(verdict),
@@ -354,131 +377,6 @@ impl Uplink {
                 socket.send(&UplinkUp { kind: Some(kind) }).await?;
             }
         }
-        Ok(())
-    }
-
-    // === orders
-
-    async fn on_order(&self, order: Numbered) -> Result<(), UplinkEnd> {
-        use numbered::Kind as K;
-        let seq = order.seq;
-        match order.kind {
-            Some(K::Order(command)) => self.take_command(seq, command).await,
-            Some(K::Cancel(cancel)) => self.take_cancel(seq, cancel).await,
-            Some(K::Revocations(list)) => {
-                self.region.on_revocations(list).await?;
-                self.take(seq).await
-            }
-            Some(K::CommandKeys(keys)) => {
-                self.region.on_command_keys(keys).await?;
-                self.take(seq).await
-            }
-            Some(K::Host(record)) => self.take_host(seq, record).await,
-            // What flows the other way, or a kind of a later version: taken, so that it does not
-            // come again, and said.
-            _ => {
-                tracing::warn!(seq, "an order of unknown kind");
-                self.take(seq).await
-            }
-        }
-    }
-
-    async fn take(&self, seq: u64) -> Result<(), UplinkEnd> {
-        self.region
-            .ledger
-            .write(move |tx| tx.take_from(CENTRE, seq))
-            .await?;
-        Ok(())
-    }
-
-    /// The ledger's sync and the agent's work go side by side: until the order is acknowledged the
-    /// controller keeps it, and the agent carries out an id once, however often it comes.
-    async fn take_command(&self, seq: u64, order: Order) -> Result<(), UplinkEnd> {
-        let region = &self.region;
-        let received_us = region.clock.now_us();
-        let Some(signed) = order.command.clone() else {
-            return self.take(seq).await;
-        };
-        let Some(mut row) = row_of(&order, &region.name, received_us) else {
-            tracing::error!(seq, "an order that is not a command");
-            return self.take(seq).await;
-        };
-        let (id, host) = (row.id, row.host);
-        // A connected agent may have it any moment: from then on only the agent ends it.
-        let was_at = region.registry.get(host).map(|entry| entry.connection);
-        let present = was_at.is_some();
-        row.state = if present {
-            State::Delivered
-        } else {
-            State::Queued
-        };
-        let taking = region
-            .ledger
-            .enqueue(move |tx| Ok(tx.take_from(CENTRE, seq)? && tx.insert_command(&row)?))
-            .await?;
-        let deliver = Deliver {
-            command: Some(signed),
-            epoch: 0,
-            region_received_us: received_us,
-        };
-        let sent = present && router::deliver(&region.registry, host, deliver.clone());
-        if !taking.outcome().await? {
-            return Ok(());
-        }
-        region.note_stored(id, region.clock.now_us());
-        region.counters.commands_taken.increment();
-        let now_at = region.registry.get(host).map(|entry| entry.connection);
-        if now_at.is_some() && !(sent && now_at == was_at) {
-            // It has connected meanwhile and may have read the ledger before this was in it, or there
-            // was no room then.
-            region.ledger.write(move |tx| tx.command_sent(id)).await?;
-            router::deliver(&region.registry, host, deliver);
-        }
-        Ok(())
-    }
-
-    async fn take_cancel(&self, seq: u64, cancel: Cancel) -> Result<(), UplinkEnd> {
-        let region = &self.region;
-        let Ok(id) = CommandId::from_wire(&cancel.command) else {
-            return self.take(seq).await;
-        };
-        let by = cancel.by.clone();
-        let host = region
-            .ledger
-            .write(move |tx| {
-                tx.take_from(CENTRE, seq)?;
-                tx.withdraw_command(id, &by)?;
-                Ok(tx.command(id)?.map(|row| row.host))
-            })
-            .await?;
-        if let Some(host) = host {
-            // Without room the link reads it from the ledger; when the host is away, the sweeper ends it.
-            if !router::send(&region.registry, host, link_down::Kind::Cancel(cancel))
-                && let Some(entry) = region.registry.get(host)
-            {
-                entry.lagging.store(true, Ordering::SeqCst);
-            }
-        }
-        Ok(())
-    }
-
-    async fn take_host(&self, seq: u64, record: HostRecord) -> Result<(), UplinkEnd> {
-        let Ok(host) = HostId::from_wire(&record.host) else {
-            return self.take(seq).await;
-        };
-        let approved = record.approved;
-        self.region
-            .ledger
-            .write(move |tx| {
-                tx.take_from(CENTRE, seq)?;
-                // An approval that nobody waits for would let the next older copy in.
-                let is_held = tx.host(host)?.is_some_and(|row| !row.held.is_empty());
-                if approved && is_held {
-                    tx.approve_host(host)?;
-                }
-                Ok(())
-            })
-            .await?;
         Ok(())
     }
 
@@ -534,12 +432,4 @@ impl Uplink {
         });
         None
     }
-}
-
-/// A command as the ledger keeps it.
-fn row_of(order: &Order, region: &str, received_us: i64) -> Option<CommandRow> {
-    let signed = order.command.as_ref()?;
-    let command = Command::decode(&signed.command[..]).ok()?;
-    let stamp = Stamp::at(Stage::RegionReceived, received_us);
-    CommandRow::taken_in(&command, signed, region, stamp)
 }

@@ -1,7 +1,8 @@
 //! Builds the agent from its configuration and runs it until shutdown.
 
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_daemon::files;
@@ -12,12 +13,13 @@ use fairlead_link::proxy::{Proxy, ProxyError};
 use fairlead_protocol::{EngineFacts, HostFacts, InstanceId, RunId};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use crate::clone;
 use crate::config::{Config, EngineKind, Grant};
 use crate::connection::Connection;
 use crate::enrol::{EnrolError, enrol};
 use crate::executor::{self, Executor, Parts};
 use crate::host_facts::host_facts;
-use crate::identity::{IdentityError, IdentityFiles};
+use crate::identity::{Identity, IdentityError, IdentityFiles};
 use crate::journal::{Journal, JournalError};
 use crate::observe::{Observer, Picture};
 use crate::owner_log::OwnerLog;
@@ -25,6 +27,7 @@ use crate::policy::PolicyFile;
 use crate::runtime::docker::{DockerRuntime, default_socket};
 use crate::runtime::simulated::{SimulatedOptions, SimulatedRuntime};
 use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::uninstall::Departure;
 
 /// Requests that wait for the executor; the link waits beyond.
 const REQUESTS_MAX: usize = 64;
@@ -182,28 +185,73 @@ fn read_floor(config: &Config) -> i64 {
 /// Writes the floor at most once a second of server time: it is a bound, not a clock.
 fn floor_writer(config: &Config) -> Box<dyn Fn(i64) + Send> {
     let path = config.state_dir.join("server-time-floor");
-    let written = std::sync::atomic::AtomicI64::new(0);
+    let newest_us = Arc::new(AtomicI64::new(0));
+    let asked_us = AtomicI64::new(0);
+    // One at a time, and the newest last: a backlog of commands raises the floor several times at once.
+    let written_us = Arc::new(std::sync::Mutex::new(0));
     Box::new(move |floor_us| {
-        use std::sync::atomic::Ordering;
-        if floor_us - written.load(Ordering::Relaxed) < 1_000_000 {
+        newest_us.fetch_max(floor_us, Ordering::Relaxed);
+        if floor_us - asked_us.load(Ordering::Relaxed) < 1_000_000 {
             return;
         }
-        written.store(floor_us, Ordering::Relaxed);
-        let path = path.clone();
+        asked_us.store(floor_us, Ordering::Relaxed);
+        let (path, newest_us) = (path.clone(), Arc::clone(&newest_us));
+        let written_us = Arc::clone(&written_us);
         // Off the actor: a sync takes its time, and losing the last second of the bound is harmless.
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = files::replace(&path, floor_us.to_string().as_bytes()) {
-                tracing::warn!(%error, "the floor of server time could not be kept");
+            let mut written_us = written_us.lock().unwrap_or_else(PoisonError::into_inner);
+            let floor_us = newest_us.load(Ordering::Relaxed);
+            if floor_us <= *written_us {
+                return;
+            }
+            match files::replace(&path, floor_us.to_string().as_bytes()) {
+                Ok(()) => *written_us = floor_us,
+                Err(error) => {
+                    tracing::warn!(%error, "the floor of server time could not be kept");
+                }
             }
         });
     })
 }
 
-/// Runs an agent instance until shutdown.
+/// Why an instance ended, when nothing was wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Shutdown,
+    /// The agent is to be taken off this machine.
+    Departs,
+}
+
+/// Who this machine is: what it was enrolled as, or is now.
+async fn identity(
+    config: &Config,
+    files: &IdentityFiles,
+    facts: &Facts,
+    owner_log: &OwnerLog,
+    proxy: Option<Proxy>,
+) -> Result<Identity, AppError> {
+    if clone::has_own(&config.state_dir) {
+        // Its journals are this process's to remove only when no other instance writes there.
+        let _only = only_instance(config).await?;
+        clone::take_own(config, owner_log)?;
+    }
+    if let Some(identity) = files.load()? {
+        return Ok(identity);
+    }
+    let identity = enrol(config, files, facts.gather().await, proxy).await?;
+    owner_log.agent(&format!(
+        "this machine was enrolled as {} in region {}",
+        identity.enrolment.name, identity.enrolment.region
+    ));
+    Ok(identity)
+}
+
+/// Runs an agent instance until shutdown, or until it is to be taken off.
 ///
 /// # Errors
 /// When the machine is not a host and cannot become one, or its state cannot be used.
-pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(), AppError> {
+pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<Ended, AppError> {
     prepare_state(&config)?;
     let proxy = Proxy::from_env()?;
     if let Some(proxy) = &proxy {
@@ -222,17 +270,7 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(),
     };
     let owner_log = OwnerLog::new(config.owner_log(), clock.clone());
     let files = IdentityFiles::new(&config.state_dir);
-    let identity = match files.load()? {
-        Some(identity) => identity,
-        None => {
-            let identity = enrol(&config, &files, facts.gather().await, proxy.clone()).await?;
-            owner_log.agent(&format!(
-                "this machine was enrolled as {} in region {}",
-                identity.enrolment.name, identity.enrolment.region
-            ));
-            identity
-        }
-    };
+    let identity = identity(&config, &files, &facts, &owner_log, proxy.clone()).await?;
     let instance = InstanceId::from_bytes(random::bytes());
     let run: RunId = grant
         .run
@@ -268,6 +306,7 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(),
         owner_log: owner_log.clone(),
         spool: config.spool_dir(),
         renew,
+        departure: Departure::new(&config.state_dir, host),
         floor: floor_writer(&config),
     });
     let observer = Observer::new(runtime, picture, Arc::clone(&time), config.metrics_every());
@@ -287,10 +326,14 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<(),
         proxy,
         facts,
     };
-    tokio::join!(
+    let (departs, (), ()) = tokio::join!(
         executor.run(requests, shutdown.clone()),
         observer.run(watched, shutdown.clone()),
         connection.run(renewals, shutdown.clone()),
     );
-    Ok(())
+    Ok(if departs {
+        Ended::Departs
+    } else {
+        Ended::Shutdown
+    })
 }

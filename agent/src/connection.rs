@@ -21,6 +21,7 @@ use fairlead_protocol::{
 use tokio::sync::{Mutex, mpsc};
 
 use crate::app::RenewNow;
+use crate::clone;
 use crate::executor::Request;
 use crate::identity::{Identity, IdentityFiles};
 use crate::observe::Watch;
@@ -98,6 +99,11 @@ pub enum LinkEnd {
 }
 
 impl LinkEnd {
+    /// Whether this host's identity has ended.
+    fn is_revoked(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == codes::REVOKED)
+    }
+
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { after, .. } | Self::Reconnect { after, .. } if !after.is_zero() => {
@@ -136,6 +142,10 @@ impl Connection {
             if matches!(end, LinkEnd::Shutdown) {
                 return;
             }
+            if end.is_revoked() {
+                // When the executor is gone, so are we.
+                let _ = self.executor.send(Request::Revoked).await;
+            }
             // A link that lived a while was good: the next wait is short again.
             if self.clock.boot_us() - started > 10_000_000 {
                 backoff.reset();
@@ -168,11 +178,11 @@ impl Connection {
     ) -> LinkEnd {
         let identity = self.identity.lock().await.clone();
         if identity.not_after_s() <= self.clock.now_s()
-            && let Err(end) = self.renew_at_door(address, &identity).await
+            && let Err(end) = self.renew_at_door(address, &identity, shutdown).await
         {
             return end;
         }
-        match self.open_link(address).await {
+        match self.open_link(address, shutdown).await {
             Ok((socket, welcome)) => {
                 session::run(self, address, socket, welcome, renewals, shutdown).await
             }
@@ -193,6 +203,7 @@ impl Connection {
     async fn open_link(
         &self,
         address: &str,
+        shutdown: &Shutdown,
     ) -> Result<(Socket<LinkUp, LinkDown>, Welcome), LinkEnd> {
         let identity = self.identity.lock().await.clone();
         let dialler = self.dialler(&identity)?;
@@ -222,12 +233,21 @@ impl Connection {
         let answer = socket.hear_message(limits::HELLO_TIMEOUT).await?;
         match answer.kind {
             Some(link_down::Kind::Welcome(welcome)) => Ok((socket, welcome)),
+            Some(link_down::Kind::Refused(refused)) if refused.may_ask_as_clone => {
+                tracing::warn!(code = refused.code, reason = refused.message, "no link");
+                Err(clone::ask(self, socket, shutdown).await)
+            }
             other => Err(refused_or_odd(other)),
         }
     }
 
     /// The certificate has expired: the renew door takes it for 90 days.
-    async fn renew_at_door(&self, address: &str, identity: &Identity) -> Result<(), LinkEnd> {
+    async fn renew_at_door(
+        &self,
+        address: &str,
+        identity: &Identity,
+        shutdown: &Shutdown,
+    ) -> Result<(), LinkEnd> {
         let dialler = self.dialler(identity)?;
         let (mut socket, _): (Socket<LinkUp, LinkDown>, _) = dialler
             .messages(address, paths::RENEW, limits::LINK_MESSAGE_BYTES_MAX)
@@ -245,6 +265,10 @@ impl Connection {
                 .await
                 .map(|_| ())
                 .map_err(LinkEnd::Identity),
+            Some(link_down::Kind::Refused(refused)) if refused.may_ask_as_clone => {
+                tracing::warn!(code = refused.code, reason = refused.message, "no renewal");
+                Err(clone::ask(self, socket, shutdown).await)
+            }
             other => Err(refused_or_odd(other)),
         }
     }
@@ -317,7 +341,7 @@ impl Connection {
     }
 }
 
-fn refused_or_odd(answer: Option<link_down::Kind>) -> LinkEnd {
+pub(crate) fn refused_or_odd(answer: Option<link_down::Kind>) -> LinkEnd {
     match answer {
         Some(link_down::Kind::Refused(refused)) => LinkEnd::Refused {
             code: refused.code,

@@ -4,6 +4,8 @@
 //! is made here and never leaves. It is on disk before the request, so that asking again after a lost
 //! answer asks for the same host.
 
+use std::path::Path;
+
 use fairlead_identity::tls::{self, Expected, Trust};
 use fairlead_identity::token::{JoinToken, TokenError};
 use fairlead_link::backoff::{Backoff, random_share};
@@ -134,6 +136,9 @@ pub async fn enrol(
         let error = match ask(&dialler, address, &token, files, &facts).await {
             Ok(identity) => {
                 files.save(&identity)?;
+                if let Some(path) = &config.token_file {
+                    use_up(path);
+                }
                 return Ok(identity);
             }
             Err(error) => error,
@@ -144,6 +149,16 @@ pub async fn enrol(
         }
         tracing::warn!(address, %error, "enrolment is tried again");
         tokio::time::sleep(backoff.next_wait(random_share(), None)).await;
+    }
+}
+
+/// The token has done its work: whoever reads the file later shall find nothing to use.
+fn use_up(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(
+            path = %path.display(), %error,
+            "the join token has been used, and its file cannot be removed: remove it"
+        );
     }
 }
 

@@ -5,7 +5,9 @@
 //! | `task` | the actor: owns journal index, lanes and verifier; the only one that decides |
 //! | `lanes` | pure: which command may begin |
 //! | `job` | one command's life in a task of its own: checks, intent, act, result |
+//! | `look` | before the act: the container, precondition and policy |
 //! | `act` | what each kind asks of the engine |
+//! | `own` | what is asked of the agent itself |
 //! | `turn` | who is first: the job that begins, or the person who withdraws |
 //! | `fleeting` | results that are not journalled |
 //! | `attached` | exec, logs and copies, with or without a stream |
@@ -25,7 +27,9 @@ mod act;
 mod attached;
 mod fleeting;
 mod job;
+mod look;
 mod outcome;
+mod own;
 mod settle;
 mod terminal;
 mod task;
@@ -70,6 +74,8 @@ pub enum Request {
     },
     /// The server asks for a stream.
     OpenStream(OpenStream),
+    /// The region says that this host's identity has ended.
+    Revoked,
     /// Keys that may sign commands.
     LearnKeys(fairlead_protocol::CommandKeys),
 }

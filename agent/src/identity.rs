@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use fairlead_daemon::files;
 use fairlead_identity::authority::PrivateKey;
@@ -53,6 +54,8 @@ pub struct Identity {
     /// The installation's root.
     pub root: Root,
     key_der: Vec<u8>,
+    /// Kept: it remembers TLS sessions, and a resumed one costs half of a new one, at both ends.
+    dialler: Arc<OnceLock<Dialler>>,
 }
 
 impl IdentityFiles {
@@ -154,6 +157,7 @@ impl Identity {
             host,
             root,
             key_der,
+            dialler: Arc::default(),
         })
     }
 
@@ -170,15 +174,31 @@ impl Identity {
         let mut enrolment = self.enrolment.clone();
         enrolment.certificates = certificates;
         enrolment.certificate_counter = counter;
-        let renewed = Self::new(enrolment, key.to_der())?;
-        let certified = renewed.certified().map_err(|error| error.to_string())?;
-        if renewed.root.hash() != self.root.hash() {
+        self.with_the_same_root(enrolment, key)
+    }
+
+    /// Another host of the same region and root, from what a server gave this machine because it is a copy.
+    ///
+    /// # Errors
+    /// When the certificate is not that host's, or is not for that key.
+    pub fn of_its_own(&self, enrolment: EnrolReply, key: &PrivateKey) -> Result<Self, String> {
+        let own = self.with_the_same_root(enrolment, key)?;
+        if own.host == self.host || own.enrolment.region != self.enrolment.region {
+            return Err("it is not another host of this region".to_owned());
+        }
+        Ok(own)
+    }
+
+    fn with_the_same_root(&self, enrolment: EnrolReply, key: &PrivateKey) -> Result<Self, String> {
+        let next = Self::new(enrolment, key.to_der())?;
+        let certified = next.certified().map_err(|error| error.to_string())?;
+        if next.root.hash() != self.root.hash() {
             return Err("the new certificate has another root".to_owned());
         }
-        if certified.role != self.role() || certified.key_hash != key.public_hash() {
+        if certified.role != next.role() || certified.key_hash != key.public_hash() {
             return Err(format!("the new certificate is for {}", certified.role));
         }
-        Ok(renewed)
+        Ok(next)
     }
 
     fn role(&self) -> fairlead_identity::Role {
@@ -220,14 +240,22 @@ impl Identity {
     /// # Errors
     /// When key and certificate do not fit together.
     pub fn dialler(&self, proxy: Option<Proxy>) -> Result<Dialler, rustls::Error> {
+        if let Some(known) = self.dialler.get() {
+            return Ok(known.clone().through(proxy));
+        }
         let key = PrivateKey::from_der(&self.key_der)
             .map_err(|error| rustls::Error::General(error.to_string()))?;
+        // Without the root, which every server knows: it would be sent with each handshake, and kept with each
+        // connection there.
+        let mut chain = self.chain();
+        chain.truncate(2);
         let credentials = Credentials {
-            chain: self.chain(),
+            chain,
             key: key.for_tls(),
         };
         let expected = Expected::AccessServer(self.enrolment.region.clone());
         let config = tls::client(Trust::Root(self.root.clone()), expected, Some(credentials))?;
-        Ok(Dialler::new(config, Some(self.root.clone()), version::sni::AGENTS).through(proxy))
+        let dialler = Dialler::new(config, Some(self.root.clone()), version::sni::AGENTS);
+        Ok(self.dialler.get_or_init(|| dialler).clone().through(proxy))
     }
 }

@@ -1,6 +1,7 @@
 //! What the machine's owner does to end its being a host: give the identity up, or make a disk image of it
 //! from which each copy becomes a host of its own. Containers are not touched.
 
+use std::fs::File;
 use std::path::Path;
 
 use fairlead_link::proxy::Proxy;
@@ -10,12 +11,10 @@ use fairlead_protocol::{Leave, LinkDown, LinkUp, codes, limits, link_down, link_
 
 use crate::config::Config;
 use crate::identity::{Identity, IdentityError, IdentityFiles};
-use crate::supervise;
+use crate::supervise::{self, LOCK, SuperviseError};
 
-/// What stays of the state directory: the lock, which is held meanwhile.
-const LOCK: &str = "supervisor.lock";
-
-/// Why it was not done. Nothing was changed then.
+/// Why it was not done. Nothing was changed then, but for `File`, which may come when some of it is gone
+/// already: the identity goes first, and what is left is removed by doing it again.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaveError {
     /// The agent would go on with what is taken from it.
@@ -43,7 +42,10 @@ pub enum LeaveError {
         /// In words.
         message: String,
     },
-    /// The files cannot be removed.
+    /// The state directory cannot be used.
+    #[error("{0}")]
+    State(String),
+    /// A file cannot be removed.
     #[error("cannot remove {path}: {reason}")]
     File {
         /// Which.
@@ -59,9 +61,9 @@ pub enum LeaveError {
 /// # Errors
 /// When the agent runs, nobody can be told, or the files cannot be removed.
 pub async fn leave(config: &Config, only_forget: bool) -> Result<Option<String>, LeaveError> {
-    if supervise::is_running(&config.state_dir) {
-        return Err(LeaveError::Running);
-    }
+    let Some(_lock) = alone(&config.state_dir)? else {
+        return Ok(None);
+    };
     let Some(identity) = IdentityFiles::new(&config.state_dir).load()? else {
         return Ok(None);
     };
@@ -78,10 +80,30 @@ pub async fn leave(config: &Config, only_forget: bool) -> Result<Option<String>,
 /// # Errors
 /// When the agent runs, or the files cannot be removed.
 pub fn prepare_image(config: &Config) -> Result<bool, LeaveError> {
-    if supervise::is_running(&config.state_dir) {
-        return Err(LeaveError::Running);
+    forget_alone(&config.state_dir)
+}
+
+/// Empties the state directory, with no supervisor beside; whether there was anything.
+///
+/// # Errors
+/// When an agent runs, or something cannot be removed.
+pub(crate) fn forget_alone(state_dir: &Path) -> Result<bool, LeaveError> {
+    match alone(state_dir)? {
+        Some(_lock) => forget(state_dir),
+        None => Ok(false),
     }
-    forget(&config.state_dir)
+}
+
+/// Keeps supervisors away as long as the value lives; `None` when there is no state directory.
+fn alone(state_dir: &Path) -> Result<Option<File>, LeaveError> {
+    if !state_dir.exists() {
+        return Ok(None);
+    }
+    match supervise::hold(state_dir) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(SuperviseError::Taken(_)) => Err(LeaveError::Running),
+        Err(error) => Err(LeaveError::State(error.to_string())),
+    }
 }
 
 async fn tell(config: &Config, identity: &Identity) -> Result<(), LeaveError> {
@@ -131,7 +153,8 @@ async fn tell(config: &Config, identity: &Identity) -> Result<(), LeaveError> {
     Err(unreachable(last))
 }
 
-/// Empties the state directory. The identity goes first: a machine that forgot only half is no host.
+/// Empties the state directory, but for the lock, which is held meanwhile. The identity goes first: a
+/// machine that forgot only half is no host.
 fn forget(dir: &Path) -> Result<bool, LeaveError> {
     let failed = |path: &Path, error: &std::io::Error| LeaveError::File {
         path: path.display().to_string(),
@@ -170,6 +193,31 @@ fn remove(path: &Path) -> std::io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_supervisor_works_with_is_not_taken_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("identity"), "x").unwrap();
+        let supervisor = supervise::hold(dir.path()).unwrap();
+        assert!(matches!(forget_alone(dir.path()), Err(LeaveError::Running)));
+        assert!(dir.path().join("identity").exists());
+        drop(supervisor);
+        assert!(forget_alone(dir.path()).unwrap());
+        // And while it is taken away, none begins.
+        let _lock = alone(dir.path()).unwrap().unwrap();
+        assert!(matches!(
+            supervise::hold(dir.path()),
+            Err(SuperviseError::Taken(_))
+        ));
+    }
+
+    #[test]
+    fn without_a_state_directory_there_is_nothing_to_give_up_and_none_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = dir.path().join("none");
+        assert!(!forget_alone(&none).unwrap());
+        assert!(!none.exists());
+    }
 
     #[test]
     fn an_image_keeps_nothing_of_the_host() {

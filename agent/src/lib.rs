@@ -14,10 +14,12 @@
 pub mod config;
 pub mod supervise;
 pub mod leave;
+pub mod uninstall;
 pub mod app;
 pub mod identity;
 pub mod enrol;
 pub mod connection;
+pub mod clone;
 pub mod session;
 pub mod executor;
 pub mod journal;

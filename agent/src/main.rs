@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use fairlead_agent::config::{Config, Grant};
-use fairlead_agent::{app, leave, owner_log, policy, supervise};
+use fairlead_agent::{app, leave, owner_log, policy, supervise, uninstall};
 use fairlead_daemon::{files, shutdown, telemetry};
 
 /// The Fairlead agent: carries out signed commands on this machine's containers. It dials out and
@@ -47,6 +47,14 @@ enum Verb {
         #[arg(long)]
         forget: bool,
     },
+    /// Take the agent off this machine, as `install.sh --uninstall` does: leave the fleet, remove what the
+    /// installation made. Containers are not touched.
+    Uninstall {
+        #[command(flatten)]
+        config: Config,
+        #[command(flatten)]
+        options: uninstall::Options,
+    },
     /// Remove what makes this machine one host, before an image is made of its disk: each copy of it
     /// enrols as a host of its own.
     PrepareImage(Config),
@@ -61,6 +69,12 @@ fn main() -> ExitCode {
         Verb::Run { config, grant } => run_verb(config, grant),
         Verb::Log { config, tail, json } => log_verb(&config, tail, json),
         Verb::Leave { config, forget } => leave_verb(&config, forget),
+        Verb::Uninstall { config, options } => {
+            match uninstall::uninstall(&config.state_dir, &options) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error),
+            }
+        }
         Verb::PrepareImage(config) => prepare_image_verb(&config),
         Verb::Status(config) => status_verb(&config),
     }
@@ -124,16 +138,21 @@ fn run_verb(config: Config, grant: Grant) -> ExitCode {
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(app::Ended::Shutdown) => ExitCode::SUCCESS,
+        Ok(app::Ended::Departs) => exit_code(uninstall::EXIT_DEPARTS),
         Err(error) => {
             tracing::error!(error = %telemetry::Chain(&error), "agent cannot run");
             if error.may_pass() {
                 ExitCode::FAILURE
             } else {
-                ExitCode::from(u8::try_from(supervise::EXIT_NEEDS_HELP).unwrap_or(1))
+                exit_code(supervise::EXIT_NEEDS_HELP)
             }
         }
     }
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
 fn leave_verb(config: &Config, forget: bool) -> ExitCode {

@@ -193,6 +193,8 @@ pub struct Observer {
     /// When all that waits was last told.
     events_told_at: Instant,
     last_event_us: i64,
+    /// Whether the engine has been asked at all.
+    looked: bool,
     /// Whether the last look failed, so that the engine's going and coming are told once.
     engine_gone: bool,
 }
@@ -219,6 +221,7 @@ impl Observer {
             events: Untold::default(),
             events_told_at: Instant::now(),
             last_event_us: 0,
+            looked: false,
             engine_gone: false,
         }
     }
@@ -379,6 +382,7 @@ impl Observer {
                 }
             }
         }
+        self.looked = true;
         self.tell_picture();
         self.tell_events();
     }
@@ -395,7 +399,9 @@ impl Observer {
     }
 
     fn tell_picture(&mut self) {
-        if self.link.is_none() || self.engine.kind.is_empty() {
+        // Before the first look there is none: an empty one would wipe out what the others know, and an id
+        // would mean nothing there until the next.
+        if self.link.is_none() || self.engine.kind.is_empty() || !self.looked {
             return;
         }
         let containers = self.picture.listed().containers.clone();
@@ -511,5 +517,28 @@ mod tests {
         assert_eq!(gone.unwrap(), "engine.gone");
         shutdown.cancel();
         running.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_told_of_the_containers_before_they_were_looked_at() {
+        use crate::runtime::simulated::{SimulatedOptions, SimulatedRuntime};
+        let engine = SimulatedRuntime::new(SimulatedOptions::default()).unwrap();
+        let clock = fairlead_daemon::clock::Clock::system();
+        let mut observer = Observer::new(
+            Arc::new(engine),
+            Picture::default(),
+            Arc::new(ServerTime::new(clock, 0)),
+            Duration::from_secs(15),
+        );
+        observer.engine = observer.runtime.facts().await;
+        let (outbound, mut told) = mpsc::channel(64);
+        observer.on_watch(Watch::LinkUp {
+            outbound,
+            connection: 1,
+        });
+        assert!(told.try_recv().is_err(), "an empty picture is a wrong one");
+        observer.look().await;
+        let inventory = told.try_recv().unwrap().kind;
+        assert!(matches!(inventory, Some(link_up::Kind::Inventory(part)) if part.full));
     }
 }

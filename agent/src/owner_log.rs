@@ -173,6 +173,7 @@ fn in_words(command: &Command) -> String {
         Kind::PruneImages(_) => "remove unused images".to_owned(),
         Kind::RenewCertificate(_) => "renew this machine's certificate".to_owned(),
         Kind::Ping(_) => "ask for a sign of life".to_owned(),
+        Kind::UninstallAgent(_) => "take Fairlead's agent off this machine".to_owned(),
     }
 }
 

@@ -18,6 +18,7 @@
 //! forbid_exec = true
 //! forbid_shell = true             # exec with a terminal
 //! forbid_copy = true              # in and out
+//! forbid_uninstall = true         # `fairlead host rm --uninstall`
 //! allowed_images = ["registry.example.com/*", "busybox"]
 //! allowed_containers = ["app-*"]
 //! denied_containers = ["db-*"]

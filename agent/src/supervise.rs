@@ -4,21 +4,23 @@
 //! epoch is on disk before the instance that gets it is started, grows with each start, and is never
 //! used again. When an agent dies it is started again, after a wait that grows while starts fail fast.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use fairlead_daemon::files;
+use fairlead_daemon::files::{self, LockError};
 use fairlead_daemon::service;
 use fairlead_protocol::RunId;
-use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::uninstall;
+
+/// The file in the state directory whose lock says that somebody works there.
+pub(crate) const LOCK: &str = "supervisor.lock";
 /// An agent that lived so long was healthy: the next wait is short again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// First wait before an agent is started again.
@@ -27,6 +29,8 @@ const WAIT_FIRST: Duration = Duration::from_millis(100);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Wait after a start that did not even begin.
 const WAIT_FAILED: Duration = Duration::from_secs(2);
+/// Taking the agent off is tried again after this.
+const DEPART_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How long an agent may take to leave when it is asked to.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// Exit code of an agent that cannot run without somebody's doing (no token, refused).
@@ -60,7 +64,7 @@ pub enum SuperviseError {
 /// When the state directory cannot be used or another supervisor uses it.
 pub fn supervise(state_dir: &Path, arguments: &[String]) -> Result<(), SuperviseError> {
     files::private_dir(state_dir).map_err(|error| state_error(state_dir, &error))?;
-    let _lock = lock(state_dir)?;
+    let _lock = hold(state_dir)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(SuperviseError::Signals)?;
     let run = RunId::from_bytes(fairlead_identity::random::bytes());
     let program = std::env::current_exe().map_err(SuperviseError::Start)?;
@@ -88,9 +92,28 @@ pub fn supervise(state_dir: &Path, arguments: &[String]) -> Result<(), Supervise
             stop(&mut child);
             return Ok(());
         };
+        if status.code() == Some(uninstall::EXIT_DEPARTS) {
+            return depart(&program, state_dir, &mut signals);
+        }
         wait = next_wait(wait, started.elapsed(), status);
         tracing::warn!(%status, epoch, wait_ms = wait.as_millis(), "agent ended, will be started again");
         if interrupted_while_waiting(wait, &mut signals) {
+            return Ok(());
+        }
+    }
+}
+
+/// The agent is to be taken off: starts what does that, and waits to be stopped by it. When it does not
+/// come to that, it is started again.
+fn depart(program: &Path, state_dir: &Path, signals: &mut Signals) -> Result<(), SuperviseError> {
+    loop {
+        match uninstall::begin(program, state_dir) {
+            Ok(()) => tracing::info!("the agent is being taken off this machine"),
+            Err(error) => {
+                tracing::error!(%error, "the agent cannot be taken off; it is tried again");
+            }
+        }
+        if interrupted_while_waiting(DEPART_AGAIN_AFTER, signals) {
             return Ok(());
         }
     }
@@ -103,24 +126,17 @@ fn state_error(path: &Path, error: &io::Error) -> SuperviseError {
     }
 }
 
-/// Whether a supervisor works with that directory.
-#[must_use]
-pub fn is_running(state_dir: &Path) -> bool {
-    matches!(lock(state_dir), Err(SuperviseError::Taken(_)))
-}
-
-fn lock(state_dir: &Path) -> Result<File, SuperviseError> {
-    let path = state_dir.join("supervisor.lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| state_error(&path, &error))?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| SuperviseError::Taken(state_dir.display().to_string()))?;
-    Ok(file)
+/// The right to be the only one that works with that directory: a supervisor has it as long as it runs,
+/// and so has who takes away what a supervisor needs.
+///
+/// # Errors
+/// When somebody has it, or the directory cannot be used.
+pub(crate) fn hold(state_dir: &Path) -> Result<File, SuperviseError> {
+    let path = state_dir.join(LOCK);
+    files::lock(&path).map_err(|error| match error {
+        LockError::Taken => SuperviseError::Taken(state_dir.display().to_string()),
+        LockError::File(error) => state_error(&path, &error),
+    })
 }
 
 /// The next term of ownership, on disk before anybody gets it.
@@ -272,9 +288,9 @@ mod tests {
     #[test]
     fn one_machine_runs_one_supervisor() {
         let dir = tempfile::tempdir().unwrap();
-        let held = lock(dir.path()).unwrap();
-        assert!(matches!(lock(dir.path()), Err(SuperviseError::Taken(_))));
+        let held = hold(dir.path()).unwrap();
+        assert!(matches!(hold(dir.path()), Err(SuperviseError::Taken(_))));
         drop(held);
-        lock(dir.path()).unwrap();
+        hold(dir.path()).unwrap();
     }
 }

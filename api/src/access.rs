@@ -262,6 +262,7 @@ impl Action {
             Self::PruneImages { .. } => "prune-images",
             Self::RenewCertificate {} => "renew-certificate",
             Self::Ping {} => "ping",
+            Self::UninstallAgent {} => fairlead_protocol::command::UNINSTALL_AGENT,
         }
     }
 }
@@ -324,6 +325,7 @@ mod tests {
             assert_eq!(Permission::from_name(permission.name()), Some(permission));
         }
         assert_eq!(Permission::for_kind("renew-certificate"), Permission::Admin);
+        assert_eq!(Permission::for_kind("uninstall-agent"), Permission::Admin);
         assert_eq!(Permission::for_kind("something new"), Permission::Admin);
         assert_eq!(Permission::for_kind("logs"), Permission::Read);
     }

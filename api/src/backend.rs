@@ -205,8 +205,9 @@ pub trait Backend: Send + Sync + 'static {
     async fn refused(&self, caller: &Caller, action: &str, object: &str, why: &ApiError);
     /// A request was answered.
     fn observe(&self, observed: Observed);
-    /// Whether requests can be served; the error says why not.
-    async fn ready(&self) -> Result<(), ApiError>;
+    /// Whether requests can be served; the error says why not. What monitoring may want to know besides, a
+    /// line each, that anybody may read.
+    async fn ready(&self) -> Result<Vec<String>, ApiError>;
     /// Prometheus text.
     async fn metrics(&self) -> String;
 

@@ -159,7 +159,12 @@ async fn connection(
         acceptor.accept(socket),
     ));
     let stream = handshake.await??;
-    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(ALPN[0]);
+    let spoken = stream.get_ref().1.alpn_protocol();
+    if spoken.is_some_and(|protocol| !ALPN.contains(&protocol)) {
+        // A CA that looked at a challenge's answer (RFC 8737): the handshake was all it wanted.
+        return Ok(());
+    }
+    let is_http2 = spoken == Some(ALPN[0]);
     let activity = Arc::new(Activity {
         requests: AtomicUsize::new(0),
         place,

@@ -59,6 +59,9 @@ pub(crate) enum Verb {
     /// Regions
     #[command(subcommand)]
     Region(RegionVerb),
+    /// Keys that sign the agents' versions; for those who make packages
+    #[command(subcommand)]
+    Agent(AgentVerb),
     /// Containers
     Ps(Ps),
     /// Make a container and start it
@@ -156,7 +159,7 @@ pub(crate) enum HostVerb {
         /// Name, id or beginning of the id
         host: String,
     },
-    /// Let hosts go on that are held because they look like an older copy of themselves
+    /// Let hosts go on that are held: clones, and those that look like an older copy of themselves
     Approve {
         /// Names, ids or beginnings of ids
         #[arg(required = true)]
@@ -176,6 +179,15 @@ pub(crate) enum HostVerb {
         /// Only say which that would be
         #[arg(long, requires = "offline_for")]
         dry_run: bool,
+        /// The agent takes itself off its machine first; one that is away is waited for until the deadline
+        #[arg(long, conflicts_with = "offline_for")]
+        uninstall: bool,
+        /// With --uninstall: do not wait for the agents' answers
+        #[arg(long, requires = "uninstall")]
+        no_wait: bool,
+        /// With --uninstall: time after which it is not begun any more [default: 5m]
+        #[arg(long, value_parser = duration, value_name = "DURATION", requires = "uninstall")]
+        deadline: Option<Duration>,
     },
 }
 
@@ -270,6 +282,29 @@ pub(crate) enum RegionVerb {
     Ls,
     /// One region in full
     Show { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentVerb {
+    /// Make a key that signs versions: its private part goes to a new file (0600), its public part is
+    /// printed, KEYID:BASE64
+    #[command(
+        after_help = "The private key belongs where versions are made (./dev package --key FILE, \
+        fairlead-packer), with a copy offline, and nowhere else: not on a controller, not in a repository, \
+        not in CI logs. Whoever has it can run programs as root on every host. The public key goes to \
+        install.sh --key and fairlead-packer verify --key, and is printed again by: fairlead agent \
+        public-key FILE"
+    )]
+    Keygen {
+        /// The private key's file, which must not be there yet
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Print the public part of a key, KEYID:BASE64
+    PublicKey {
+        /// The private key's file
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

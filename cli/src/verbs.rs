@@ -13,6 +13,7 @@ mod fleet;
 pub(crate) mod host_add;
 mod token;
 mod region;
+mod agent;
 mod container;
 mod act;
 mod lifecycle;
@@ -130,6 +131,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::ApiToken(verb) => token::api(context, verb).await,
         Verb::Audit(args) => journal::audit(context, args).await,
         Verb::Region(verb) => region::region(context, verb).await,
+        Verb::Agent(verb) => agent::agent(context, verb),
         Verb::Ps(args) => container::ps(context, args).await,
         Verb::Run(args) => lifecycle::run(context, args).await,
         Verb::Create(args) => lifecycle::create(context, args).await,

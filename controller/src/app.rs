@@ -1,6 +1,7 @@
 //! Builds the controller from its configuration and runs it until shutdown.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files::{self, ClaimError};
 use fairlead_daemon::service;
 use fairlead_daemon::shutdown::Shutdown;
+use fairlead_daemon::telemetry::Chain;
 use fairlead_identity::{random, tls};
 use fairlead_link::accept::Acceptor;
 use fairlead_protocol::HostId;
@@ -18,17 +20,19 @@ use fairlead_store::{Store, StoreError};
 use fairlead_webssh::recording::file::Recordings;
 use fairlead_webssh::{Origins, page, socket};
 
+use crate::acme::AcmeError;
 use crate::authority::{CaError, CertificateAuthority};
 use crate::backend::live::Live;
 use crate::backend::terminals::Desk;
 use crate::backend::{ControllerBackend, Parts};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
-use crate::doors::{Doors, WebTls};
+use crate::doors::Doors;
 use crate::feed::Feed;
 use crate::fleet::Fleet;
+use crate::https::Https;
 use crate::metrics::Metrics;
-use crate::packages::{self, Packages};
+use crate::packages::{self, Packages, shipped};
 use crate::regions::{self, Centre, Regions};
 use crate::setup::{Setup, SetupError};
 use crate::streams::Streams;
@@ -80,6 +84,9 @@ pub enum AppError {
     /// Recordings have no place.
     #[error("cannot use the directory of recordings: {0}")]
     Recordings(#[source] std::io::Error),
+    /// Nor ACME.
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
     /// The public address makes no sense.
     #[error("--public-url {0} is not an https address")]
     PublicUrl(String),
@@ -90,7 +97,7 @@ pub struct App {
     centre: Arc<Centre>,
     backend: Arc<ControllerBackend>,
     doors: Doors,
-    web_tls: WebTls,
+    https: Https,
     packages: Arc<Packages>,
     acceptor: Acceptor,
 }
@@ -140,9 +147,12 @@ impl App {
             authority.root.clone(),
             Duration::ZERO,
         );
-        let web_tls = WebTls::new(&config, &authority)?;
+        let https = Https::new(&config, &authority, clock.clone())?;
         let for_packages = clock.clone();
         let packages = config.data_dir.join(packages::DIR);
+        if let Some(from) = config.packages_from.clone() {
+            put_in_place(from, packages.clone()).await;
+        }
         let packages = Packages::new(&packages, move || for_packages.now_us());
         let signing = Arc::clone(&authority);
         let addresses = std::iter::once(&config.public_url).chain(&config.browser_origins);
@@ -166,10 +176,7 @@ impl App {
             uplink_addresses: vec![config.uplink_address.clone()],
             packages: Arc::clone(&packages),
             public_url: config.public_url.clone(),
-            pin: match config.web_certificate {
-                Some(_) => String::new(),
-                None => authority.web_pin(),
-            },
+            web: Arc::clone(&https.status),
             version: fairlead_protocol::software::version().to_owned(),
         });
         let centre = Arc::new(Centre {
@@ -183,12 +190,13 @@ impl App {
             streams,
             clock,
             homes: RwLock::new(homes),
+            clones: config.clones,
         });
         Ok(Self {
             centre,
             backend,
             doors,
-            web_tls,
+            https,
             packages,
             acceptor,
         })
@@ -217,7 +225,7 @@ impl App {
         let (served, ..) = tokio::join!(
             serve(
                 web,
-                Arc::clone(&self.web_tls.config),
+                Arc::clone(&self.https.config),
                 router,
                 shutdown.clone(),
                 Limits::default()
@@ -225,12 +233,23 @@ impl App {
             regions::run(uplinks, self.acceptor, self.centre, shutdown.clone()),
             housekeep(self.backend, store, shutdown.clone()),
             keep_command_key(dispatch, shutdown.clone()),
-            WebTls::keep(self.web_tls.files(), shutdown.clone()),
+            self.https.keep(shutdown.clone()),
             taking,
         );
         if let Err(error) = served {
             tracing::error!(%error, "https ended");
         }
+    }
+}
+
+/// Machines go on getting what they got before when this fails: it is no reason not to start.
+async fn put_in_place(from: PathBuf, packages: PathBuf) {
+    let put = tokio::task::spawn_blocking(move || shipped::put_in_place(&from, &packages)).await;
+    match put {
+        Ok(Ok(Some(version))) => tracing::info!(%version, "machines get this version now"),
+        Ok(Ok(None)) => {}
+        Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "packages were not put in place"),
+        Err(error) => tracing::warn!(error = %Chain(&error), "packages were not put in place"),
     }
 }
 

@@ -39,6 +39,7 @@ use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::packages::Packages as PackageFiles;
 use crate::setup::Setup;
+use crate::web_status::WebStatus;
 
 pub mod dispatch;
 pub mod live;
@@ -94,8 +95,8 @@ pub struct Parts {
     pub packages: Arc<PackageFiles>,
     /// The https address that people use.
     pub public_url: String,
-    /// What `curl --pinnedpubkey` takes; empty when https shows a certificate of a public CA.
-    pub pin: String,
+    /// What https shows of itself.
+    pub web: Arc<WebStatus>,
     /// This program's version.
     pub version: String,
 }
@@ -294,11 +295,11 @@ impl Backend for ControllerBackend {
         self.parts.metrics.request(observed);
     }
 
-    async fn ready(&self) -> Result<(), ApiError> {
+    async fn ready(&self) -> Result<Vec<String>, ApiError> {
         self.read(|tx| tx.meta("ready").map(|_| ())).await?;
         match self.parts.store.trouble() {
             Some(trouble) => Err(store_error(trouble)),
-            None => Ok(()),
+            None => Ok(vec![self.parts.web.line()]),
         }
     }
 

@@ -3,7 +3,19 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+
+/// What becomes of a machine that uses a copy of a living host's identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Clones {
+    /// It is refused, whenever it asks.
+    Refuse,
+    /// It gets an identity of its own, and is held until an admin approves it.
+    ReEnrol,
+}
+
+/// The directory of Let's Encrypt.
+const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
 /// Where it listens, what it is called, where its data is.
 #[derive(Debug, Clone, Args)]
@@ -16,10 +28,10 @@ pub struct Config {
     )]
     pub data_dir: PathBuf,
     /// Where API and console are served (https).
-    #[arg(long, env = "FAIRLEAD_LISTEN", default_value = "0.0.0.0:7400")]
+    #[arg(long, env = "FAIRLEAD_LISTEN", default_value = "[::]:7400")]
     pub listen: SocketAddr,
     /// Where access servers are listened for.
-    #[arg(long, env = "FAIRLEAD_UPLINK_LISTEN", default_value = "0.0.0.0:7401")]
+    #[arg(long, env = "FAIRLEAD_UPLINK_LISTEN", default_value = "[::]:7401")]
     pub uplink_listen: SocketAddr,
     /// What access servers dial to get there, `host:port`.
     #[arg(long, env = "FAIRLEAD_UPLINK_ADDRESS")]
@@ -48,7 +60,58 @@ pub struct Config {
         value_delimiter = ','
     )]
     pub browser_origins: Vec<String>,
+    /// Folder with packages that came with this program, for instance by apt: put into the data directory,
+    /// from which machines get them, when they are newer than what is there.
+    #[arg(long, env = "FAIRLEAD_PACKAGES_FROM")]
+    pub packages_from: Option<PathBuf>,
+    /// What becomes of a machine that uses a copy of a living host's identity.
+    #[arg(long, env = "FAIRLEAD_CLONES", value_enum, default_value = "re-enrol")]
+    pub clones: Clones,
+    /// Certificate for https from a public CA, by ACME.
+    #[command(flatten)]
+    pub acme: AcmeConfig,
     /// The installation's domain, in every certificate; fixed at the first start.
     #[arg(long, env = "FAIRLEAD_DOMAIN", default_value = "fairlead.internal")]
     pub domain: String,
+}
+
+/// How https gets its certificate by ACME.
+#[derive(Debug, Clone, Default, Args)]
+pub struct AcmeConfig {
+    /// Have a public CA certify the name in --public-url for https, by ACME: it has to reach the people's port
+    /// as port 443 of that name. Until it has, https shows a certificate of the installation's own CA.
+    #[arg(long = "acme", env = "FAIRLEAD_ACME")]
+    pub wanted: bool,
+    /// The CA: the address of its ACME directory.
+    #[arg(
+        long = "acme-directory",
+        env = "FAIRLEAD_ACME_DIRECTORY",
+        default_value = LETS_ENCRYPT
+    )]
+    pub directory: String,
+    /// Where the CA may write to, for instance mailto:ops@example.com.
+    #[arg(
+        long = "acme-contact",
+        env = "FAIRLEAD_ACME_CONTACT",
+        value_delimiter = ','
+    )]
+    pub contacts: Vec<String>,
+    /// Roots (PEM) by which the CA's own https is believed, instead of those of the system: for a private CA.
+    #[arg(long = "acme-ca", env = "FAIRLEAD_ACME_CA")]
+    pub ca: Option<PathBuf>,
+    /// The CA's terms of service have been read and are agreed to; without it nothing is asked of the CA.
+    #[arg(long = "acme-agree-tos", env = "FAIRLEAD_ACME_AGREE_TOS")]
+    pub agree_tos: bool,
+}
+
+impl AcmeConfig {
+    /// What is asked for, as one text: when it changes, it is asked anew.
+    #[must_use]
+    pub fn wish(&self, name: &str) -> String {
+        format!(
+            "{name} of {} for {}",
+            self.directory,
+            self.contacts.join(",")
+        )
+    }
 }

@@ -16,7 +16,7 @@ use fairlead_identity::digest::sha256;
 use fairlead_identity::random;
 use fairlead_protocol::{
     Cancel, Command, CommandId, CommandResult, HostId, HostRecord, Message, OpenStream, Order,
-    Progress, Revocations, Stage, Stamp, StreamId, codes, limits, numbered, uplink_down,
+    Progress, Revocations, Stage, Stamp, State, StreamId, codes, limits, numbered, uplink_down,
 };
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::commands::CommandRow;
@@ -29,6 +29,10 @@ use crate::backend::dispatch::{ClientStream, Dispatching, NewCommand};
 use crate::backend::store_error;
 use crate::regions::Regions;
 use crate::streams::Streams;
+
+mod departure;
+
+pub use departure::Departed;
 
 /// Changes that a slow receiver may miss before it has to read again.
 const CHANGES_MAX: usize = 1024;
@@ -58,6 +62,17 @@ pub enum RenewError {
     /// It is told when regions connect again.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A result that was news.
+#[derive(Debug)]
+pub struct Recorded {
+    /// Of which command.
+    pub id: CommandId,
+    /// Its final state.
+    pub state: State,
+    /// The host whose identity ended with it.
+    pub departed: Option<Departed>,
 }
 
 enum Taken {
@@ -172,7 +187,7 @@ impl Dispatch {
         region: &str,
         host: &[u8],
         result: &CommandResult,
-    ) -> Result<Option<CommandId>, StoreError> {
+    ) -> Result<Option<Recorded>, StoreError> {
         let Ok(id) = CommandId::from_wire(&result.command) else {
             return Ok(None);
         };
@@ -191,12 +206,22 @@ impl Dispatch {
         let reported = std::mem::take(&mut result.stamps);
         result.stamps = row
             .stamps
-            .into_iter()
+            .iter()
+            .cloned()
             .chain(stored)
             .chain(reported)
             .collect();
         result.stamps.push(Stamp::at(Stage::Recorded, now_us));
-        Ok(tx.finish_command(id, &result, now_us)?.then_some(id))
+        if !tx.finish_command(id, &result, now_us)? {
+            return Ok(None);
+        }
+        let state = State::try_from(result.state).unwrap_or(State::Unknown);
+        let departed = departure::depart(tx, &row, state, now_us)?;
+        Ok(Some(Recorded {
+            id,
+            state,
+            departed,
+        }))
     }
 
     /// The result is on disk: whoever waits is told.
@@ -205,6 +230,25 @@ impl Dispatch {
         lock(&self.stored_at).remove(&id);
         let _ = self.changes.send(id);
     }
+
+    /// That a host's identity has ended is on disk: its streams are cut, and regions are told.
+    pub fn on_departed(&self, departed: &Departed) {
+        self.streams.cut(&[departed.host]);
+        for region in &departed.regions {
+            self.regions.outbox_grew(region);
+        }
+    }
+}
+
+/// Puts the whole list in every region's outbox; the regions.
+fn tell_revocations(tx: &Tx<'_>, now_us: i64) -> Result<Vec<String>, StoreError> {
+    let list = revocations(tx, now_us)?;
+    let mut regions = Vec::new();
+    for region in tx.regions(fairlead_store::DEFAULT_TENANT)? {
+        tx.send_later(&region.name, numbered::Kind::Revocations(list.clone()))?;
+        regions.push(region.name);
+    }
+    Ok(regions)
 }
 
 /// The whole list as it stands.
@@ -358,13 +402,7 @@ impl Dispatching for Dispatch {
             .store
             .write(move |tx| {
                 let hosts = tx.revoked_hosts()?;
-                let list = revocations(tx, now_us)?;
-                let mut regions = Vec::new();
-                for region in tx.regions(fairlead_store::DEFAULT_TENANT)? {
-                    tx.send_later(&region.name, numbered::Kind::Revocations(list.clone()))?;
-                    regions.push(region.name);
-                }
-                Ok((hosts, regions))
+                Ok((hosts, tell_revocations(tx, now_us)?))
             })
             .await
             .map_err(store_error)?;

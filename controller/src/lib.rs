@@ -6,6 +6,7 @@
 //! | uplink port (`regions`) | its listener | the network | one task per uplink, door or stream |
 //! | uplink, per region (`regions::uplink`) | one WebSocket | access server, outbox | store, fleet, dispatch |
 //! | housekeeping (`app`) | nothing | time | store |
+//! | ACME (`acme`) | the https certificate | time, the CA | https, `acme/` in the data directory |
 //!
 //! Modules in the order in which data flows:
 
@@ -14,7 +15,10 @@ pub mod app;
 pub mod authority;
 pub mod provision;
 pub mod doors;
+pub mod https;
+pub mod web_status;
 pub mod web_certificate;
+pub mod acme;
 pub mod packages;
 pub mod setup;
 pub mod backend;

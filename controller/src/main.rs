@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use fairlead_controller::app::App;
 use fairlead_controller::config::Config;
+use fairlead_controller::packages;
 use fairlead_controller::provision::{Preparation, provision};
 use fairlead_daemon::{files, process, shutdown, telemetry};
 
@@ -67,6 +68,14 @@ async fn prepare(preparation: &Preparation) -> Result<(), Box<dyn std::error::Er
         "region_waits={}",
         if made.region_waits { "yes" } else { "no" }
     );
+    match &made.packages {
+        Some(version) => println!("packages={version}"),
+        None => eprintln!(
+            "machines find no package here yet: let --packages-from name a repository of packages \
+             (that of the .deb is /usr/share/fairlead/packages), or copy one to {}",
+            preparation.config.data_dir.join(packages::DIR).display()
+        ),
+    }
     Ok(())
 }
 

@@ -4,6 +4,8 @@
 //! asked. What is downloaded proves itself by the script's hashes and the manifest's signature, not by
 //! where it came from. Only plain names are looked up: no name begins with a dot, none holds a separator.
 
+pub mod shipped;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -118,7 +120,7 @@ impl Packages {
         });
     }
 
-    /// `/install.sh` and `/packages/…`.
+    /// `/install.sh`, its signature, and `/packages/…`.
     pub fn router(self: &Arc<Self>) -> Router {
         // Answers of files know ranges, so that a download goes on where it broke off.
         let files = ServeDir::new(&self.dir)
@@ -126,6 +128,7 @@ impl Packages {
             .call_fallback_on_method_not_allowed(false);
         Router::new()
             .route_service("/install.sh", files.clone())
+            .route_service("/install.sh.sig", files.clone())
             .nest_service("/packages", files)
             .layer(middleware::from_fn_with_state(Arc::clone(self), guard))
     }
@@ -141,7 +144,7 @@ fn is_name(text: &str) -> bool {
 
 /// Whether a path is one that can be meant: at most a folder and a file, of plain names.
 fn is_path(path: &str) -> bool {
-    if path == "/install.sh" {
+    if matches!(path, "/install.sh" | "/install.sh.sig") {
         return true;
     }
     let Some(rest) = path.strip_prefix("/packages/") else {
@@ -151,7 +154,18 @@ fn is_path(path: &str) -> bool {
     parts.len() <= 2 && parts.iter().all(|part| is_name(part))
 }
 
+/// An answer to HEAD has no body, also where it is a refusal: HTTP/2 sends whatever body there is.
 async fn guard(State(packages): State<Arc<Packages>>, request: Request, next: Next) -> Response {
+    let is_head = *request.method() == Method::HEAD;
+    let answer = answer(packages, request, next).await;
+    if is_head {
+        let (parts, _) = answer.into_parts();
+        return Response::from_parts(parts, Body::empty());
+    }
+    answer
+}
+
+async fn answer(packages: Arc<Packages>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return said(StatusCode::METHOD_NOT_ALLOWED, "packages are only read\n");
@@ -241,6 +255,7 @@ mod tests {
             std::fs::create_dir_all(packages.join(folder)).unwrap();
         }
         std::fs::write(packages.join("install.sh"), "#!/bin/sh\n").unwrap();
+        std::fs::write(packages.join("install.sh.sig"), "KEYID SIGNATURE\n").unwrap();
         std::fs::write(packages.join("channels/stable"), "0.2.0\n").unwrap();
         std::fs::write(packages.join("0.2.0/manifest"), "fairlead-manifest 1\n").unwrap();
         std::fs::write(
@@ -275,6 +290,10 @@ mod tests {
         let (_dir, packages) = world();
         let script = get(&packages, "/install.sh", None).await;
         assert_eq!(script, (StatusCode::OK, "#!/bin/sh\n".to_owned()));
+        for path in ["/install.sh.sig", "/packages/install.sh.sig"] {
+            let signatures = get(&packages, path, None).await;
+            assert_eq!(signatures, (StatusCode::OK, "KEYID SIGNATURE\n".to_owned()));
+        }
         let agent = "/packages/0.2.0/fairlead-agent-linux-x86_64";
         assert_eq!(get(&packages, agent, None).await.1, "0123456789");
         let rest = get(&packages, agent, Some("bytes=4-")).await;
@@ -329,6 +348,22 @@ mod tests {
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         drop(held);
         assert_eq!(get(&packages, "/install.sh", None).await.0, StatusCode::OK);
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_head_has_no_body() {
+        let (_dir, packages) = world();
+        for (path, status) in [
+            ("/packages/0.2.0/fairlead-agent-linux-x86_64", 200),
+            ("/packages/0.3.0/fairlead-agent-linux-x86_64", 404),
+            ("/packages/.hidden", 404),
+        ] {
+            let request = Request::head(path).body(Body::empty()).unwrap();
+            let answer = packages.router().oneshot(request).await.unwrap();
+            assert_eq!(answer.status(), status, "{path}");
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body.len(), 0, "{path}");
+        }
     }
 
     #[cfg(unix)]

@@ -1,6 +1,6 @@
-//! Preparing an installation before its controller runs for the first time: CA, store, the first region
-//! and the tokens that its access server and the first host join with. The installer calls it; without it
-//! the same is done by hand, with `fairlead region add` and `fairlead join-token create`.
+//! Preparing an installation before its controller runs for the first time: CA, store, the first region,
+//! the tokens that its access server and the first host join with, and the packages that came along. The
+//! installer calls it; without it the same is done by hand, with `fairlead region add` and `fairlead join-token create`.
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,8 @@ use fairlead_store::{DEFAULT_TENANT, Store, StoreError, Tx};
 
 use crate::authority::{CaError, CertificateAuthority};
 use crate::config::Config;
+use crate::packages::shipped::{self, ShippedError};
+use crate::packages::{self, Packages};
 
 /// How long the tokens work.
 const TOKEN_LIFE_US: i64 = 3600 * 1_000_000;
@@ -48,6 +50,9 @@ pub enum ProvisionError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Packages for the hosts cannot be put in place.
+    #[error(transparent)]
+    Packages(#[from] ShippedError),
     /// A token cannot be written.
     #[error("cannot write {path}: {source}")]
     File {
@@ -67,6 +72,8 @@ pub struct Provisioned {
     pub pin: String,
     /// Whether the region's access server has still to join.
     pub region_waits: bool,
+    /// The version that machines get from this controller; `None` while there is no package.
+    pub packages: Option<String>,
 }
 
 /// Prepares; again it changes nothing but makes new tokens.
@@ -112,10 +119,15 @@ pub async fn provision(preparation: &Preparation) -> Result<Provisioned, Provisi
     if let (Some(path), Some(token)) = (&preparation.host_token_file, &host) {
         write_secret(path, token)?;
     }
+    let packages = config.data_dir.join(packages::DIR);
+    if let Some(from) = &config.packages_from {
+        shipped::put_in_place(from, &packages)?;
+    }
     Ok(Provisioned {
         ca_sha256: hex(&ca_hash),
         pin: authority.web_pin(),
         region_waits: server.is_some(),
+        packages: Packages::new(&packages, move || now_us).stable(),
     })
 }
 
@@ -182,6 +194,9 @@ mod tests {
                 web_certificate: None,
                 web_key: None,
                 browser_origins: Vec::new(),
+                packages_from: None,
+                clones: crate::config::Clones::ReEnrol,
+                acme: crate::config::AcmeConfig::default(),
                 domain: "fairlead.internal".to_owned(),
             },
             region: "local".to_owned(),
@@ -197,6 +212,7 @@ mod tests {
         let first = provision(&wanted).await.unwrap();
         assert!(first.region_waits);
         assert!(first.pin.starts_with("sha256//"));
+        assert_eq!(first.packages, None);
         let read = |path: &Path| std::fs::read_to_string(path).unwrap();
         let server: JoinToken = read(&wanted.region_token_file).parse().unwrap();
         let mode = std::fs::metadata(&wanted.region_token_file)

@@ -25,6 +25,7 @@ use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::streams::Streams;
 
+mod clones;
 mod enrolment;
 mod uplink;
 
@@ -140,6 +141,8 @@ pub struct Centre {
     pub clock: Clock,
     /// Which region each host belongs to: no region may speak for another's hosts.
     pub homes: RwLock<HashMap<HostId, String>>,
+    /// What becomes of clones.
+    pub clones: crate::config::Clones,
 }
 
 impl Centre {

@@ -62,6 +62,14 @@ impl WebCertificate {
         }))
     }
 
+    /// The certificate itself, without its chain. Empty when there is none, which [`Self::open`] refuses.
+    #[must_use]
+    pub fn leaf(&self) -> CertificateDer<'static> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        let first = current.0.cert.first().cloned();
+        first.unwrap_or_else(|| CertificateDer::from(Vec::new()))
+    }
+
     /// Reads the files again when they have changed. Files that cannot be used leave what is in use, and
     /// are looked at again with the next change.
     ///
@@ -148,10 +156,6 @@ mod tests {
         [chain.collect(), pem("PRIVATE KEY", ca.web.key.secret_der())]
     }
 
-    fn leaf(certificate: &WebCertificate) -> CertificateDer<'static> {
-        certificate.current.read().unwrap().0.cert[0].clone()
-    }
-
     #[test]
     fn changed_files_are_taken_up_and_damaged_ones_leave_what_is_in_use() {
         let dir = tempfile::tempdir().unwrap();
@@ -168,18 +172,18 @@ mod tests {
         put([&first[0], &first[1]], 1);
         let used = WebCertificate::open(&paths[0], &paths[1]).unwrap();
         assert!(!used.refresh().unwrap());
-        let before = leaf(&used);
+        let before = used.leaf();
         put([&second[0], &first[1]], 2);
         let error = used.refresh().unwrap_err();
         assert!(
             matches!(error, WebCertificateError::Mismatch { .. }),
             "{error}"
         );
-        assert_eq!(leaf(&used), before);
+        assert_eq!(used.leaf(), before);
         assert!(!used.refresh().unwrap(), "said once");
         put([&second[0], &second[1]], 3);
         assert!(used.refresh().unwrap());
-        assert_ne!(leaf(&used), before);
+        assert_ne!(used.leaf(), before);
         put(["nothing", &second[1]], 4);
         assert!(
             used.refresh()

@@ -2,15 +2,17 @@
 //! shares one port among several (see `passing`). Whoever serves them need not know which.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
 /// Passed connections that wait to be accepted. Beyond that those of the same process wait their turn, and
 /// those that another process passes are closed.
 pub const PASSED_WAITING_MAX: usize = 64;
+/// Connections that wait in the kernel to be accepted, as many as by default.
+const BACKLOG: u32 = 1024;
 /// After a failed accept the next try waits this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -24,17 +26,43 @@ pub struct ListenError {
     pub reason: io::Error,
 }
 
-/// Listens at a port.
+/// Listens at a port. `[::]` is all addresses of this machine, IPv4 too, whatever the system's setting;
+/// where there is no IPv6, it is all of IPv4.
 ///
 /// # Errors
 /// When it cannot be had.
 pub async fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|reason| ListenError {
-            address: address.to_string(),
-            reason,
-        })
+    let listening = if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        match everywhere(address) {
+            Err(error) if is_without_ipv6(&error) => {
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+            }
+            done => done,
+        }
+    } else {
+        TcpListener::bind(address).await
+    };
+    listening.map_err(|reason| ListenError {
+        address: address.to_string(),
+        reason,
+    })
+}
+
+fn everywhere(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v6()?;
+    rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    [
+        rustix::io::Errno::AFNOSUPPORT,
+        rustix::io::Errno::ADDRNOTAVAIL,
+    ]
+    .iter()
+    .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Where connections come from.
@@ -65,7 +93,10 @@ impl Arrivals {
     pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             match self.try_accept().await {
-                Ok(accepted) => return accepted,
+                // An IPv4 address looks the same whichever kind of socket it came to.
+                Ok((tcp, from)) => {
+                    return (tcp, SocketAddr::new(from.ip().to_canonical(), from.port()));
+                }
                 Err(error) => {
                     // Out of file descriptors, most likely: waiting is the only cure.
                     tracing::error!(%error, "cannot accept connections");
@@ -97,6 +128,25 @@ impl Arrivals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn one_listener_serves_both_families_and_names_callers_as_they_are() {
+        let listener = listen("[::]:0".parse().unwrap()).await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut arrivals = Arrivals::from(listener);
+        let mut callers = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        // On a machine without IPv6 the same words mean IPv4 only.
+        if at.is_ipv6() {
+            callers.push(IpAddr::V6(Ipv6Addr::LOCALHOST));
+        }
+        for caller in callers {
+            let dialled = TcpStream::connect((caller, at.port())).await.unwrap();
+            let (_, from) = arrivals.accept().await;
+            assert_eq!(from, dialled.local_addr().unwrap());
+        }
+        let taken = listen(at).await.unwrap_err();
+        assert!(taken.to_string().contains("cannot listen at"), "{taken}");
+    }
 
     #[tokio::test]
     async fn both_ways_lead_in_and_the_port_goes_on_when_the_other_ends() {

@@ -48,17 +48,40 @@ fn locked(dir: &Path) -> Result<File, ClaimError> {
     };
     private_dir(dir).map_err(|error| unusable(dir, &error))?;
     let path = dir.join(LOCK_FILE);
+    lock(&path).map_err(|error| match error {
+        LockError::Taken => ClaimError::Taken(dir.display().to_string()),
+        LockError::File(error) => unusable(&path, &error),
+    })
+}
+
+/// Why a lock was not got.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process holds it.
+    #[error("another process holds it")]
+    Taken,
+    /// Its file cannot be used.
+    #[error(transparent)]
+    File(io::Error),
+}
+
+/// Takes the lock that stands for a file (made when it is not there), without waiting. It is held until
+/// the value is dropped; the kernel gives it free when the process is gone, however it ended.
+///
+/// # Errors
+/// When another process holds it, or the file cannot be used.
+pub fn lock(path: &Path) -> Result<File, LockError> {
     let mut make = OpenOptions::new();
     make.create(true).truncate(false).write(true).mode(0o600);
     let file = make
-        .open(&path)
+        .open(path)
         // A disk that takes nothing any more can still be read from.
-        .or_else(|error| File::open(&path).map_err(|_| error))
-        .map_err(|error| unusable(&path, &error))?;
+        .or_else(|error| File::open(path).map_err(|_| error))
+        .map_err(LockError::File)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(ClaimError::Taken(dir.display().to_string())),
-        Err(error) => Err(unusable(&path, &error.into())),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(LockError::Taken),
+        Err(error) => Err(LockError::File(error.into())),
     }
 }
 
@@ -141,5 +164,15 @@ mod tests {
         assert!(error.to_string().contains("already_running"));
         drop(held);
         locked(&data).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_taken_is_told_from_one_that_cannot_be_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let _held = lock(&path).unwrap();
+        assert!(matches!(lock(&path), Err(LockError::Taken)));
+        let nowhere = dir.path().join("none/a.lock");
+        assert!(matches!(lock(&nowhere), Err(LockError::File(_))));
     }
 }

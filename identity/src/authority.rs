@@ -40,7 +40,7 @@ pub enum AuthorityError {
 }
 
 /// A private key (PKCS#8).
-pub struct PrivateKey(KeyPair);
+pub struct PrivateKey(pub(crate) KeyPair);
 
 impl PrivateKey {
     /// A new P-256 key.

@@ -10,6 +10,7 @@
 //! | `chain` | whether a chain of certificates is to be believed, and as what |
 //! | `tls` | rustls verifiers on top of `chain` |
 //! | `authority` | making roots, intermediates and leaves |
+//! | `public` | what a public CA asks for: requests with names, challenge certificates |
 //! | `token` | `FL1…` join tokens and `FA1…` API tokens |
 //! | `signing` | signing commands, and verifying them on the host |
 //! | `ticket` | permission to open one terminal once |
@@ -21,6 +22,7 @@ pub mod roles;
 pub mod chain;
 pub mod tls;
 pub mod authority;
+pub mod public;
 pub mod token;
 pub mod signing;
 pub mod ticket;

@@ -8,12 +8,18 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
-use fairlead_protocol::{Chain, Command, CommandKeys, HostId, Message, SignedCommand, limits};
+use fairlead_protocol::{
+    Chain, CloneGrant, Command, CommandKeys, HostId, Message, SignedCloneGrant, SignedCommand,
+    limits,
+};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::chain::{ChainError, Root, Usage, public_key};
 use crate::roles::Role;
 
+/// What is signed of a grant begins so. No encoded message begins with these bytes, so a grant is no
+/// command, and no command a grant.
+const GRANT_WORDS: &[u8] = b"fairlead clone grant\0";
 /// Bytes of a key's id: the beginning of the SHA-256 of its public key.
 const KEY_ID_BYTES: usize = 16;
 
@@ -98,6 +104,18 @@ impl Signer {
     /// The id of its key.
     pub(crate) fn key_id(&self) -> [u8; KEY_ID_BYTES] {
         self.key_id
+    }
+
+    /// The grant, signed.
+    #[must_use]
+    pub fn sign_grant(&self, grant: &CloneGrant) -> SignedCloneGrant {
+        let bytes = grant.encode_to_vec();
+        let signature = self.sign_as(GRANT_WORDS, &bytes);
+        SignedCloneGrant {
+            grant: bytes.into(),
+            key_id: bytes::Bytes::copy_from_slice(&self.key_id),
+            signature: signature.into(),
+        }
     }
 
     /// The certificate chain to make known to hosts.
@@ -200,19 +218,7 @@ impl Verifier {
         if signed.command.len() > limits::COMMAND_BYTES_MAX {
             return Err(SignatureError::Unreadable);
         }
-        let id: [u8; KEY_ID_BYTES] = signed.key_id[..]
-            .try_into()
-            .map_err(|_| SignatureError::UnknownKey)?;
-        let key = self.keys.get(&id).ok_or(SignatureError::UnknownKey)?;
-        let past_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX) - key.not_after_s;
-        if past_s > i64::try_from(TOLERANCE.as_secs()).unwrap_or(0) {
-            return Err(SignatureError::KeyNotValid(ChainError::Expired(
-                past_s.unsigned_abs(),
-            )));
-        }
-        UnparsedPublicKey::new(&ED25519, &key.public)
-            .verify(&signed.command, &signed.signature)
-            .map_err(|_| SignatureError::Wrong)?;
+        self.check(&signed.key_id, &signed.command, &signed.signature, now)?;
         let command =
             Command::decode(&signed.command[..]).map_err(|_| SignatureError::Unreadable)?;
         if command.host[..] != self.host.as_bytes()[..] {
@@ -223,5 +229,48 @@ impl Verifier {
         } else {
             Err(SignatureError::OtherTenant)
         }
+    }
+
+    /// The grant inside, when it is the installation's and about this host. `now` is the servers' time.
+    ///
+    /// # Errors
+    /// When it is not to be believed.
+    pub fn verify_grant(
+        &self,
+        signed: &SignedCloneGrant,
+        now: UnixTime,
+    ) -> Result<CloneGrant, SignatureError> {
+        if signed.grant.len() > limits::COMMAND_BYTES_MAX {
+            return Err(SignatureError::Unreadable);
+        }
+        let said = [GRANT_WORDS, &signed.grant[..]].concat();
+        self.check(&signed.key_id, &said, &signed.signature, now)?;
+        let grant =
+            CloneGrant::decode(&signed.grant[..]).map_err(|_| SignatureError::Unreadable)?;
+        if grant.of[..] == self.host.as_bytes()[..] {
+            Ok(grant)
+        } else {
+            Err(SignatureError::OtherHost)
+        }
+    }
+
+    fn check(
+        &self,
+        key_id: &[u8],
+        said: &[u8],
+        signature: &[u8],
+        now: UnixTime,
+    ) -> Result<(), SignatureError> {
+        let id: [u8; KEY_ID_BYTES] = key_id.try_into().map_err(|_| SignatureError::UnknownKey)?;
+        let key = self.keys.get(&id).ok_or(SignatureError::UnknownKey)?;
+        let past_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX) - key.not_after_s;
+        if past_s > i64::try_from(TOLERANCE.as_secs()).unwrap_or(0) {
+            return Err(SignatureError::KeyNotValid(ChainError::Expired(
+                past_s.unsigned_abs(),
+            )));
+        }
+        UnparsedPublicKey::new(&ED25519, &key.public)
+            .verify(said, signature)
+            .map_err(|_| SignatureError::Wrong)
     }
 }

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use fairlead_protocol::{Command, CommandKeys, HostId, SignedCommand};
+use fairlead_protocol::{
+    CloneGrant, Command, CommandKeys, HostId, SignedCloneGrant, SignedCommand,
+};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::authority::{Authority, LeafUse, PrivateKey, RequestedKey};
@@ -285,6 +287,53 @@ fn a_relay_can_neither_alter_nor_redirect_nor_forge() {
         s.verifier.verify(&unknown, at(NOW_S)),
         Err(SignatureError::UnknownKey)
     );
+}
+
+#[test]
+fn a_relay_cannot_grant_a_clone_what_the_controller_did_not() {
+    let s = signing();
+    let grant = |of: u8| CloneGrant {
+        of: host(of).to_wire(),
+        host: host(9).to_wire(),
+        key_hash: vec![7; 32].into(),
+    };
+    let signed = s.signer.sign_grant(&grant(1));
+    assert_eq!(
+        s.verifier.verify_grant(&signed, at(NOW_S)).unwrap(),
+        grant(1)
+    );
+    for index in 0..signed.grant.len() {
+        let mut bytes = signed.grant.to_vec();
+        bytes[index] ^= 1;
+        let altered = SignedCloneGrant {
+            grant: bytes.into(),
+            ..signed.clone()
+        };
+        let judged = s.verifier.verify_grant(&altered, at(NOW_S));
+        assert_eq!(judged, Err(SignatureError::Wrong));
+    }
+    let for_another = s.signer.sign_grant(&grant(2));
+    let judged = s.verifier.verify_grant(&for_another, at(NOW_S));
+    assert_eq!(judged, Err(SignatureError::OtherHost));
+    let forged = signer(&s.installation.sz_agents, &Role::CommandKey).sign_grant(&grant(1));
+    let judged = s.verifier.verify_grant(&forged, at(NOW_S));
+    assert_eq!(judged, Err(SignatureError::UnknownKey));
+    // What was signed as the one is not the other.
+    let as_command = SignedCommand {
+        command: signed.grant.clone(),
+        key_id: signed.key_id.clone(),
+        signature: signed.signature.clone(),
+    };
+    let judged = s.verifier.verify(&as_command, at(NOW_S));
+    assert_eq!(judged, Err(SignatureError::Wrong));
+    let command = s.signer.sign(&command_for(1));
+    let as_grant = SignedCloneGrant {
+        grant: command.command,
+        key_id: command.key_id,
+        signature: command.signature,
+    };
+    let judged = s.verifier.verify_grant(&as_grant, at(NOW_S));
+    assert_eq!(judged, Err(SignatureError::Wrong));
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::server::ResolvesServerCert;
@@ -20,6 +21,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::chain::{ChainError, Root, Usage};
 use crate::roles::Role;
+
+/// TLS sessions that a dialler remembers.
+const SESSIONS_KEPT: usize = 8;
 
 /// A certificate chain and the key of its leaf.
 pub struct Credentials {
@@ -88,10 +92,13 @@ pub fn client(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    match credentials {
-        Some(own) => builder.with_client_auth_cert(own.chain, own.key),
-        None => Ok(builder.with_no_client_auth()),
-    }
+    let mut config = match credentials {
+        Some(own) => builder.with_client_auth_cert(own.chain, own.key)?,
+        None => builder.with_no_client_auth(),
+    };
+    // One server each is dialled; the library's default keeps room for 32.
+    config.resumption = Resumption::in_memory_sessions(SESSIONS_KEPT);
+    Ok(config)
 }
 
 /// A configuration for accepting: peers may show a certificate (then it must be one of ours,
@@ -138,6 +145,21 @@ pub fn https_with(certificate: Arc<dyn ResolvesServerCert>) -> Result<ServerConf
         .with_no_client_auth()
         .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// The same for one that also answers a public CA's challenges (RFC 8737). What is resolved for a client
+/// that offers [`crate::public::CHALLENGE_ALPN`] is up to `certificate`.
+///
+/// # Errors
+/// When the library has no TLS 1.3.
+pub fn https_with_challenges(
+    certificate: Arc<dyn ResolvesServerCert>,
+) -> Result<ServerConfig, Error> {
+    let mut config = https_with(certificate)?;
+    config
+        .alpn_protocols
+        .push(crate::public::CHALLENGE_ALPN.to_vec());
     Ok(config)
 }
 

@@ -2,13 +2,15 @@
 //!
 //! A `.deb` is an ar archive of `debian-binary`, `control.tar.gz` and `data.tar.gz`. The agent lies
 //! where `install.sh` puts it (`/opt/fairlead/versions/VERSION`), because it upgrades itself there; the
-//! servers are ordinary programs in `/usr/bin`. The maintainer's scripts are in `deb/`; none touches
+//! servers are ordinary programs in `/usr/bin`. The controller's package brings what hosts ask it for (script
+//! and agents for all machines) in `/usr/share/fairlead`, and its unit tells the controller, which puts it
+//! into its own folder when it starts. The maintainer's scripts are in `deb/`; none touches
 //! anything but our own unit, users and folders.
 
 use std::collections::BTreeMap;
 use std::io;
 
-use fairlead_identity::package::Version;
+use fairlead_identity::package::{INSTALLER_NAME, Version};
 
 use crate::archive::{self, Entry};
 use crate::programs::{ACCESS_SERVER, AGENT, CLI, CONTROLLER, Target};
@@ -17,8 +19,14 @@ const FORMAT: &[u8] = b"2.0\n";
 const MAINTAINER: &str = "Fairlead <packages@fairlead.dev>";
 const HOMEPAGE: &str = "https://fairlead.dev";
 const UNITS: &str = "./usr/lib/systemd/system";
+/// Where the controller's package keeps what hosts ask a controller for.
+const FOR_HOSTS: &str = "/usr/share/fairlead/packages";
+/// The script that prepares an installation, and that hosts run.
+const INSTALLER_AT: &str = "./usr/share/fairlead/install.sh";
 /// Where `install.sh print-unit` lets the servers start from.
 const SERVERS_AT: &str = "ExecStart=/opt/fairlead-servers/current/";
+/// Before it a unit's own settings: those in the file count more.
+const SETTINGS: &str = "EnvironmentFile=";
 const COPYRIGHT: &str = "Fairlead is distributed under the Apache License, version 2.0; on Debian systems \
     its text is in\n/usr/share/common-licenses/Apache-2.0. What it is built from, with licences, is listed in\n\
     the version's sbom.cdx.json.\n";
@@ -30,7 +38,9 @@ pub enum DebError {
     #[error(transparent)]
     Archive(#[from] io::Error),
     /// A unit does not start what it should.
-    #[error("the unit of {0} should start it from /opt/fairlead-servers/current, once")]
+    #[error(
+        "the unit of {0} should start it from /opt/fairlead-servers/current and name one file of settings"
+    )]
     Unit(&'static str),
 }
 
@@ -126,7 +136,7 @@ pub fn access_server(
         ACCESS_SERVER,
         "fairlead-access",
         "its settings belong into /etc/fairlead/access-server.env; beside a controller, \
-         `sh install.sh server --name NAME` writes them and starts it",
+         `sh /usr/share/fairlead/install.sh server --name NAME` writes them and starts it",
         "Fairlead access server: the links of a region's hosts\n It ends the links of a region's agents and \
          keeps the region's ledger.",
         tree,
@@ -142,20 +152,35 @@ pub fn controller(
     origin: &Origin<'_>,
     program: Vec<u8>,
     cli: Vec<u8>,
+    for_hosts: &[(String, u32, Vec<u8>)],
     units: &Units,
 ) -> Result<(String, Vec<u8>), DebError> {
     let mut tree = Tree::default();
     tree.program("./usr/bin/fairlead-controller", program);
     tree.program(&format!("./usr/bin/{CLI}"), cli);
+    let unit = server_unit(&units.controller, CONTROLLER)?;
     tree.text(
         &format!("{UNITS}/fairlead-controller.service"),
-        server_unit(&units.controller, CONTROLLER)?,
+        unit.replacen(
+            SETTINGS,
+            &format!("Environment=FAIRLEAD_PACKAGES_FROM={FOR_HOSTS}\n{SETTINGS}"),
+            1,
+        ),
+    );
+    let version = origin.version;
+    for (name, mode, content) in for_hosts {
+        let entry = Entry::File(*mode, content.clone());
+        tree.put(&format!(".{FOR_HOSTS}/{version}/{name}"), entry);
+    }
+    tree.put(
+        INSTALLER_AT,
+        Entry::Link(format!("packages/{version}/{INSTALLER_NAME}")),
     );
     let package = server(
         CONTROLLER,
         "fairlead-controller",
-        "next: `sh install.sh server --name NAME` (the name that people and hosts use for this \
-         machine) writes its settings and starts it",
+        "next: `sh /usr/share/fairlead/install.sh server --name NAME` (the name that people and hosts \
+         use for this machine) writes its settings and starts it",
         "Fairlead controller: API, CA and the view of the whole fleet\n With the command line, fairlead.",
         tree,
     );
@@ -167,7 +192,7 @@ fn file_name(origin: &Origin<'_>, name: &str) -> String {
 }
 
 fn server_unit(unit: &str, name: &'static str) -> Result<String, DebError> {
-    if unit.matches(SERVERS_AT).count() == 1 {
+    if unit.matches(SERVERS_AT).count() == 1 && unit.matches(SETTINGS).count() == 1 {
         Ok(unit.replace(SERVERS_AT, "ExecStart=/usr/bin/"))
     } else {
         Err(DebError::Unit(name))

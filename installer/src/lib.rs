@@ -1,6 +1,6 @@
 //! The packer: makes a package (`VERSION/`) of built programs, signs it, checks it, bundles it.
 //!
-//! It runs where versions are made, never on a host. Everything it writes is a function of what it is
+//! It runs where versions are made, never on a host; `fairlead agent keygen` uses its key files. Everything it writes is a function of what it is
 //! given: the same programs, version, time and key make the same bytes.
 //!
 //! | module | what it does |

@@ -1,15 +1,17 @@
 //! From built programs to a package in a repository.
 //!
-//! The order: stamp the programs → Debian packages, list of parts, checksums → manifest → signatures →
-//! `install.sh` with the manifest's hash → check it as a stranger would → move it into place in one
-//! step → the channel, and the repository's `install.sh`.
+//! The order, in which each step names what those before it made: stamp the programs → list of parts →
+//! manifest → `install.sh` with the manifest's hash → Debian packages, the controller's with all that hosts
+//! ask it for → checksums. Manifest, script and checksums are signed. Then: check it as a stranger would →
+//! move it into place in one step → the channel, and the repository's `install.sh`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use fairlead_identity::digest::{hex, sha256};
 use fairlead_identity::package::{
-    FileEntry, INSTALLER_NAME, MANIFEST_NAME, Manifest, ManifestError, PublicKey, SIGNATURES_NAME,
+    CHECKSUMS_NAME, CHECKSUMS_SIGNATURES_NAME, FileEntry, INSTALLER_NAME,
+    INSTALLER_SIGNATURES_NAME, MANIFEST_NAME, Manifest, ManifestError, PublicKey, SIGNATURES_NAME,
     SigningKey, Timestamp, TrustedKeys, Version,
 };
 
@@ -22,8 +24,6 @@ use crate::verify::{self, VerifyError};
 
 /// List of parts in a package.
 pub const SBOM_NAME: &str = "sbom.cdx.json";
-/// Checksums in a package, for people.
-pub const CHECKSUMS_NAME: &str = "SHA256SUMS";
 /// Folder of a repository with the channels.
 pub const CHANNELS: &str = "channels";
 
@@ -137,41 +137,124 @@ pub fn pack(order: &Order) -> Result<Manifest, PackError> {
     verify::verify(&beside, &trusted, order.released)?;
     files::rename(&beside, &place)?;
     if let Some(channel) = &order.channel {
-        publish(order, channel, &package.script)?;
+        publish(order, channel, &package)?;
     }
     Ok(package.manifest)
 }
 
+type PackedFile = (String, u32, Vec<u8>);
+
 struct Package {
     manifest: Manifest,
-    script: String,
-    files: Vec<(String, u32, Vec<u8>)>,
+    script: PackedFile,
+    script_signatures: PackedFile,
+    files: Vec<PackedFile>,
+}
+
+/// The programs of one target, stamped.
+struct Programs {
+    target: Target,
+    agent: Vec<u8>,
+    access_server: Vec<u8>,
+    controller: Vec<u8>,
+    cli: Vec<u8>,
+}
+
+impl Programs {
+    fn files(&self) -> [PackedFile; 4] {
+        [
+            (AGENT, &self.agent),
+            (ACCESS_SERVER, &self.access_server),
+            (CONTROLLER, &self.controller),
+            (CLI, &self.cli),
+        ]
+        .map(|(program, content)| (self.target.file(program), 0o755, content.clone()))
+    }
 }
 
 fn assemble(order: &Order) -> Result<Package, PackError> {
     let units = units(&order.installer)?;
-    let mut files = Vec::new();
-    for &target in &order.targets {
-        pack_target(order, target, &units, &mut files)?;
-    }
-    let metadata: Vec<_> = order
-        .metadata
+    let targets = order.targets.iter().map(|&target| stamped(order, target));
+    let targets: Vec<_> = targets.collect::<Result<_, _>>()?;
+    let mut files: Vec<_> = targets.iter().flat_map(Programs::files).collect();
+    files.push((SBOM_NAME.to_owned(), 0o644, parts(order)?.into_bytes()));
+    files.sort_by(|a, b| a.0.cmp(&b.0));
+
+    let manifest = manifest(order, &files)?;
+    let text = manifest.to_string().into_bytes();
+    let signatures = signed(order, SIGNATURES_NAME, &text);
+    let script = script(order, &text)?.into_bytes();
+    let script_signatures = signed(order, INSTALLER_SIGNATURES_NAME, &script);
+    let script = (INSTALLER_NAME.to_owned(), 0o755, script);
+    files.extend([
+        (MANIFEST_NAME.to_owned(), 0o644, text),
+        signatures,
+        script.clone(),
+        script_signatures.clone(),
+    ]);
+
+    let for_hosts: Vec<_> = files
         .iter()
-        .map(|path| files::read(path))
-        .collect::<Result<_, _>>()?;
-    let parts = sbom::document(
-        metadata.iter().map(Vec::as_slice),
-        &order.version,
-        order.released,
-    )?;
-    files.push((SBOM_NAME.to_owned(), 0o644, parts.into_bytes()));
+        .filter(|f| is_for_hosts(&f.0))
+        .cloned()
+        .collect();
+    for programs in targets {
+        files.extend(debs(order, programs, &for_hosts, &units)?);
+    }
     files.sort_by(|a, b| a.0.cmp(&b.0));
     let checksums: String = files
         .iter()
         .map(|(name, _, content)| format!("{}  {name}\n", hex(&sha256(content))))
         .collect();
-    files.push((CHECKSUMS_NAME.to_owned(), 0o644, checksums.into_bytes()));
+    let checksums = checksums.into_bytes();
+    files.push(signed(order, CHECKSUMS_SIGNATURES_NAME, &checksums));
+    files.push((CHECKSUMS_NAME.to_owned(), 0o644, checksums));
+    Ok(Package {
+        manifest,
+        script,
+        script_signatures,
+        files,
+    })
+}
 
+/// What a machine asks a controller for on its way to become a host.
+fn is_for_hosts(name: &str) -> bool {
+    let own = [
+        MANIFEST_NAME,
+        SIGNATURES_NAME,
+        INSTALLER_NAME,
+        INSTALLER_SIGNATURES_NAME,
+    ];
+    own.contains(&name) || Target::ALL.iter().any(|target| target.file(AGENT) == name)
+}
+
+fn stamped(order: &Order, target: Target) -> Result<Programs, PackError> {
+    let stamped = |program: &str| {
+        let path = order.programs.join(target.name()).join(program);
+        let mut bytes = files::read(&path)?;
+        stamp::stamp_program(&mut bytes, &order.version).map_err(at(&path))?;
+        Ok::<_, PackError>(bytes)
+    };
+    Ok(Programs {
+        target,
+        agent: stamped(AGENT)?,
+        access_server: stamped(ACCESS_SERVER)?,
+        controller: stamped(CONTROLLER)?,
+        cli: stamped(CLI)?,
+    })
+}
+
+fn parts(order: &Order) -> Result<String, PackError> {
+    let metadata: Vec<_> = order
+        .metadata
+        .iter()
+        .map(|path| files::read(path))
+        .collect::<Result<_, _>>()?;
+    let metadata = metadata.iter().map(Vec::as_slice);
+    Ok(sbom::document(metadata, &order.version, order.released)?)
+}
+
+fn manifest(order: &Order, files: &[PackedFile]) -> Result<Manifest, PackError> {
     let entries = files
         .iter()
         .map(|(name, _, content)| FileEntry {
@@ -180,61 +263,38 @@ fn assemble(order: &Order) -> Result<Package, PackError> {
             sha256: sha256(content),
         })
         .collect();
-    let manifest = Manifest::new(
+    Ok(Manifest::new(
         order.version.clone(),
         order.released,
         order.expires,
         order.min_from.clone(),
         entries,
-    )?;
-    let text = manifest.to_string();
-    let signatures: String = order.keys.iter().map(|k| k.sign(text.as_bytes())).collect();
-    let script = script(order, &text)?;
-    files.push((MANIFEST_NAME.to_owned(), 0o644, text.into_bytes()));
-    files.push((SIGNATURES_NAME.to_owned(), 0o644, signatures.into_bytes()));
-    let installer = script.clone().into_bytes();
-    files.push((INSTALLER_NAME.to_owned(), 0o755, installer));
-    Ok(Package {
-        manifest,
-        script,
-        files,
-    })
+    )?)
 }
 
-fn pack_target(
+/// A file with each key's signature over these bytes.
+fn signed(order: &Order, name: &str, content: &[u8]) -> PackedFile {
+    let lines: String = order.keys.iter().map(|key| key.sign(content)).collect();
+    (name.to_owned(), 0o644, lines.into_bytes())
+}
+
+fn debs(
     order: &Order,
-    target: Target,
+    programs: Programs,
+    for_hosts: &[PackedFile],
     units: &Units,
-    files: &mut Vec<(String, u32, Vec<u8>)>,
-) -> Result<(), PackError> {
-    let stamped = |program: &str| {
-        let path = order.programs.join(target.name()).join(program);
-        let mut bytes = files::read(&path)?;
-        stamp::stamp_program(&mut bytes, &order.version).map_err(at(&path))?;
-        Ok::<_, PackError>(bytes)
-    };
+) -> Result<[PackedFile; 3], PackError> {
     let origin = Origin {
         version: &order.version,
-        target,
+        target: programs.target,
         mtime_s: u64::try_from(order.released.seconds()).unwrap_or(0),
     };
-    let (agent, access_server) = (stamped(AGENT)?, stamped(ACCESS_SERVER)?);
-    let (controller, cli) = (stamped(CONTROLLER)?, stamped(CLI)?);
     let debs = [
-        deb::agent(&origin, agent.clone(), units)?,
-        deb::access_server(&origin, access_server.clone(), units)?,
-        deb::controller(&origin, controller.clone(), cli.clone(), units)?,
+        deb::agent(&origin, programs.agent, units)?,
+        deb::access_server(&origin, programs.access_server, units)?,
+        deb::controller(&origin, programs.controller, programs.cli, for_hosts, units)?,
     ];
-    for (program, content) in [
-        (AGENT, agent),
-        (ACCESS_SERVER, access_server),
-        (CONTROLLER, controller),
-        (CLI, cli),
-    ] {
-        files.push((target.file(program), 0o755, content));
-    }
-    files.extend(debs.map(|(name, content)| (name, 0o644, content)));
-    Ok(())
+    Ok(debs.map(|(name, content)| (name, 0o644, content)))
 }
 
 fn at(path: &Path) -> impl FnOnce(StampError) -> PackError {
@@ -244,14 +304,14 @@ fn at(path: &Path) -> impl FnOnce(StampError) -> PackError {
     }
 }
 
-fn script(order: &Order, manifest: &str) -> Result<String, PackError> {
+fn script(order: &Order, manifest: &[u8]) -> Result<String, PackError> {
     let mut keys: Vec<_> = order.keys.iter().map(SigningKey::public).collect();
     for key in &order.trust {
         if !keys.contains(key) {
             keys.push(key.clone());
         }
     }
-    let hash = hex(&sha256(manifest.as_bytes()));
+    let hash = hex(&sha256(manifest));
     stamp::stamp_script(
         &files::read_text(&order.installer)?,
         &order.version,
@@ -322,11 +382,13 @@ fn check_channel(order: &Order) -> Result<(), PackError> {
 }
 
 /// The package is in place: from here on it can be found.
-fn publish(order: &Order, channel: &str, script: &str) -> Result<(), PackError> {
+fn publish(order: &Order, channel: &str, package: &Package) -> Result<(), PackError> {
     files::make_dir(&order.out.join(CHANNELS))?;
     let line = format!("{}\n", order.version);
     if channel == "stable" {
-        files::replace(&order.out.join(INSTALLER_NAME), 0o755, script.as_bytes())?;
+        for (name, mode, content) in [&package.script_signatures, &package.script] {
+            files::replace(&order.out.join(name), *mode, content)?;
+        }
     }
     files::replace(&channel_file(order, channel), 0o644, line.as_bytes())?;
     Ok(())

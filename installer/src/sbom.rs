@@ -1,7 +1,9 @@
 //! What the programs are made of (CycloneDX 1.5, JSON), from what `cargo metadata` says.
 //!
 //! Listed is what the programs depend on (macros, which cargo does not tell apart, included), not what
-//! their build scripts and tests do. The same metadata gives the same bytes.
+//! their build scripts and tests do, and of what is optional only what is switched on: cargo's metadata names
+//! a crate that a weak feature (`name?/feature`) would have wanted also where it is not built. The same
+//! metadata gives the same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,6 +46,42 @@ struct Crate {
     version: String,
     license: Option<String>,
     source: Option<String>,
+    #[serde(default)]
+    dependencies: Vec<Declared>,
+    /// What each feature switches on.
+    #[serde(default)]
+    features: BTreeMap<String, Vec<String>>,
+}
+
+/// A dependency as a crate's `Cargo.toml` has it.
+#[derive(Deserialize)]
+struct Declared {
+    name: String,
+    rename: Option<String>,
+    optional: bool,
+    kind: Option<String>,
+}
+
+impl Crate {
+    /// Whether something of that name is built for this crate, with these features.
+    fn wants(&self, name: &str, enabled: &[String]) -> bool {
+        let mut ways = self
+            .dependencies
+            .iter()
+            .filter(|declared| declared.name == name && declared.kind.is_none())
+            .peekable();
+        // Nothing is known against it.
+        ways.peek().is_none() || ways.any(|way| !way.optional || self.enables(way, enabled))
+    }
+
+    fn enables(&self, way: &Declared, enabled: &[String]) -> bool {
+        let key = way.rename.as_ref().unwrap_or(&way.name);
+        let switches = enabled.iter().filter_map(|name| self.features.get(name));
+        switches.flatten().any(|switch| {
+            switch.strip_prefix("dep:") == Some(key)
+                || switch.split_once('/').is_some_and(|(name, _)| name == key)
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -55,6 +93,8 @@ struct Resolve {
 struct Node {
     id: String,
     deps: Vec<Dependency>,
+    #[serde(default)]
+    features: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -161,7 +201,9 @@ fn collect(
             .filter(|d| d.dep_kinds.iter().any(|k| k.kind.is_none()));
         let mut depends_on = BTreeSet::new();
         for dependency in shipped {
-            if let Some(there) = crates.get(&dependency.pkg) {
+            if let Some(there) = crates.get(&dependency.pkg)
+                && this.wants(&there.name, &node.features)
+            {
                 depends_on.insert(reference(there));
                 open.push(&dependency.pkg);
             }

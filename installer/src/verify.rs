@@ -1,11 +1,13 @@
 //! Whether a package is whole and genuine: what a host checks, and what only its maker can.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use fairlead_identity::digest::{hex, sha256};
 use fairlead_identity::package::{
-    self, FileEntry, FileRefused, INSTALLER_NAME, MANIFEST_NAME, Manifest, Refusal,
-    SIGNATURES_NAME, Timestamp, TrustedKeys, Verified,
+    self, CHECKSUMS_NAME, CHECKSUMS_SIGNATURES_NAME, FileEntry, FileRefused, INSTALLER_NAME,
+    INSTALLER_SIGNATURES_NAME, MANIFEST_NAME, Manifest, Refusal, SIGNATURES_NAME, SignatureError,
+    Timestamp, TrustedKeys, Verified,
 };
 
 use crate::files::{self, FileError};
@@ -21,14 +23,25 @@ pub enum VerifyError {
     /// The signature.
     #[error(transparent)]
     Signature(#[from] package::VerifyError),
+    /// The signature of a file beside the manifest.
+    #[error("{name}: {source}")]
+    Signed {
+        /// Which file.
+        name: &'static str,
+        /// What is wrong.
+        source: SignatureError,
+    },
+    /// Not what the list of checksums says, or not in it.
+    #[error("{0} is not what SHA256SUMS says")]
+    Checksum(String),
     /// Genuine, and not to be used any more.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// A file is another than it was.
     #[error(transparent)]
     Content(#[from] FileRefused),
-    /// What the manifest does not name does not belong there.
-    #[error("{0} is not named by the manifest")]
+    /// What neither the manifest nor the list of checksums names does not belong there.
+    #[error("{0} is named neither by the manifest nor by SHA256SUMS")]
     Stranger(String),
     /// Neither a link nor a folder belongs into a package.
     #[error("{0} is not a plain file")]
@@ -59,8 +72,8 @@ pub enum VerifyError {
     },
 }
 
-/// Checks a package folder: signature, expiry, that its files are exactly those of the manifest, and
-/// that each says it is of this version.
+/// Checks a package folder: signatures, expiry, that its files are exactly those of the manifest and of the
+/// list of checksums, and that each says it is of this version.
 ///
 /// # Errors
 /// The first thing that is not as it should be.
@@ -82,19 +95,15 @@ pub fn verify(
     for file in manifest.files() {
         check_file(folder, manifest, file)?;
     }
-    for name in names {
-        let own = [MANIFEST_NAME, SIGNATURES_NAME, INSTALLER_NAME].contains(&name.as_str());
-        if !own && manifest.file(&name).is_err() {
-            return Err(VerifyError::Stranger(name));
-        }
-    }
-    let script = files::read_text(&folder.join(INSTALLER_NAME))?;
+    let script = signed(folder, trusted, INSTALLER_NAME, INSTALLER_SIGNATURES_NAME)?;
+    let script = String::from_utf8_lossy(&script);
     stamp::check_script(&script, manifest.version(), &hex(&sha256(&text))).map_err(|source| {
         VerifyError::Stamp {
             name: INSTALLER_NAME.to_owned(),
             source,
         }
     })?;
+    check_checksums(folder, trusted, &names)?;
     Ok(verified)
 }
 
@@ -116,6 +125,53 @@ pub fn check_folder_name(folder: &Path, manifest: &Manifest) -> Result<(), Verif
             folder: name,
             version,
         })
+    }
+}
+
+/// The content of a file whose signature is good.
+fn signed(
+    folder: &Path,
+    trusted: &TrustedKeys,
+    name: &'static str,
+    signatures: &str,
+) -> Result<Vec<u8>, VerifyError> {
+    let content = files::read(&folder.join(name))?;
+    trusted
+        .signer(&content, &files::read(&folder.join(signatures))?)
+        .map_err(|source| VerifyError::Signed { name, source })?;
+    Ok(content)
+}
+
+/// Every file is in the list of checksums, as it is, but for the list itself; and nothing else is in it.
+fn check_checksums(
+    folder: &Path,
+    trusted: &TrustedKeys,
+    names: &[String],
+) -> Result<(), VerifyError> {
+    let list = signed(folder, trusted, CHECKSUMS_NAME, CHECKSUMS_SIGNATURES_NAME)?;
+    let list = String::from_utf8_lossy(&list);
+    let mut named = BTreeMap::new();
+    for line in list.lines() {
+        let (hash, name) = line.split_once("  ").unwrap_or(("", line));
+        named.insert(name, hash);
+    }
+    for name in names {
+        if [CHECKSUMS_NAME, CHECKSUMS_SIGNATURES_NAME].contains(&name.as_str()) {
+            continue;
+        }
+        let Some(hash) = named.remove(name.as_str()) else {
+            return Err(VerifyError::Stranger(name.clone()));
+        };
+        if hash != hex(&sha256(&files::read(&folder.join(name))?)) {
+            return Err(VerifyError::Checksum(name.clone()));
+        }
+    }
+    match named.into_keys().next() {
+        // Read, so that the error names the file that is not there.
+        Some(missing) => files::read(&folder.join(missing))
+            .map(drop)
+            .map_err(Into::into),
+        None => Ok(()),
     }
 }
 

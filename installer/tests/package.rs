@@ -21,19 +21,25 @@ use tempfile::TempDir;
 const VERSION: &str = "0.2.0-rc.1";
 const METADATA: &str = r#"{
   "packages": [
-    {"id": "a", "name": "fairlead-agent", "version": "0.1.0", "license": "Apache-2.0", "source": null},
+    {"id": "a", "name": "fairlead-agent", "version": "0.1.0", "license": "Apache-2.0", "source": null,
+     "dependencies": [
+       {"name": "used", "rename": null, "optional": true, "kind": null},
+       {"name": "switched-off", "rename": "off", "optional": true, "kind": null}],
+     "features": {"default": ["dep:used", "off?/std"], "off": ["dep:off"]}},
     {"id": "s", "name": "fairlead-access-server", "version": "0.1.0", "license": "Apache-2.0", "source": null},
     {"id": "c", "name": "fairlead-controller", "version": "0.1.0", "license": "Apache-2.0", "source": null},
     {"id": "f", "name": "fairlead-cli", "version": "0.1.0", "license": "Apache-2.0", "source": null},
     {"id": "x", "name": "used", "version": "1.0.0", "license": "MIT / Apache-2.0", "source": "registry"},
+    {"id": "z", "name": "switched-off", "version": "3.0.0", "license": "GPL-3.0", "source": "registry"},
     {"id": "y", "name": "tested-with", "version": "2.0.0", "license": null, "source": "registry"}
   ],
   "resolve": {"nodes": [
-    {"id": "a", "deps": [
+    {"id": "a", "features": ["default"], "deps": [
+      {"pkg": "z", "dep_kinds": [{"kind": null}]},
       {"pkg": "x", "dep_kinds": [{"kind": "build"}, {"kind": null}]},
       {"pkg": "y", "dep_kinds": [{"kind": "dev"}]}]},
     {"id": "s", "deps": []}, {"id": "c", "deps": []}, {"id": "f", "deps": []},
-    {"id": "x", "deps": []}, {"id": "y", "deps": []}
+    {"id": "x", "deps": []}, {"id": "y", "deps": []}, {"id": "z", "deps": []}
   ]}
 }"#;
 
@@ -140,7 +146,9 @@ fn a_package_has_what_the_installer_expects() {
         .collect();
     let mut expected = vec![
         "SHA256SUMS",
+        "SHA256SUMS.sig",
         "install.sh",
+        "install.sh.sig",
         "manifest",
         "manifest.sig",
         "sbom.cdx.json",
@@ -161,10 +169,13 @@ fn a_package_has_what_the_installer_expects() {
     let stable = fs::read_to_string(repository.join("channels/stable")).unwrap();
     assert_eq!(stable, format!("{VERSION}\n"));
     let script = fs::read_to_string(folder.join("install.sh")).unwrap();
-    assert_eq!(
-        fs::read_to_string(repository.join("install.sh")).unwrap(),
-        script
-    );
+    for name in ["install.sh", "install.sh.sig"] {
+        assert_eq!(
+            fs::read(repository.join(name)).unwrap(),
+            fs::read(folder.join(name)).unwrap(),
+            "{name}"
+        );
+    }
     let hash = hex(&sha256(&fs::read(folder.join("manifest")).unwrap()));
     assert!(script.contains(&format!("\nstamped_version='{VERSION}'\n")));
     assert!(script.contains(&format!("\nstamped_manifest_sha256='{hash}'\n")));
@@ -211,10 +222,7 @@ fn every_tampering_is_refused() {
         let longer = [content.as_slice(), b"\n"].concat();
         for changed in [flipped, cut, longer] {
             fs::write(&path, changed).unwrap();
-            // The script is not in the manifest, it names it: only what it names is checked.
-            if path.file_name().unwrap() != "install.sh" {
-                assert!(workshop.check(&folder).is_err(), "{}", path.display());
-            }
+            assert!(workshop.check(&folder).is_err(), "{}", path.display());
         }
         fs::remove_file(&path).unwrap();
         let error = workshop.check(&folder).unwrap_err();
@@ -258,15 +266,29 @@ fn what_does_not_belong_there_is_refused() {
         fs::rename(from, to).unwrap();
     }
 
-    let script = folder.join("install.sh");
-    let text = fs::read_to_string(&script).unwrap();
-    fs::write(
-        &script,
-        text.replace("stamped_manifest_sha256='", "stamped_manifest_sha256='0"),
-    )
-    .unwrap();
+    // A genuine script of another version, in this one's place.
+    let (script, signatures) = (folder.join("install.sh"), folder.join("install.sh.sig"));
+    let before = [&script, &signatures].map(|path| fs::read(path).unwrap());
+    let other = String::from_utf8_lossy(&before[0]).replace("sha256='", "sha256='0");
+    fs::write(&script, &other).unwrap();
+    assert!(matches!(
+        refused(),
+        VerifyError::Signed {
+            name: "install.sh",
+            ..
+        }
+    ));
+    fs::write(&signatures, workshop.key().sign(other.as_bytes())).unwrap();
     assert!(matches!(refused(), VerifyError::Stamp { .. }));
-    fs::write(&script, text).unwrap();
+    fs::write(&script, &before[0]).unwrap();
+    fs::write(&signatures, &before[1]).unwrap();
+
+    // A Debian package that the list of checksums does not know so.
+    let deb = folder.join("fairlead_agent_amd64.deb");
+    let content = fs::read(&deb).unwrap();
+    fs::write(&deb, "another").unwrap();
+    assert!(matches!(refused(), VerifyError::Checksum(name) if name == "fairlead_agent_amd64.deb"));
+    fs::write(&deb, content).unwrap();
     workshop.check(&folder).unwrap();
 }
 
@@ -421,6 +443,95 @@ fn people_and_openssl_come_to_the_same_verdict() {
         fs::write(folder.join("../key.pem"), &workshop.pem).unwrap();
         said("openssl", &["pkey", "-in", "../key.pem", "-noout"], &folder).unwrap();
     }
+}
+
+/// The lines of the guide that check a downloaded script, as they stand there.
+fn guides_lines() -> String {
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/guide/packages.md");
+    let guide = fs::read_to_string(guide).unwrap();
+    let block = guide
+        .split("```")
+        .find(|block| block.contains("openssl pkeyutl"))
+        .expect("the guide says how to check the script");
+    let from = block.find("{ echo").expect("after the download");
+    block[from..].to_owned()
+}
+
+#[test]
+fn s17_the_guides_lines_tell_the_genuine_script_from_any_other() {
+    let workshop = Workshop::new();
+    if said("openssl", &["version"], workshop.dir.path()).is_none() {
+        return;
+    }
+    let folder = workshop.packed();
+    let public = workshop.key().public().to_string();
+    let lines = guides_lines();
+    let check = |key: &str| {
+        Command::new("sh")
+            .args(["-ec", &lines])
+            .env("key", key)
+            .current_dir(&folder)
+            .output()
+            .unwrap()
+    };
+    let good = check(&public);
+    assert!(good.status.success(), "{good:?}");
+    // Somebody else's key under ours, and ours with another script.
+    let stranger = SigningKey::generate().unwrap().public().to_string();
+    assert!(!check(&stranger).status.success());
+    let mixed = format!(
+        "{}:{}",
+        public.split(':').next().unwrap(),
+        stranger.split(':').nth(1).unwrap()
+    );
+    assert!(!check(&mixed).status.success());
+    let script = folder.join("install.sh");
+    let text = fs::read_to_string(&script).unwrap();
+    fs::write(&script, format!("{text}\n")).unwrap();
+    assert!(!check(&public).status.success());
+}
+
+#[test]
+fn the_controllers_package_brings_what_hosts_ask_for() {
+    let workshop = Workshop::new();
+    let folder = workshop.packed();
+    let out = workshop.dir.path().join("deb");
+    let unpack = ["-x", "fairlead_controller_amd64.deb", out.to_str().unwrap()];
+    if said("dpkg-deb", &unpack, &folder).is_none() {
+        return;
+    }
+    let shared = out.join("usr/share/fairlead");
+    let brought = relative(&shared.join("packages").join(VERSION));
+    let names: Vec<_> = brought
+        .keys()
+        .map(|path| path.display().to_string())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "fairlead-agent-linux-aarch64",
+            "fairlead-agent-linux-x86_64",
+            "install.sh",
+            "install.sh.sig",
+            "manifest",
+            "manifest.sig",
+        ]
+    );
+    for (name, (_, content)) in brought {
+        assert!(
+            content == fs::read(folder.join(&name)).unwrap(),
+            "{}",
+            name.display()
+        );
+    }
+    assert_eq!(
+        fs::read(shared.join("install.sh")).unwrap(),
+        fs::read(folder.join("install.sh")).unwrap()
+    );
+    let unit = out.join("usr/lib/systemd/system/fairlead-controller.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let told = "Environment=FAIRLEAD_PACKAGES_FROM=/usr/share/fairlead/packages";
+    assert!(unit.lines().any(|line| line == told), "{unit}");
 }
 
 #[test]

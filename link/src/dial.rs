@@ -1,5 +1,6 @@
 //! Dialling: address, TCP (through a proxy, where there is one), TLS, WebSocket, in one deadline.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,13 @@ use fairlead_protocol::{StreamId, codes, limits, version};
 use prost::Message;
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsConnector, TlsStream};
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::ClientRequestBuilder;
 
 use crate::proxy::{Proxy, Refusal};
+use crate::reach;
 use crate::socket::{Raw, Socket, StreamSocket, config};
 
 /// A proxy that has not made the connection within this is held to be gone: there is time left to say so.
@@ -120,6 +122,7 @@ pub struct Dialler {
     /// server is, its certificate's role says, and the name is not compared with it.
     sni: &'static str,
     proxy: Option<Proxy>,
+    source: Option<IpAddr>,
 }
 
 impl Dialler {
@@ -136,6 +139,7 @@ impl Dialler {
             root,
             sni,
             proxy: None,
+            source: None,
         }
     }
 
@@ -143,6 +147,13 @@ impl Dialler {
     #[must_use]
     pub fn through(mut self, proxy: Option<Proxy>) -> Self {
         self.proxy = proxy;
+        self
+    }
+
+    /// The same from that address of this machine: many simulated hosts are many addresses.
+    #[must_use]
+    pub fn leaving_from(mut self, source: IpAddr) -> Self {
+        self.source = Some(source);
         self
     }
 
@@ -265,12 +276,14 @@ impl Dialler {
         if let Some(proxy) = self.proxy.as_ref().filter(|proxy| proxy.serves(address)) {
             return via(proxy, address, PROXY_WITHIN).await;
         }
-        TcpStream::connect(address)
-            .await
-            .map_err(|error| DialError::Unreachable {
-                address: address.to_owned(),
-                reason: error.to_string(),
-            })
+        let connected = match self.source {
+            None => reach::connect(address).await,
+            Some(source) => connect_from(source, address).await,
+        };
+        connected.map_err(|error| DialError::Unreachable {
+            address: address.to_owned(),
+            reason: error.to_string(),
+        })
     }
 
     /// Who the server is, looked at again because a resumed session skips the TLS verifier.
@@ -291,6 +304,20 @@ impl Dialler {
     }
 }
 
+/// TCP to the first of the address's that is of the same family.
+async fn connect_from(source: IpAddr, address: &str) -> std::io::Result<TcpStream> {
+    let target = tokio::net::lookup_host(address)
+        .await?
+        .find(|found| found.is_ipv4() == source.is_ipv4())
+        .ok_or(std::io::ErrorKind::AddrNotAvailable)?;
+    let socket = match source {
+        IpAddr::V4(_) => TcpSocket::new_v4()?,
+        IpAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.bind((source, 0).into())?;
+    socket.connect(target).await
+}
+
 /// TCP to the address through the proxy.
 async fn via(proxy: &Proxy, address: &str, within: Duration) -> Result<TcpStream, DialError> {
     let name = || proxy.address().to_owned();
@@ -300,7 +327,7 @@ async fn via(proxy: &Proxy, address: &str, within: Duration) -> Result<TcpStream
         reason,
     };
     let connected = async {
-        let mut tcp = TcpStream::connect(proxy.address())
+        let mut tcp = reach::connect(proxy.address())
             .await
             .map_err(|error| unreachable(error.to_string()))?;
         match proxy.connect(&mut tcp, address).await {

@@ -65,12 +65,12 @@ pub async fn run<Then, Done>(
         tokio::spawn(async move {
             let turn = match visitor.turn(&tcp).await {
                 Ok(turn) => turn,
-                Err(error) => return then(Err(error)).await,
+                Err(error) => return Box::pin(then(Err(error))).await,
             };
-            // On the heap: those who wait must not pay for the handshake's large future.
+            // On the heap: those who wait must not pay for the large futures of what follows.
             let finished = Box::pin(acceptor.accept(tcp, remote)).await;
             drop(turn);
-            then(finished).await;
+            Box::pin(then(finished)).await;
         });
     }
 }

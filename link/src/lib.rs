@@ -32,6 +32,7 @@
 
 pub mod backoff;
 pub mod socket;
+mod reach;
 pub mod proxy;
 pub mod dial;
 pub mod accept;

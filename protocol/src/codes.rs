@@ -103,6 +103,24 @@ codes! {
     /// A defect of ours.
     INTERNAL = "internal";
 
+    // The https certificate.
+    /// The ACME CA has not issued a certificate yet.
+    ACME_WAITING = "acme_waiting";
+    /// The ACME CA was not reached, or has trouble of its own.
+    ACME_UNREACHABLE = "acme_unreachable";
+    /// The ACME CA refuses account, name or request.
+    ACME_REFUSED = "acme_refused";
+    /// The ACME CA could not see that the name is ours.
+    ACME_CHALLENGE_FAILED = "acme_challenge_failed";
+    /// Too much was asked of the ACME CA.
+    ACME_RATE_LIMITED = "acme_rate_limited";
+    /// The data directory does not take what has to be kept before the ACME CA is asked.
+    ACME_NOT_KEPT = "acme_not_kept";
+    /// Nobody has agreed to the ACME CA's terms of service.
+    ACME_TERMS = "acme_terms";
+    /// The public address has no name that an ACME CA could certify.
+    ACME_NAME = "acme_name";
+
     // Commands.
     /// Signature, signer or addressee of the command are not as they must be.
     SIGNATURE_REJECTED = "signature_rejected";
@@ -144,6 +162,10 @@ codes! {
     OUTCOME_UNKNOWN = "outcome_unknown";
     /// The host's journal cannot be written; nothing was begun.
     JOURNAL_UNAVAILABLE = "journal_unavailable";
+    /// The agent cannot take itself off its host.
+    CANNOT_UNINSTALL = "cannot_uninstall";
+    /// What is installed came as a package of the system, which alone removes it.
+    INSTALLER_PACKAGED = "installer_packaged";
 }
 
 #[cfg(test)]

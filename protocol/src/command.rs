@@ -4,6 +4,9 @@ pub use crate::wire::command::Kind;
 use crate::wire::{Command, ContainerSpec, State};
 use std::fmt;
 
+/// Name of the kind whose success ends its host's identity.
+pub const UNINSTALL_AGENT: &str = "uninstall-agent";
+
 /// What a changing command has to itself while it acts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
@@ -47,6 +50,7 @@ impl Kind {
             Self::PruneImages(_) => "prune-images",
             Self::RenewCertificate(_) => "renew-certificate",
             Self::Ping(_) => "ping",
+            Self::UninstallAgent(_) => UNINSTALL_AGENT,
         }
     }
 
@@ -67,7 +71,11 @@ impl Kind {
             Self::Logs(k) => &k.container,
             Self::CopyIn(k) => &k.container,
             Self::CopyOut(k) => &k.container,
-            Self::List(_) | Self::PruneImages(_) | Self::RenewCertificate(_) | Self::Ping(_) => "",
+            Self::List(_)
+            | Self::PruneImages(_)
+            | Self::RenewCertificate(_)
+            | Self::Ping(_)
+            | Self::UninstallAgent(_) => "",
         }
     }
 
@@ -85,7 +93,8 @@ impl Kind {
             | Self::Remove(_)
             | Self::Pull(_)
             | Self::CopyIn(_)
-            | Self::PruneImages(_) => true,
+            | Self::PruneImages(_)
+            | Self::UninstallAgent(_) => true,
             Self::Inspect(_)
             | Self::Exec(_)
             | Self::Logs(_)
@@ -117,9 +126,11 @@ impl Kind {
         match self {
             Self::Pull(k) => Lane::Image(k.image.clone()),
             Self::Inspect(k) if k.kind == "image" => Lane::Image(k.object.clone()),
-            Self::List(_) | Self::PruneImages(_) | Self::RenewCertificate(_) | Self::Ping(_) => {
-                Lane::Host
-            }
+            Self::List(_)
+            | Self::PruneImages(_)
+            | Self::RenewCertificate(_)
+            | Self::Ping(_)
+            | Self::UninstallAgent(_) => Lane::Host,
             other => Lane::Container(other.target().to_owned()),
         }
     }
@@ -134,6 +145,7 @@ impl Kind {
             Self::Logs(_) => "logs",
             Self::CopyIn(_) | Self::CopyOut(_) => "copy",
             Self::RenewCertificate(_) => "certificate",
+            Self::UninstallAgent(_) => "uninstall",
             _ => "container",
         }
     }

@@ -40,6 +40,7 @@ pub const AGENT_FEATURES: &[&str] = &[
     "certificate",
     "inventory",
     "metrics",
+    "uninstall",
 ];
 
 /// The version both sides speak, or `None` when they have none in common.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use fairlead_planted::{self as planted, Defect};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
@@ -417,8 +418,13 @@ fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
     connection
         .pragma_update(None, "journal_mode", "WAL")
         .map_err(not_ours)?;
+    let synchronous = if planted::is(Defect::AckBeforeSync) {
+        "OFF"
+    } else {
+        "FULL"
+    };
     connection
-        .pragma_update(None, "synchronous", "FULL")
+        .pragma_update(None, "synchronous", synchronous)
         .map_err(unavailable)?;
     connection
         .pragma_update(None, "foreign_keys", "ON")

@@ -48,6 +48,13 @@ pub struct HostRow {
     pub facts: Vec<u8>,
 }
 
+/// What stands in place of a join token's id at a host that came as a clone of another. No token's id has a
+/// colon.
+#[must_use]
+pub fn clone_token(of: HostId) -> String {
+    format!("clone:{of}")
+}
+
 const COLUMNS: &str = "id, name, tenant, region, labels, key_hash, sealing_key, token_id, \
      enrolled_us, epoch, certificate_counter, certificate_key_hash, certificate, \
      certificate_not_after_us, held, revoked_us, last_seen_us, facts";
@@ -162,6 +169,20 @@ impl Tx<'_> {
                 host_row,
             )
             .optional()?)
+    }
+
+    /// How many hosts were let in by that token (or as clones, see [`clone_token`]) that are held still, or
+    /// came after that moment. Revoked ones count among the latter.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn hosts_waiting(&self, token_id: &str, since_us: i64) -> Result<u64, StoreError> {
+        Ok(self.sql.query_row(
+            "SELECT count(*) FROM hosts WHERE token_id = ?1 \
+             AND (enrolled_us > ?2 OR (held <> '' AND revoked_us = 0))",
+            (token_id, since_us),
+            |row| row.get(0),
+        )?)
     }
 
     /// All hosts by name, revoked ones last; of one tenant or (`None`) of all.

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::client::Api;
 use crate::disk::Disk;
+use crate::loop_disk::LoopDisk;
 use crate::ports::Port;
 use crate::process::{Process, is_alive, send};
 use crate::programs::program;
@@ -35,6 +36,12 @@ pub struct Options {
     pub hosts: Vec<String>,
     /// Milliseconds between pings of a link.
     pub ping_interval_ms: u32,
+    /// More flags of the controller.
+    pub controller_flags: Vec<(String, String)>,
+    /// Where the programs are; `None`: those that were built with the tests.
+    pub programs: Option<PathBuf>,
+    /// The environment of each process.
+    pub env: Vec<(String, String)>,
     /// More flags of each agent.
     pub agent_flags: Vec<(String, String)>,
     /// The environment of each agent.
@@ -42,6 +49,8 @@ pub struct Options {
     /// Data directories (`controller`, `access-server-REGION`, `agent-HOST`) that lie on a small disk
     /// of their own.
     pub small_disks: Vec<String>,
+    /// The same, that lie on a disk whose power can be cut.
+    pub loop_disks: Vec<String>,
 }
 
 impl Options {
@@ -53,9 +62,13 @@ impl Options {
             regions: vec!["local".to_owned()],
             hosts: vec!["box".to_owned()],
             ping_interval_ms: 15_000,
+            controller_flags: Vec::new(),
+            programs: None,
+            env: Vec::new(),
             agent_flags: Vec::new(),
             agent_env: Vec::new(),
             small_disks: Vec::new(),
+            loop_disks: Vec::new(),
         }
     }
 
@@ -66,6 +79,13 @@ impl Options {
         self
     }
 
+    /// With a disk whose power can be cut under that data directory.
+    #[must_use]
+    pub fn loop_disk(mut self, directory: &str) -> Self {
+        self.loop_disks.push(directory.to_owned());
+        self
+    }
+
     /// One region, one host, the machine's real engine.
     #[must_use]
     pub fn docker() -> Self {
@@ -73,6 +93,12 @@ impl Options {
             engine: "docker",
             ..Self::simulated()
         }
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.programs
+            .as_ref()
+            .map_or_else(|| program(name), |folder| folder.join(name))
     }
 
     /// With these hosts.
@@ -93,6 +119,13 @@ impl Options {
     #[must_use]
     pub fn pings(mut self, every_ms: u32) -> Self {
         self.ping_interval_ms = every_ms;
+        self
+    }
+
+    /// With one more flag for the controller.
+    #[must_use]
+    pub fn controller_flag(mut self, flag: &str, value: impl Into<String>) -> Self {
+        self.controller_flags.push((flag.to_owned(), value.into()));
         self
     }
 
@@ -244,6 +277,8 @@ pub struct Fleet {
     _web: Port,
     /// Unmounted after the processes have gone and before their directory goes.
     disks: Vec<Disk>,
+    /// Disks whose power can be cut, in the order of the options.
+    pub loop_disks: Vec<LoopDisk>,
     dir: TempDir,
     options: Options,
     _place: SemaphorePermit<'static>,
@@ -277,24 +312,31 @@ impl Fleet {
             .iter()
             .map(|name| Disk::mount(&dir.path().join(name)))
             .collect();
+        let loop_disks = options
+            .loop_disks
+            .iter()
+            .map(|name| LoopDisk::mount(&dir.path().join(name)))
+            .collect();
         let (web, uplink) = (Port::claim(), Port::claim());
         let data = dir.path().join("controller");
+        let (web_address, uplink_address, url) = (web.address(), uplink.address(), web.url());
+        let mut pairs: Vec<(&str, &std::ffi::OsStr)> = vec![
+            ("--data-dir", data.as_os_str()),
+            ("--listen", web_address.as_ref()),
+            ("--uplink-listen", uplink_address.as_ref()),
+            ("--uplink-address", uplink_address.as_ref()),
+            ("--public-url", url.as_ref()),
+            ("--web-name", "localhost".as_ref()),
+            ("--web-name", "127.0.0.1".as_ref()),
+        ];
+        for (flag, value) in &options.controller_flags {
+            pairs.push((flag, value.as_ref()));
+        }
         let mut controller = Process::start(
             "controller",
-            program("fairlead-controller"),
-            flags(
-                "run",
-                &[
-                    ("--data-dir", data.as_os_str()),
-                    ("--listen", web.address().as_ref()),
-                    ("--uplink-listen", uplink.address().as_ref()),
-                    ("--uplink-address", uplink.address().as_ref()),
-                    ("--public-url", web.url().as_ref()),
-                    ("--web-name", "localhost".as_ref()),
-                    ("--web-name", "127.0.0.1".as_ref()),
-                ],
-            ),
-            Vec::new(),
+            options.program("fairlead-controller"),
+            flags("run", &pairs),
+            options.env.clone(),
             dir.path().join("controller.log"),
         );
         let link = wait_for("the controller's setup link", START_WITHIN, async || {
@@ -322,6 +364,7 @@ impl Fleet {
             uplink,
             _web: web,
             disks,
+            loop_disks,
             dir,
             options,
             _place: place,
@@ -343,7 +386,7 @@ impl Fleet {
         let dir = self.dir.path().join(format!("access-server-{name}"));
         let process = Process::start(
             &format!("access server of {name}"),
-            program("fairlead-access-server"),
+            self.options.program("fairlead-access-server"),
             flags(
                 "run",
                 &[
@@ -361,7 +404,7 @@ impl Fleet {
                     ),
                 ],
             ),
-            Vec::new(),
+            self.options.env.clone(),
             self.dir.path().join(format!("access-server-{name}.log")),
         );
         self.regions.push(RegionSide {
@@ -448,9 +491,9 @@ impl Fleet {
             .collect();
         let supervisor = Process::start(
             &format!("host {name}"),
-            program("fairlead-agent"),
+            self.options.program("fairlead-agent"),
             flags("supervise", &pairs),
-            self.options.agent_env.clone(),
+            [&self.options.env[..], &self.options.agent_env[..]].concat(),
             dir.with_extension("log"),
         );
         HostSide {
@@ -545,6 +588,10 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            if std::env::var_os("FAIRLEAD_TEST_KEEP").is_some() {
+                self.dir.disable_cleanup(true);
+                eprintln!("--- kept: {}", self.dir.path().display());
+            }
             let regions = self.regions.iter().map(|region| &region.process);
             let hosts = self.hosts.iter().map(|host| &host.supervisor);
             for process in std::iter::once(&self.controller)

@@ -10,23 +10,30 @@
 //! | `fleet` | controller, access servers, supervised agents as child processes |
 //! | `process` | one child process: start, kill -9, stop and continue, start again |
 //! | `programs` | where the programs under test are; builds them once |
+//! | `acme` | a real ACME CA and the DNS that it asks |
 //! | `client` | the HTTP API, typed |
 //! | `stream` | a command's stream |
 //! | `disk` | a small disk that can be filled |
+//! | `loop_disk` | a disk whose power can be cut |
 //! | `hosts` | machines with systemd and an engine of their own |
 //! | `engine` | the container engine, asked through its own CLI |
+//! | `oracle` | judges a history: which promise was broken, by which command |
 //! | `ports` | ports that nobody else takes |
 //! | `wait` | the one place that sleeps |
+//! | `witness` | collects a history for the oracle: engine, stores, journals |
 #![expect(
     clippy::expect_used,
     reason = "what fails in the harness fails the test that uses it, with the place and the reason"
 )]
 
+pub mod acme;
 pub mod client;
 pub mod disk;
 pub mod engine;
 pub mod fleet;
 pub mod hosts;
+pub mod loop_disk;
+pub mod oracle;
 pub mod package;
 pub mod ports;
 pub mod process;
@@ -34,3 +41,4 @@ pub mod programs;
 pub mod stream;
 pub mod terminal;
 pub mod wait;
+pub mod witness;

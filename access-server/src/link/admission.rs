@@ -9,22 +9,36 @@ use std::time::Duration;
 
 use fairlead_link::socket::SocketError;
 use fairlead_protocol::{
-    Hello, HostId, HostPresence, InstanceId, LinkDown, Message, RunId, Welcome, codes, events,
-    limits, link_down, version,
+    Hello, HostId, HostPresence, InstanceId, LinkDown, Message, RunId, Welcome, codes, link_down,
+    version,
 };
 use fairlead_store::hosts::HostRow;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Agent, Link};
-use crate::doors;
 use crate::region::{Refusal, Region, unavailable};
 use crate::registry::{Admission, Entry};
-use crate::router::{TO_HOST_MAX, ToHost};
+use crate::router::ToHost;
+use crate::router::queue::{self, FromRouter};
+use crate::{clones, doors};
 
-/// When an agent that was refused as a clone may try again.
-const CLONE_RETRY_MS: u32 = 60_000;
+/// When one that is held may: an admin who approves it looks at the screen.
+const HELD_RETRY_MS: u32 = 10_000;
+
+/// The version that both speak.
+fn negotiated(hello: &Hello) -> Result<u32, Refusal> {
+    version::negotiate(hello.version_min, hello.version_max).ok_or_else(|| {
+        let message = format!(
+            "the agent speaks {} to {}, this server {} to {}: upgrade the older one",
+            hello.version_min,
+            hello.version_max,
+            version::OLDEST,
+            version::NEWEST
+        );
+        (codes::VERSION_MISMATCH, message)
+    })
+}
 
 impl Link {
     /// Judges a hello; on success the link is in the registry and the agent has its welcome.
@@ -34,19 +48,9 @@ impl Link {
         serial: String,
         hello: Hello,
         region: Arc<Region>,
-    ) -> Result<(Self, mpsc::Receiver<ToHost>), (Refusal, u32)> {
+    ) -> Result<(Self, FromRouter, HostPresence), (Refusal, u32)> {
         let no = |code, message: String| ((code, message), 0);
-        let version =
-            version::negotiate(hello.version_min, hello.version_max).ok_or_else(|| {
-                let message = format!(
-                    "the agent speaks {} to {}, this server {} to {}: upgrade the older one",
-                    hello.version_min,
-                    hello.version_max,
-                    version::OLDEST,
-                    version::NEWEST
-                );
-                no(codes::VERSION_MISMATCH, message)
-            })?;
+        let version = negotiated(&hello).map_err(|refusal| (refusal, 0))?;
         let odd = || {
             no(
                 codes::PROTOCOL_VIOLATION,
@@ -58,11 +62,19 @@ impl Link {
         let known = Self::known(&region, host)
             .await
             .map_err(|refusal| (refusal, 2000))?;
-        Self::check_continuity(&region, host, &known, &hello)
+        Self::check_continuity(&region, host, run, &known, &hello)
             .await
-            .map_err(|refusal| (refusal, CLONE_RETRY_MS))?;
+            .map_err(|refusal| {
+                let is_clone = refusal.0 == codes::CLONE;
+                let again = if is_clone {
+                    clones::RETRY_MS
+                } else {
+                    HELD_RETRY_MS
+                };
+                (refusal, again)
+            })?;
         let connection = region.new_connection();
-        let (to_host, queue) = mpsc::channel(TO_HOST_MAX);
+        let (to_host, queue) = queue::pair();
         let entry = Entry {
             connection,
             instance,
@@ -99,12 +111,12 @@ impl Link {
         let link = Self {
             host,
             connection,
-            presence,
+            is_suspect: false,
             interval,
             heard: now,
             beat_at: now + interval,
             bodies: HashMap::new(),
-            challenge: None,
+            challenges: Vec::new(),
             keys: region.command_keys(),
             entry,
             events: 0,
@@ -119,7 +131,7 @@ impl Link {
                 no(codes::PROTOCOL_VIOLATION, error.to_string())
             })?;
         link.note_hello(hello, now_us);
-        Ok((link, queue))
+        Ok((link, queue, presence))
     }
 
     /// What is merely good to know is not worth a wait: the next hello says it again.
@@ -167,10 +179,12 @@ impl Link {
         }
     }
 
-    /// Counters and epochs only grow; where one went back, somebody uses an older copy of the host.
+    /// Counters and epochs only grow; where one went back, somebody uses an older copy of the host. Is the
+    /// true one connected, then the copy alone is refused; else nobody can tell which is which.
     async fn check_continuity(
         region: &Region,
         host: HostId,
+        run: RunId,
         known: &HostRow,
         hello: &Hello,
     ) -> Result<(), Refusal> {
@@ -180,6 +194,14 @@ impl Link {
                 known.held
             );
             return Err((codes::HELD, message));
+        }
+        let went_back =
+            hello.epoch < known.epoch || hello.certificate_counter + 1 < known.certificate_counter;
+        if went_back
+            && let Some(older) = region.registry.get(host).filter(|older| older.run != run)
+            && clones::lives(&older).await
+        {
+            return Err(clones::noticed(region, host).await);
         }
         if hello.epoch < known.epoch && !Self::approved(region, host).await? {
             let reason = format!(
@@ -216,7 +238,7 @@ impl Link {
                             code: codes::BUSY,
                             message,
                         };
-                        let _ = older.to_host.try_send(end);
+                        let _ = older.to_host.push(end);
                     }
                     return Ok(());
                 }
@@ -225,14 +247,8 @@ impl Link {
                     return Err(((codes::BUSY, message), 1000));
                 }
                 Admission::Challenge(older) => {
-                    if lives(&older).await {
-                        let detail = "two machines use one identity; the newcomer was refused: give \
-                                      it an identity of its own (remove its state directory and \
-                                      enrol it with a new join token)";
-                        region
-                            .record(host, events::HOST_CLONE, detail.to_owned())
-                            .await;
-                        return Err(((codes::CLONE, detail.to_owned()), CLONE_RETRY_MS));
+                    if clones::lives(&older).await {
+                        return Err((clones::noticed(region, host).await, clones::RETRY_MS));
                     }
                     displaces = Some(older.connection);
                 }
@@ -268,22 +284,4 @@ impl Link {
             })
             .await
     }
-}
-
-/// Whether a link answers a challenge in time.
-async fn lives(older: &Entry) -> bool {
-    let (answered, answer) = oneshot::channel();
-    let nonce = u64::from_le_bytes(fairlead_identity::random::bytes());
-    let asked = async {
-        older
-            .to_host
-            .send(ToHost::Challenge { nonce, answered })
-            .await
-            .ok()?;
-        answer.await.ok()
-    };
-    matches!(
-        tokio::time::timeout(limits::CHALLENGE_TIMEOUT, asked).await,
-        Ok(Some(()))
-    )
 }

@@ -88,9 +88,9 @@ impl Link {
                 return answer(socket, kind).await;
             }
             Some(K::ChallengeAnswer(said)) => {
-                if let Some((nonce, answered)) = self.challenge.take()
-                    && nonce == said.nonce
-                {
+                let asked = self.challenges.iter();
+                if let Some(at) = asked.map(|(nonce, _)| nonce).position(|n| *n == said.nonce) {
+                    let (_, answered) = self.challenges.swap_remove(at);
                     let _ = answered.send(());
                 }
             }
@@ -99,7 +99,7 @@ impl Link {
             Some(K::Unsupported(unsupported)) => {
                 tracing::warn!(host = %self.host, kind = unsupported.kind, "agent lacks a kind");
             }
-            Some(K::Hello(_) | K::Enrol(_) | K::Leave(_)) => {
+            Some(K::Hello(_) | K::Enrol(_) | K::Leave(_) | K::Clone(_)) => {
                 return Err("a greeting out of turn".to_owned());
             }
             None => {
@@ -200,7 +200,7 @@ impl Link {
                     code: codes::PROTOCOL_VIOLATION,
                     message,
                 };
-                let _ = to_host.try_send(end);
+                let _ = to_host.push(end);
                 None
             }
         });
@@ -253,7 +253,8 @@ impl Link {
                 Ok(recorded) => {
                     region.outbox_grew.notify_one();
                     if let Some(kind) = answer(recorded) {
-                        let _ = to_host.try_send(ToHost::Send(LinkDown { kind: Some(kind) }));
+                        let answer = Box::new(LinkDown { kind: Some(kind) });
+                        let _ = to_host.push(ToHost::Send(answer));
                     }
                 }
                 Err(error) => {

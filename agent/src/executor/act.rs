@@ -6,10 +6,15 @@ use fairlead_protocol::command::Kind;
 use fairlead_protocol::{CommandId, ContainerSpec};
 
 use super::outcome::Outcome;
-use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::runtime::{ContainerDetail, ContainerRuntime, RuntimeError};
 
 /// Label on everything that a command makes: after a crash it tells what was made.
-pub(super) const COMMAND_LABEL: &str = "fairlead.command";
+const COMMAND_LABEL: &str = "fairlead.command";
+
+/// How long an engine may take to show a container whose name it has taken.
+const MADE_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is asked.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// How long a kind may take when its issuer did not say.
 pub(super) fn default_timeout(kind: &Kind) -> Duration {
@@ -29,7 +34,8 @@ pub(super) fn default_timeout(kind: &Kind) -> Duration {
         | Kind::Inspect(_)
         | Kind::List(_)
         | Kind::RenewCertificate(_)
-        | Kind::Ping(_) => minutes(2),
+        | Kind::Ping(_)
+        | Kind::UninstallAgent(_) => minutes(2),
     }
 }
 
@@ -94,12 +100,13 @@ pub(super) async fn act(
             Ok(Outcome::done().with_body(body.to_string()))
         }
         Kind::Ping(_) => Ok(Outcome::done()),
-        // Handled where their stream (or the certificate) is.
+        // Handled where their stream (or the certificate, or the uninstaller) is.
         Kind::Exec(_)
         | Kind::Logs(_)
         | Kind::CopyIn(_)
         | Kind::CopyOut(_)
-        | Kind::RenewCertificate(_) => Err(RuntimeError::Engine(format!(
+        | Kind::RenewCertificate(_)
+        | Kind::UninstallAgent(_) => Err(RuntimeError::Engine(format!(
             "{} is not an engine call",
             kind.name()
         ))),
@@ -136,18 +143,60 @@ pub(super) async fn make(
         runtime.pull(&spec.image, &spec.platform).await?;
     }
     let labels = [(COMMAND_LABEL.to_owned(), id.to_string())];
-    let container = match runtime.create(spec, &labels).await {
-        Err(RuntimeError::NoSuchImage(image)) if spec.pull != "never" && spec.pull != "always" => {
-            pull_missing(runtime, spec, &image).await?;
-            runtime.create(spec, &labels).await?
+    let mut made = runtime.create(spec, &labels).await;
+    if let Err(RuntimeError::NoSuchImage(image)) = &made
+        && spec.pull != "never"
+        && spec.pull != "always"
+    {
+        pull_missing(runtime, spec, image).await?;
+        made = runtime.create(spec, &labels).await;
+    }
+    let (container, started) = match made {
+        Err(error @ RuntimeError::NameInUse(_)) => {
+            let own = made_before(runtime, id, &spec.name).await?;
+            own.map(|detail| (detail.container.id, detail.started_us != 0))
+                .ok_or(error)?
         }
-        other => other?,
+        other => (other?, false),
     };
-    if start && let Err(error) = runtime.start(&container).await {
+    if start
+        && !started
+        && let Err(error) = runtime.start(&container).await
+    {
         return start_failed(runtime, &container, error).await;
     }
     let body = serde_json::json!({ "id": container, "name": spec.name });
     Ok(Outcome::done().with_body(body.to_string()).on(container))
+}
+
+/// Whether a container was made by that command.
+pub(super) fn is_made_by(detail: &ContainerDetail, id: CommandId) -> bool {
+    let id = id.to_string();
+    detail
+        .labels
+        .iter()
+        .any(|(key, value)| key == COMMAND_LABEL && *value == id)
+}
+
+/// The container of that name, if this very command made it. An engine goes on making a container whose
+/// client died, and shows it only when it is done with it, though its name is taken from the beginning.
+async fn made_before(
+    runtime: &dyn ContainerRuntime,
+    id: CommandId,
+    name: &str,
+) -> Result<Option<ContainerDetail>, RuntimeError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match runtime.inspect(name).await {
+            Ok(detail) => return Ok(is_made_by(&detail, id).then_some(detail)),
+            Err(RuntimeError::NoSuchContainer(_)) if waited < MADE_WITHIN => {
+                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                waited += ASK_AGAIN_AFTER;
+            }
+            Err(RuntimeError::NoSuchContainer(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 async fn pull_missing(
@@ -194,5 +243,40 @@ async fn start_failed(
             }
             Ok(outcome)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::simulated::{SimulatedOptions, SimulatedRuntime};
+
+    fn spec() -> ContainerSpec {
+        ContainerSpec {
+            name: "web".to_owned(),
+            image: "demo/web:1".to_owned(),
+            ..ContainerSpec::default()
+        }
+    }
+
+    /// An agent died while the engine made the container, and settled before the engine showed it.
+    #[tokio::test]
+    async fn a_container_that_this_command_made_before_is_taken_up_and_one_of_another_is_not() {
+        let runtime = SimulatedRuntime::new(SimulatedOptions::default()).unwrap();
+        let (id, other) = (
+            CommandId::from_bytes([1; 16]),
+            CommandId::from_bytes([2; 16]),
+        );
+        let label = [(COMMAND_LABEL.to_owned(), id.to_string())];
+        let made = runtime.create(&spec(), &label).await.unwrap();
+
+        let refused = make(&runtime, other, Some(&spec()), true).await;
+        assert!(matches!(refused, Err(RuntimeError::NameInUse(_))));
+        let outcome = make(&runtime, id, Some(&spec()), true).await.unwrap();
+        assert_eq!(outcome.container_id, made);
+        let detail = runtime.inspect("web").await.unwrap();
+        assert_eq!(detail.container.state, "running");
+        let again = make(&runtime, id, Some(&spec()), true).await.unwrap();
+        assert_eq!(again.container_id, made);
     }
 }

@@ -21,8 +21,6 @@ use super::settle::exited;
 use super::terminal;
 use crate::runtime::{ContainerRuntime, ExecSpec, ExecState, LogOptions, Output, RuntimeError};
 
-/// Largest archive that is copied in: it is kept on the host's disk until its digest is checked.
-const COPY_IN_BYTES_MAX: u64 = limits::COPY_IN_BYTES_MAX;
 /// How often the engine is asked for an exit code that is not there yet.
 const EXIT_CODE_ASKED_MAX: u32 = 50;
 
@@ -255,10 +253,13 @@ pub(super) async fn run_copy_in(
     let Some(mut stream) = stream else {
         return Ok(needs_stream());
     };
-    if copy.size > COPY_IN_BYTES_MAX {
+    if copy.size > limits::COPY_IN_BYTES_MAX {
         return Ok(Outcome::failed(
             codes::INVALID_REQUEST,
-            format!("an archive may have {COPY_IN_BYTES_MAX} bytes at most"),
+            format!(
+                "an archive may have {} bytes at most",
+                limits::COPY_IN_BYTES_MAX
+            ),
         ));
     }
     let path = spool.join(format!("copy-{id}"));

@@ -12,24 +12,30 @@ use std::time::Duration;
 
 use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_link::socket::StreamSocket;
+use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{
     Command, CommandId, CommandResult, Intent, SignedCommand, Stage, Stamp, State, codes, limits,
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::look::{
+    allowed, existing_container, look_before, needs_no_look, wait_for_engine, withdrawn,
+    withdrawn_by,
+};
 use super::outcome::Outcome;
 use super::settle::{Before, Settled, settle};
 use super::turn::Turn;
-use super::{act, attached, stamp};
+use super::{act, attached, own, stamp};
 use crate::app::RenewNow;
 use crate::journal::Appender;
 use crate::observe::Picture;
 use crate::policy::PolicyFile;
 use crate::runtime::{ContainerDetail, ContainerRuntime, RuntimeError};
+use crate::uninstall::Departure;
 
 /// How often an engine that is not there, or a disk that is full, is tried again.
-const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
+pub(super) const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// What a job tells the actor while it goes on.
 #[derive(Debug)]
@@ -61,6 +67,7 @@ pub(super) struct Surroundings {
     pub(super) picture: Picture,
     pub(super) spool: std::path::PathBuf,
     pub(super) renew: mpsc::Sender<RenewNow>,
+    pub(super) departure: Departure,
     pub(super) news: mpsc::Sender<News>,
 }
 
@@ -92,7 +99,8 @@ pub(super) async fn carry_out(mut job: Job, around: Arc<Surroundings>) {
         Some(kind) => live(&mut job, &kind, &around).await,
         None => Outcome::failed(codes::UNSUPPORTED, "this agent does not know that kind"),
     };
-    let journalled = job.command.kind.as_ref().is_some_and(has_effect);
+    let journalled =
+        job.command.kind.as_ref().is_some_and(has_effect) && !planted::is(Defect::ResultNotKept);
     let not_after_us = job.command.not_after_us;
     let mut result = CommandResult {
         command: id.to_wire(),
@@ -126,7 +134,7 @@ pub(super) async fn carry_out(mut job: Job, around: Arc<Surroundings>) {
     let _ = around.news.send(News::Ended { id, result }).await;
 }
 
-async fn waits(around: &Surroundings, id: CommandId, why: &str) {
+pub(super) async fn waits(around: &Surroundings, id: CommandId, why: &str) {
     let _ = around
         .news
         .send(News::Waits {
@@ -139,7 +147,12 @@ async fn waits(around: &Surroundings, id: CommandId, why: &str) {
 /// From the first check to the outcome.
 async fn live(job: &mut Job, kind: &Kind, around: &Surroundings) -> Outcome {
     if let Some((intent, exec)) = job.unsettled.take() {
-        match settle_patiently(job, kind, &intent, exec.as_deref(), around).await {
+        let settled = if planted::is(Defect::BlindAfterCrash) {
+            Settled::NotDone
+        } else {
+            settle_patiently(job, kind, &intent, exec.as_deref(), around).await
+        };
+        match settled {
             Settled::Done(outcome) => return outcome,
             Settled::NotDone => job.turn.give_back(),
         }
@@ -219,31 +232,14 @@ async fn prepare(job: &mut Job, kind: &Kind, around: &Surroundings) -> Result<In
     Ok(intent)
 }
 
-/// Whether the engine's own answer will say all that a look would: these kinds name the container to the
-/// engine, which refuses when it is not there. A precondition is always looked at.
-fn needs_no_look(job: &Job, kind: &Kind, around: &Surroundings) -> Result<bool, Outcome> {
-    let (Kind::Start(_) | Kind::Stop(_) | Kind::Restart(_) | Kind::Kill(_)) = kind else {
-        return Ok(false);
-    };
-    let Some(container) = existing_container(kind) else {
-        return Ok(false);
-    };
-    if job.command.precondition.is_some() || !around.picture.is_fresh(container) {
-        return Ok(false);
-    }
-    match around.policy.check_named(&job.command, container) {
-        Ok(()) => Ok(true),
-        Err(refusal) => Err(Outcome::failed(refusal.code, refusal.message)),
-    }
-}
-
 fn see(intent: &mut Intent, detail: &ContainerDetail) {
     intent.container_id.clone_from(&detail.container.id);
     intent.started_us = detail.started_us;
 }
 
 fn past_deadline(job: &Job, around: &Surroundings) -> Option<Outcome> {
-    (around.time.now_us() > job.command.not_after_us).then(|| {
+    let over = around.time.now_us() > job.command.not_after_us;
+    (over && !planted::is(Defect::ExpiredIsBegun)).then(|| {
         Outcome::ended(
             State::Expired,
             codes::DEADLINE_PASSED,
@@ -276,107 +272,7 @@ fn may_not_begin(job: &Job, kind: &Kind, around: &Surroundings) -> Option<Outcom
     if existing_container(kind).is_some() {
         return None;
     }
-    let checked = around.policy.check_named(&job.command, kind.target());
-    checked
-        .err()
-        .map(|refusal| Outcome::failed(refusal.code, refusal.message))
-}
-
-/// The container that must be there for this kind.
-fn existing_container(kind: &Kind) -> Option<&str> {
-    match kind {
-        Kind::Start(k) => Some(&k.container),
-        Kind::Stop(k) => Some(&k.container),
-        Kind::Restart(k) => Some(&k.container),
-        Kind::Kill(k) => Some(&k.container),
-        Kind::Remove(k) => Some(&k.container),
-        Kind::Exec(k) => Some(&k.container),
-        Kind::Logs(k) => Some(&k.container),
-        Kind::CopyIn(k) => Some(&k.container),
-        Kind::CopyOut(k) => Some(&k.container),
-        Kind::Inspect(k) if k.kind != "image" => Some(&k.object),
-        _ => None,
-    }
-}
-
-/// Looks at the container that the command is about (waiting for the engine), and at the
-/// precondition. `None` for commands about no existing container.
-async fn look_before(
-    job: &Job,
-    kind: &Kind,
-    around: &Surroundings,
-) -> Result<Option<ContainerDetail>, Outcome> {
-    let Some(container) = existing_container(kind) else {
-        return Ok(None);
-    };
-    let detail = loop {
-        match around.runtime.inspect(container).await {
-            Ok(detail) => break detail,
-            Err(RuntimeError::Unavailable(why) | RuntimeError::Interrupted(why)) => {
-                withdrawn(job)?;
-                wait_for_engine(job, around, &why).await?;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    };
-    let found = &detail.container;
-    if let Err(refusal) = around.policy.check_named(&job.command, &found.name) {
-        return Err(Outcome::failed(refusal.code, refusal.message));
-    }
-    let wanted = job.command.precondition.clone().unwrap_or_default();
-    if !wanted.container_id.is_empty() && !found.id.starts_with(&wanted.container_id) {
-        return Err(conflict(format!(
-            "container {container} is {} now, not {}: look again and repeat",
-            found.id.get(..12).unwrap_or(&found.id),
-            wanted.container_id
-        )));
-    }
-    if !wanted.image_digest.is_empty() && found.image_id != wanted.image_digest {
-        return Err(conflict(format!(
-            "container {container} has image {} now, not {}: look again and repeat",
-            found.image_id, wanted.image_digest
-        )));
-    }
-    Ok(Some(detail))
-}
-
-fn conflict(message: String) -> Outcome {
-    Outcome::ended(State::Conflict, codes::PRECONDITION_FAILED, message)
-}
-
-/// Withdrawn while it waited, before anything of it was done.
-fn withdrawn(job: &Job) -> Result<(), Outcome> {
-    job.turn
-        .withdrawn()
-        .map_or(Ok(()), |by| Err(withdrawn_by(&by)))
-}
-
-fn withdrawn_by(by: &str) -> Outcome {
-    Outcome::ended(
-        State::Cancelled,
-        codes::WITHDRAWN,
-        format!("withdrawn by {by}"),
-    )
-}
-
-async fn wait_for_engine(job: &Job, around: &Surroundings, why: &str) -> Result<(), Outcome> {
-    if around.time.now_us() > job.command.not_after_us {
-        return Err(Outcome::ended(
-            State::Expired,
-            codes::DEADLINE_PASSED,
-            format!(
-                "its deadline passed while the engine did not answer ({why}); nothing was done"
-            ),
-        ));
-    }
-    waits(
-        around,
-        job.id,
-        &format!("the container engine does not answer: {why}"),
-    )
-    .await;
-    tokio::time::sleep(TRY_AGAIN_AFTER).await;
-    Ok(())
+    allowed(job, kind.target(), around).err()
 }
 
 /// Intent on disk, waiting for a full disk until the deadline.
@@ -513,7 +409,8 @@ async fn ask_engine(
         Kind::CopyIn(copy) => {
             attached::run_copy_in(runtime, id, copy, stream.take(), &around.spool).await
         }
-        Kind::RenewCertificate(_) => Ok(renew(around).await),
+        Kind::RenewCertificate(_) => Ok(own::renew(around).await),
+        Kind::UninstallAgent(_) => Ok(own::depart(id, around).await),
         other => act::act(runtime, id, other).await,
     }
 }
@@ -598,27 +495,5 @@ async fn settle_patiently(
                 ));
             }
         }
-    }
-}
-
-/// Asks the session to renew the certificate, and waits for it.
-async fn renew(around: &Surroundings) -> Outcome {
-    let (done, renewed) = oneshot::channel();
-    let unavailable = || {
-        Outcome::failed(
-            codes::CERTIFICATE_REJECTED,
-            "the link was lost before it was renewed",
-        )
-    };
-    if around.renew.send(RenewNow { done }).await.is_err() {
-        return unavailable();
-    }
-    match renewed.await {
-        Ok(Ok(not_after)) => {
-            let body = serde_json::json!({ "not_after_s": not_after });
-            Outcome::done().with_body(body.to_string())
-        }
-        Ok(Err(why)) => Outcome::failed(codes::CERTIFICATE_REJECTED, why),
-        Err(_) => unavailable(),
     }
 }

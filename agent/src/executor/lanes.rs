@@ -2,11 +2,12 @@
 //!
 //! Changing commands hold their lane one at a time, in the order of acceptance. The others wait for
 //! the changing ones that were accepted before them on the lane, and never hold it. `kill` alone may
-//! begin within the grace of a running stop or restart, when nothing else is before it. Lanes run
-//! side by side, up to a bound.
+//! begin within the grace of a running stop or restart, when nothing else is before it, and one kill after
+//! the other. Lanes run side by side, up to a bound.
 
 use std::collections::{BTreeMap, HashMap};
 
+use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::CommandId;
 use fairlead_protocol::command::Lane;
 
@@ -164,6 +165,9 @@ fn may_begin(places: &BTreeMap<u64, Place>, place: u64) -> bool {
     if own.running {
         return false;
     }
+    if planted::is(Defect::LaneIgnored) {
+        return true;
+    }
     let mut changing = places
         .range(..place)
         .map(|(_, p)| p)
@@ -171,8 +175,8 @@ fn may_begin(places: &BTreeMap<u64, Place>, place: u64) -> bool {
     match own.manner {
         // Running ones that merely look do not hold the lane against a changing one.
         Manner::Changes | Manner::ChangesWithGrace | Manner::Looks => changing.next().is_none(),
-        Manner::Kills => changing
-            .all(|p| p.running && matches!(p.manner, Manner::ChangesWithGrace | Manner::Kills)),
+        // Of two kills the second waits: the engine's answer to the first says what there is to kill.
+        Manner::Kills => changing.all(|p| p.running && p.manner == Manner::ChangesWithGrace),
     }
 }
 
@@ -212,7 +216,11 @@ mod tests {
         lanes.accept(id(1), lane(1), Manner::ChangesWithGrace);
         lanes.accept(id(2), lane(1), Manner::Kills);
         assert_eq!(lanes.begin(), [id(1)], "the stop itself has to run first");
+        lanes.accept(id(3), lane(1), Manner::Kills);
         assert_eq!(lanes.begin(), [id(2)]);
+        assert_eq!(lanes.begin(), [], "kills take turns too");
+        lanes.finish(id(2));
+        assert_eq!(lanes.begin(), [id(3)]);
 
         let mut lanes = Lanes::new(10);
         lanes.accept(id(1), lane(1), Manner::ChangesWithGrace);
@@ -262,7 +270,7 @@ mod tests {
                     if manner != 3 {
                         for (_, other_lane, other) in &running {
                             if *other_lane == lane_no && *other != 3 {
-                                prop_assert!(manner == 2 && (*other == 1 || *other == 2));
+                                prop_assert!(manner == 2 && *other == 1);
                             }
                         }
                         let before = last_begun.insert(lane_no, n);

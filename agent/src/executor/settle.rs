@@ -10,8 +10,9 @@ use std::time::Duration;
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{CommandId, Intent, State, codes};
 use futures_util::StreamExt;
+use tokio::time::Instant;
 
-use super::act::{COMMAND_LABEL, grace};
+use super::act::{grace, is_made_by};
 use super::outcome::Outcome;
 use crate::runtime::{ContainerDetail, ContainerRuntime, EngineEvent, ExecState, RuntimeError};
 
@@ -21,6 +22,10 @@ const AFTER_GRACE: Duration = Duration::from_secs(5);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// The engine's past events are all there when it has been silent for so long.
 const EVENTS_SILENT_AFTER: Duration = Duration::from_millis(500);
+/// And in any case after so long.
+const EVENTS_ALL_WITHIN: Duration = Duration::from_secs(3);
+/// How long an engine may take to remove a container.
+const REMOVED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What became of it.
 pub(super) enum Settled {
@@ -93,16 +98,7 @@ pub(super) async fn settle(
             .await
         }
         Kind::Kill(kill) => killed(runtime, before, &kill.container).await,
-        Kind::Remove(_) => {
-            // The id is asked for, not the name: another container may have the name by now.
-            Ok(match runtime.inspect(&before.intent.container_id).await {
-                Err(RuntimeError::NoSuchContainer(_)) => {
-                    Settled::Done(Outcome::done().on(before.intent.container_id.clone()))
-                }
-                Err(error) => return Err(error),
-                Ok(_) => Settled::NotDone,
-            })
-        }
+        Kind::Remove(_) => removed(runtime, before).await,
         Kind::Exec(_) => executed(runtime, before).await,
         Kind::CopyIn(_) => Ok(Settled::Done(Outcome::failed(
             codes::STREAM_LOST,
@@ -116,7 +112,8 @@ pub(super) async fn settle(
         | Kind::Logs(_)
         | Kind::CopyOut(_)
         | Kind::List(_)
-        | Kind::Ping(_) => Ok(Settled::NotDone),
+        | Kind::Ping(_)
+        | Kind::UninstallAgent(_) => Ok(Settled::NotDone),
     }
 }
 
@@ -190,12 +187,7 @@ async fn made(
         Err(error) => return Err(error),
     };
     let label = before.id.to_string();
-    let ours = |detail: &ContainerDetail| {
-        detail
-            .labels
-            .iter()
-            .any(|(key, value)| key == COMMAND_LABEL && *value == label)
-    };
+    let ours = |detail: &ContainerDetail| is_made_by(detail, before.id);
     let Some(detail) = found.filter(ours) else {
         // It may have been made, have run and have been removed again (--rm, or by hand).
         let past = past_events(runtime, before.intent.at_us).await;
@@ -228,6 +220,29 @@ async fn made(
     ))
 }
 
+/// The id is asked for, not the name: another container may have the name by now. An engine goes on with
+/// a removal whose client died, and refuses a second one meanwhile.
+async fn removed(
+    runtime: &dyn ContainerRuntime,
+    before: &Before<'_>,
+) -> Result<Settled, RuntimeError> {
+    let id = &before.intent.container_id;
+    let mut waited = Duration::ZERO;
+    loop {
+        match runtime.inspect(id).await {
+            Err(RuntimeError::NoSuchContainer(_)) => {
+                return Ok(Settled::Done(Outcome::done().on(id.clone())));
+            }
+            Err(error) => return Err(error),
+            Ok(now) if now.container.state == "removing" && waited < REMOVED_WITHIN => {
+                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                waited += ASK_AGAIN_AFTER;
+            }
+            Ok(_) => return Ok(Settled::NotDone),
+        }
+    }
+}
+
 /// A signal leaves no trace in the container, but one in the engine's events.
 async fn killed(
     runtime: &dyn ContainerRuntime,
@@ -240,7 +255,12 @@ async fn killed(
         ));
     };
     if now.container.state != "running" {
-        return Ok(done_on(&now));
+        // One that had ended before was never sent anything: the engine is to say so itself.
+        return Ok(if now.finished_us >= before.not_before_us {
+            done_on(&now)
+        } else {
+            Settled::NotDone
+        });
     }
     let signalled = past_events(runtime, before.intent.at_us)
         .await
@@ -253,11 +273,18 @@ async fn killed(
     })
 }
 
+/// What the engine remembers since then. On a busy engine new events come all the time; they are not
+/// what is waited for.
 async fn past_events(runtime: &dyn ContainerRuntime, since_us: i64) -> Vec<EngineEvent> {
+    let until = Instant::now() + EVENTS_ALL_WITHIN;
     let mut events = runtime.events(since_us).await;
     let mut past = Vec::new();
-    while let Ok(Some(Ok(event))) = tokio::time::timeout(EVENTS_SILENT_AFTER, events.next()).await {
-        past.push(event);
+    while Instant::now() < until {
+        let silent = (Instant::now() + EVENTS_SILENT_AFTER).min(until);
+        match tokio::time::timeout_at(silent, events.next()).await {
+            Ok(Some(Ok(event))) => past.push(event),
+            _ => break,
+        }
     }
     past
 }
@@ -325,5 +352,49 @@ pub(super) fn exited(code: i64) -> Outcome {
         );
         outcome.exit_code = exit_code;
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fairlead_protocol::{ContainerSpec, Kill};
+
+    use super::*;
+    use crate::runtime::simulated::{SimulatedOptions, SimulatedRuntime};
+
+    /// A signal that was never sent is not taken for one that did its work.
+    #[tokio::test]
+    async fn a_kill_of_what_had_ended_before_is_not_done_and_of_what_ended_since_is() {
+        let runtime = SimulatedRuntime::new(SimulatedOptions::default()).unwrap();
+        let spec = ContainerSpec {
+            name: "web".to_owned(),
+            image: "demo/web:1".to_owned(),
+            ..ContainerSpec::default()
+        };
+        let container_id = runtime.create(&spec, &[]).await.unwrap();
+        runtime.start("web").await.unwrap();
+        runtime.kill("web", "KILL").await.unwrap();
+        let ended_us = runtime.inspect("web").await.unwrap().finished_us;
+        let kind = Kind::Kill(Kill {
+            container: "web".to_owned(),
+            signal: "KILL".to_owned(),
+        });
+        for (at_us, done) in [(ended_us + 1, false), (ended_us, true)] {
+            let intent = Intent {
+                container_id: container_id.clone(),
+                at_us,
+                ..Intent::default()
+            };
+            let before = Before {
+                id: CommandId::from_bytes([1; 16]),
+                kind: &kind,
+                intent: &intent,
+                exec: None,
+                waited: Duration::ZERO,
+                not_before_us: at_us,
+            };
+            let settled = settle(&runtime, &before).await.unwrap();
+            assert_eq!(matches!(settled, Settled::Done(_)), done);
+        }
     }
 }

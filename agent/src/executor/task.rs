@@ -13,6 +13,7 @@ use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::signing::Verifier;
 use fairlead_link::socket::StreamSocket;
+use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::command::{Kind, Lane};
 use fairlead_protocol::{
     Command, CommandId, CommandResult, HostId, InstanceId, LinkUp, Message, OpenStream,
@@ -28,12 +29,13 @@ use super::outcome::Outcome;
 use super::turn::Turn;
 use super::{Request, StreamDialler, in_words, unix};
 use crate::app::RenewNow;
-use crate::journal::Journal;
+use crate::journal::{Journal, Phase};
 use crate::observe::Picture;
 use crate::observe::acts::objects;
 use crate::owner_log::OwnerLog;
 use crate::policy::PolicyFile;
 use crate::runtime::ContainerRuntime;
+use crate::uninstall::Departure;
 
 mod acceptance;
 mod sending;
@@ -80,6 +82,8 @@ pub struct Parts {
     pub spool: std::path::PathBuf,
     /// Where renewals are asked for.
     pub renew: mpsc::Sender<RenewNow>,
+    /// Where an order to take the agent off is kept.
+    pub departure: Departure,
     /// Where the floor of server time is persisted.
     pub floor: Box<dyn Fn(i64) + Send>,
 }
@@ -119,6 +123,10 @@ pub struct Executor {
     fleeting: Fleeting,
     /// When each result without an acknowledgement was last sent on this link; only those of late.
     sent: HashMap<CommandId, Instant>,
+    /// The command with which the agent leaves: it succeeded.
+    leaves_with: Option<CommandId>,
+    /// The servers know that it leaves.
+    departs: bool,
 }
 
 impl Executor {
@@ -135,6 +143,7 @@ impl Executor {
             picture: parts.picture.clone(),
             spool: parts.spool.clone(),
             renew: parts.renew.clone(),
+            departure: parts.departure.clone(),
             news: news_sender,
         });
         let mut executor = Self {
@@ -149,24 +158,32 @@ impl Executor {
             news,
             fleeting: Fleeting::default(),
             sent: HashMap::new(),
+            leaves_with: None,
+            departs: false,
         };
         executor.take_up_unsettled();
+        executor.take_up_departure();
         executor
     }
 
-    /// Runs until shutdown.
-    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, shutdown: Shutdown) {
+    /// Runs until shutdown, or until the agent is to be taken off: whether that is so.
+    pub async fn run(mut self, mut requests: mpsc::Receiver<Request>, shutdown: Shutdown) -> bool {
         let mut tidy = tokio::time::interval(TIDY_EVERY);
         tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.begin_ready();
+        if !self.departs {
+            self.begin_ready();
+        }
         loop {
+            if self.departs {
+                shutdown.cancel();
+            }
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => return self.departs,
                 Some(news) = self.news.recv() => self.on_news(news),
                 request = requests.recv() => match request {
                     Some(request) => self.on_request(request),
-                    None => return,
+                    None => return self.departs,
                 },
                 _ = tidy.tick() => self.tidy(),
             }
@@ -207,6 +224,24 @@ impl Executor {
         }
     }
 
+    /// An earlier instance was to be taken off.
+    fn take_up_departure(&mut self) {
+        let Some(id) = self.parts.departure.kept() else {
+            return;
+        };
+        match self.parts.journal.entry(id).map(|entry| &entry.phase) {
+            // It settles it, as any command.
+            Some(Phase::Begun { .. }) => {}
+            Some(Phase::Done { result, acked }) if result.state == i32::from(State::Succeeded) => {
+                self.leaves_with = Some(id);
+                self.departs = *acked;
+            }
+            Some(Phase::Done { .. }) => self.parts.departure.forget(),
+            // Acknowledged so long ago that the journal has forgotten it.
+            None => self.departs = true,
+        }
+    }
+
     fn on_request(&mut self, request: Request) {
         match request {
             Request::Deliver { command } => self.deliver(command),
@@ -215,7 +250,10 @@ impl Executor {
                 self.sent.remove(&id);
                 self.fleeting.remove(id);
                 self.parts.journal.acked(id);
+                self.departs |= self.leaves_with == Some(id);
             }
+            // The controller ends the identity with the result, and may be faster than its acknowledgement.
+            Request::Revoked => self.departs |= self.leaves_with.is_some(),
             Request::LinkUp {
                 outbound,
                 connection,
@@ -318,6 +356,13 @@ impl Executor {
         result.epoch = self.parts.epoch;
         let effect = live.command.kind.as_ref().is_some_and(has_effect);
         let state = State::try_from(result.state).unwrap_or(State::Unknown);
+        if matches!(live.command.kind, Some(Kind::UninstallAgent(_))) {
+            if state == State::Succeeded {
+                self.leaves_with = Some(id);
+            } else if self.leaves_with.is_none() {
+                self.parts.departure.forget();
+            }
+        }
         if effect {
             self.parts
                 .owner_log
@@ -337,6 +382,14 @@ impl Executor {
             self.fleeting.insert(id, result.clone());
         }
         self.send_result(&result);
+        if planted::is(Defect::TwoResults) {
+            result.state = State::Failed.into();
+            codes::ENGINE_ERROR.clone_into(&mut result.code);
+            self.send_result(&result);
+        }
+        if planted::is(Defect::IdForgotten) {
+            self.parts.journal.forget(id);
+        }
     }
 
     fn tidy(&mut self) {
@@ -362,6 +415,9 @@ impl Executor {
 
     /// Commands that still wait for their lane when their deadline passes end here and now.
     fn expire_waiting(&mut self, now_us: i64) {
+        if planted::is(Defect::ExpiredIsBegun) {
+            return;
+        }
         let expired: Vec<CommandId> = self
             .live
             .iter()

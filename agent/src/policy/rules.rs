@@ -57,6 +57,7 @@ pub(super) struct Rules {
     forbid_exec: bool,
     forbid_shell: bool,
     forbid_copy: bool,
+    forbid_uninstall: bool,
     allowed_images: Option<Vec<String>>,
     allowed_containers: Option<Vec<String>>,
     denied_containers: Vec<String>,
@@ -79,6 +80,7 @@ impl Default for Rules {
             forbid_exec: false,
             forbid_shell: false,
             forbid_copy: false,
+            forbid_uninstall: false,
             allowed_images: None,
             allowed_containers: None,
             denied_containers: Vec::new(),
@@ -148,9 +150,14 @@ impl Rules {
             | Kind::Remove(_)
             | Kind::Inspect(_)
             | Kind::Logs(_) => self.container(kind.target(), container),
-            Kind::List(_) | Kind::PruneImages(_) | Kind::RenewCertificate(_) | Kind::Ping(_) => {
-                None
+            Kind::UninstallAgent(_) if self.forbid_uninstall => {
+                found("forbid_uninstall", "taking the agent off this host")
             }
+            Kind::List(_)
+            | Kind::PruneImages(_)
+            | Kind::RenewCertificate(_)
+            | Kind::Ping(_)
+            | Kind::UninstallAgent(_) => None,
         }
     }
 
@@ -354,6 +361,7 @@ impl Rules {
                 "exec with a terminal",
             ),
             (self.forbid_copy, "copying files"),
+            (self.forbid_uninstall, "taking the agent off it"),
         ];
         let mut parts: Vec<String> = flags
             .iter()

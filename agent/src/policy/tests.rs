@@ -3,6 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{
     Command, ContainerSpec, CopyIn, CopyOut, Exec, Inspect, List, Logs, MountSpec, Pull, Run, Stop,
+    UninstallAgent,
 };
 
 use super::{Policy, PolicyFile};
@@ -209,6 +210,11 @@ fn forbidden() {
                 command(Kind::CopyIn(CopyIn::default())),
                 command(Kind::CopyOut(CopyOut::default())),
             ],
+        ),
+        (
+            "forbid_uninstall",
+            "forbid_uninstall = true",
+            vec![command(Kind::UninstallAgent(UninstallAgent {}))],
         ),
         (
             "allowed_images",

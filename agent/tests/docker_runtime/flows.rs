@@ -290,6 +290,21 @@ async fn events_from_a_time_on() {
     );
 }
 
+async fn engines_stats(socket: &std::path::Path, id: &str) -> serde_json::Value {
+    let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+    let request = format!(
+        "GET /v1.41/containers/{id}/stats?stream=false&one-shot=true HTTP/1.0\r\nHost: x\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer)
+        .await
+        .unwrap();
+    let text = String::from_utf8_lossy(&answer);
+    let body = text.split_once("\r\n\r\n").unwrap().1;
+    serde_json::from_str(body.trim()).unwrap()
+}
+
 #[tokio::test]
 async fn numbers_are_those_of_docker_stats() {
     let Some(engine) = engine() else { return };
@@ -328,21 +343,15 @@ async fn numbers_are_those_of_docker_stats() {
     };
     assert_eq!(sample.memory_limit, 64 << 20);
     assert!(sample.pids >= 1);
-    // The engine's own number, by its own call.
-    let mut stream = tokio::net::UnixStream::connect(engine.socket())
-        .await
-        .unwrap();
-    let request = format!(
-        "GET /v1.41/containers/{id}/stats?stream=false&one-shot=true HTTP/1.0\r\nHost: x\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer)
-        .await
-        .unwrap();
-    let text = String::from_utf8_lossy(&answer);
-    let body = text.split_once("\r\n\r\n").unwrap().1;
-    let stats: serde_json::Value = serde_json::from_str(body.trim()).unwrap();
+    // The engine's own number, by its own call. While it has none it tells an empty object.
+    let begun = Instant::now();
+    let stats = loop {
+        let stats = engines_stats(engine.socket(), &id).await;
+        if stats["memory_stats"]["usage"].is_u64() {
+            break stats;
+        }
+        assert!(begun.elapsed() < WAIT, "{stats}");
+    };
     let memory = &stats["memory_stats"];
     let v1 = memory["stats"]["total_inactive_file"].as_u64();
     let cache = v1.or(memory["stats"]["inactive_file"].as_u64()).unwrap();

@@ -14,11 +14,13 @@ pub(crate) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// Whether requests can be served.
+/// Whether requests can be served: `ok`, then what monitoring may want to know, a line each.
 #[utoipa::path(get, path = "/readyz", tag = "service",
     responses((status = 200, description = "They can.", body = String, content_type = "text/plain")))]
-pub(crate) async fn readyz(Axum(state): Axum<Shared>) -> Result<&'static str, ApiError> {
-    state.backend.ready().await.map(|()| "ok\n")
+pub(crate) async fn readyz(Axum(state): Axum<Shared>) -> Result<String, ApiError> {
+    let remarks = state.backend.ready().await?;
+    let lines = std::iter::once("ok".to_owned()).chain(remarks);
+    Ok(lines.map(|line| line + "\n").collect())
 }
 
 /// Measurements as Prometheus text.

@@ -11,21 +11,38 @@ use fairlead_protocol::origin::Origin;
 #[derive(Debug)]
 pub struct Crowd {
     max: isize,
+    /// Places for all addresses together, where they share a number of places.
+    places: isize,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Debug, Default)]
+struct Idle {
     /// Below zero for a moment, where a request begins while the one before is just ending.
-    idle: Mutex<HashMap<Origin, isize>>,
+    of: HashMap<Origin, isize>,
+    together: isize,
 }
 
 impl Crowd {
     /// A crowd with at most so many of one address.
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
+        Self::sharing(usize::MAX, max)
+    }
+
+    /// A crowd with at most so many of one address, which shares that many places: no address ever takes
+    /// more than half of those that are free, so however few addresses crowd in, one that is not there yet
+    /// finds a place.
+    #[must_use]
+    pub fn sharing(places: usize, max: usize) -> Arc<Self> {
         Arc::new(Self {
             max: isize::try_from(max).unwrap_or(isize::MAX),
+            places: isize::try_from(places).unwrap_or(isize::MAX),
             idle: Mutex::default(),
         })
     }
 
-    fn idle(&self) -> MutexGuard<'_, HashMap<Origin, isize>> {
+    fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -33,11 +50,13 @@ impl Crowd {
     pub fn enter(self: &Arc<Self>, from: IpAddr) -> Option<Place> {
         let origin = Origin::from(from);
         let mut all = self.idle();
-        let idle = all.entry(origin).or_default();
-        if *idle >= self.max {
+        let share = ((self.places - all.together) / 2).max(1).min(self.max);
+        let idle = all.of.entry(origin).or_default();
+        if *idle >= share {
             return None;
         }
         *idle += 1;
+        all.together += 1;
         Some(Place {
             crowd: Arc::clone(self),
             origin,
@@ -60,11 +79,12 @@ impl Place {
 
     fn count(&self, more: isize) {
         let mut all = self.crowd.idle();
-        let idle = all.entry(self.origin).or_default();
+        let idle = all.of.entry(self.origin).or_default();
         *idle += more;
         if *idle == 0 {
-            all.remove(&self.origin);
+            all.of.remove(&self.origin);
         }
+        all.together += more;
     }
 
     /// It is idle again: it was there before, so it stays, however many there are.
@@ -98,6 +118,31 @@ mod tests {
         one.come_back();
         assert!(crowd.enter(HERE).is_none());
         drop((one, two, three));
-        assert!(crowd.idle().is_empty());
+        assert!(crowd.idle().of.is_empty());
+        assert_eq!(crowd.idle().together, 0);
+    }
+
+    #[test]
+    fn eight_addresses_do_not_fill_what_all_share() {
+        let crowd = Crowd::sharing(4096, 512);
+        let mut here = Vec::new();
+        // One after the other, and then again: what the first left is not for it to take.
+        for _ in 0..2 {
+            for address in 1..=8 {
+                let from = std::net::Ipv4Addr::new(192, 0, 2, address).into();
+                here.extend(std::iter::from_fn(|| crowd.enter(from)));
+            }
+        }
+        assert!(here.len() < 4096 - 64, "{}", here.len());
+        // Hundreds of newcomers, each of an address of its own.
+        for address in 0..60 {
+            let from = std::net::Ipv4Addr::new(198, 51, 100, address).into();
+            here.push(crowd.enter(from).expect("a place"));
+        }
+        drop(here);
+        assert_eq!(crowd.idle().together, 0);
+        // And alone an address has its whole share.
+        let alone: Vec<_> = std::iter::from_fn(|| crowd.enter(HERE)).collect();
+        assert_eq!(alone.len(), 512);
     }
 }

@@ -192,6 +192,8 @@ pub enum Action {
     RenewCertificate {},
     /// Ask the agent for a sign of life.
     Ping {},
+    /// The agent takes itself off its host, and the host's identity ends. Containers are not touched.
+    UninstallAgent {},
 }
 
 /// A container to be made; the words are those of `docker run`.

@@ -25,6 +25,35 @@ pub struct Status {
     pub commands_open: u64,
     /// What deserves attention, worst first, in words.
     pub attention: Vec<String>,
+    /// The controller's https certificate, for who sees everything.
+    #[serde(default)]
+    pub https: Option<HttpsCertificate>,
+}
+
+/// The certificate that the controller's https shows.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HttpsCertificate {
+    /// `own-ca` (the installation's), `files`, or `acme`.
+    pub source: String,
+    /// The names that it was asked for, where known.
+    pub names: Vec<String>,
+    /// When it ends.
+    pub not_after: Option<Timestamp>,
+    /// What keeps a certificate of a public CA from being had or renewed; absent when nothing does.
+    pub trouble: Option<HttpsTrouble>,
+}
+
+/// Why a public CA has not certified the controller's https.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HttpsTrouble {
+    /// Stable code, `acme_…`.
+    pub code: String,
+    /// In words.
+    pub message: String,
+    /// When it was found out.
+    pub at: Option<Timestamp>,
+    /// When it is tried again.
+    pub next_try: Option<Timestamp>,
 }
 
 /// A host.

@@ -1,10 +1,12 @@
 //! `status` and `host`.
 
-use fairlead_api::types::{Host, Status};
+use fairlead_api::types::{Action, Host, Status};
+use fairlead_protocol::codes;
 use jiff::Timestamp;
 
 use super::Context;
-use crate::args::HostVerb;
+use super::act::{act, request, result_line};
+use crate::args::{HostVerb, Waiting};
 use crate::exit::{Exit, Failure};
 use crate::output::human::{ago, ago_or, bytes, bytes_of, count, since};
 use crate::output::table::{Cell, Table};
@@ -34,6 +36,14 @@ fn status_text(status: &Status, out: &Output) -> String {
         count(status.regions, "region"),
         count(status.commands_open, "command"),
     );
+    if let Some(https) = &status.https
+        && let (true, Some(until)) = (https.source != "own-ca", https.not_after)
+    {
+        text.push_str(&format!(
+            "https certificate by {} until {until}\n",
+            clean(&https.source)
+        ));
+    }
     for line in &status.attention {
         text.push_str(&format!(
             "{}  {}\n",
@@ -68,7 +78,7 @@ pub(crate) async fn host(context: &Context, verb: HostVerb) -> Result<Exit, Fail
                 let body = serde_json::json!({});
                 let _: Host = client.post(&["hosts", host, "approve"], &body).await?;
                 say(&format!(
-                    "{}: approved; it is let in when it dials again, within a minute or so",
+                    "{}: approved; it is let in when it dials again, within some seconds",
                     clean(host)
                 ));
                 Ok(())
@@ -79,7 +89,13 @@ pub(crate) async fn host(context: &Context, verb: HostVerb) -> Result<Exit, Fail
             hosts,
             offline_for,
             dry_run,
+            uninstall,
+            no_wait,
+            deadline,
         } => {
+            if uninstall {
+                return take_off(context, hosts, Waiting { no_wait, deadline }).await;
+            }
             let hosts = match offline_for {
                 Some(least) => silent(&client.list(&["hosts"], &[]).await?, least),
                 None => hosts,
@@ -105,6 +121,40 @@ pub(crate) async fn host(context: &Context, verb: HostVerb) -> Result<Exit, Fail
             .await
         }
     }
+}
+
+/// `fairlead host rm --uninstall`: the agents are asked to take themselves off, and the controller ends the
+/// identity of each that says it will.
+async fn take_off(
+    context: &Context,
+    hosts: Vec<String>,
+    waiting: Waiting,
+) -> Result<Exit, Failure> {
+    let client = context.client()?;
+    for host in &hosts {
+        let shown: Host = client.get(&["hosts", host], &[]).await?;
+        if shown.state != "online" {
+            let (name, state) = (clean(&shown.name), clean(&shown.state));
+            say(&format!(
+                "{name} is {state}: its agent is waited for until the deadline (--deadline), and nothing ends \
+                 before it answers; `fairlead host rm {name}` ends the identity at once and leaves the agent there"
+            ));
+        }
+    }
+    let asked = hosts
+        .into_iter()
+        .map(|host| request(Some(host), Action::UninstallAgent {}, waiting.deadline));
+    let asked = asked.collect::<Result<Vec<_>, _>>()?;
+    act(context, asked, &waiting, |command| {
+        let what = if command.code == codes::INSTALLER_PACKAGED {
+            "its identity has ended, its agent stops, its containers go on; the package's files stay: \
+             apt-get purge fairlead-agent"
+        } else {
+            "its identity has ended, its agent takes itself off, its containers go on"
+        };
+        result_line(command, what)
+    })
+    .await
 }
 
 /// The colour of a host's or region's state.

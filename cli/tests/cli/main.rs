@@ -1,5 +1,5 @@
 //! `fairlead` as a process, against a double of the API: exit codes, what goes where, retries,
-//! tokens that are mixed up, streams.
+//! tokens that are mixed up, streams, keys.
 
 #![expect(
     clippy::unwrap_used,
@@ -12,3 +12,4 @@ mod acting;
 mod streaming;
 mod trusting;
 mod keeping;
+mod signing;

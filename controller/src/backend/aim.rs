@@ -137,6 +137,7 @@ pub(super) fn container_of(action: &mut Action) -> Option<&mut String> {
         | Action::List { .. }
         | Action::PruneImages { .. }
         | Action::RenewCertificate {}
-        | Action::Ping {} => None,
+        | Action::Ping {}
+        | Action::UninstallAgent {} => None,
     }
 }

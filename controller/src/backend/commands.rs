@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fairlead_api::backend::{CommandQuery, Submitted};
 use fairlead_api::input::{invalid, plain};
-use fairlead_api::types::{Command, CommandRequest, Page, Permission};
+use fairlead_api::types::{Action, Command, CommandRequest, Page, Permission};
 use fairlead_api::{ApiError, Caller, ClientStream};
 use fairlead_identity::digest::sha256;
 use fairlead_identity::random;
@@ -85,6 +85,9 @@ impl ControllerBackend {
         if !(1..=limits::NOT_AFTER_AHEAD_MAX.as_secs()).contains(&deadline_s) {
             let max = limits::NOT_AFTER_AHEAD_MAX.as_secs();
             return Err(invalid(format!("deadline_s must be 1 to {max}")));
+        }
+        if matches!(request.action, Action::UninstallAgent {}) && request.host.is_none() {
+            return Err(invalid("an uninstall-agent names its host"));
         }
         let mut precondition = convert::precondition(request.precondition.as_ref())?;
         let (host, mut action) = (request.host.as_deref(), request.action);

@@ -12,7 +12,7 @@ use fairlead_protocol::limits::{
 };
 use fairlead_protocol::{
     CopyIn, CopyOut, Create, Exec, Inspect, Kill, List, Logs, Message, Ping, PruneImages, Pull,
-    Remove, RenewCertificate, Restart, Run, Start, Stop, codes,
+    Remove, RenewCertificate, Restart, Run, Start, Stop, UninstallAgent, codes,
 };
 
 use super::spec;
@@ -98,6 +98,7 @@ pub fn kind(action: &Action) -> Checked<Kind> {
         Action::PruneImages { all } => Kind::PruneImages(PruneImages { all: *all }),
         Action::RenewCertificate {} => Kind::RenewCertificate(RenewCertificate {}),
         Action::Ping {} => Kind::Ping(Ping {}),
+        Action::UninstallAgent {} => Kind::UninstallAgent(UninstallAgent {}),
     };
     let around = fairlead_protocol::Command {
         kind: Some(kind.clone()),

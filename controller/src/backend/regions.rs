@@ -230,7 +230,7 @@ impl ControllerBackend {
             versions: packages.versions(),
             script_url: format!("{url}/install.sh"),
             packages_url: format!("{url}/packages"),
-            pin: self.parts.pin.clone(),
+            pin: self.parts.web.pin(),
             downloads: shown.collect(),
         }
     }
@@ -257,11 +257,15 @@ impl ControllerBackend {
             containers_unwell: 0,
             commands_open,
             attention: Vec::new(),
+            https: caller.sees_everything().then(|| self.parts.web.shown()),
         };
         if let Some(trouble) = self.parts.store.trouble() {
             status.attention.push(format!(
                 "the controller cannot write to its disk, and accepts nothing: {trouble}"
             ));
+        }
+        if caller.sees_everything() {
+            status.attention.extend(self.parts.web.attention());
         }
         for region in &regions {
             let trouble = self.parts.fleet.region(&region.name).trouble;
@@ -459,6 +463,7 @@ impl ControllerBackend {
                 })
                 .collect::<Vec<_>>()
         };
+        let (source, ends_s) = self.parts.web.ends();
         let gauges = [
             gauge(
                 "hosts",
@@ -490,6 +495,11 @@ impl ControllerBackend {
                 "commands_open",
                 "Commands without a final state.",
                 vec![(Vec::new(), open)],
+            ),
+            gauge(
+                "https_certificate_ends_seconds",
+                "When the https certificate ends, seconds since 1970 UTC.",
+                vec![(vec![("source", source.to_owned())], ends_s)],
             ),
         ];
         self.parts.metrics.text(&self.parts.version, &gauges)

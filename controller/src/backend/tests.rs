@@ -104,7 +104,11 @@ impl World {
             uplink_addresses: vec!["controller:7401".to_owned()],
             packages: crate::packages::Packages::new(&dir.path().join("packages"), || NOW),
             public_url: "https://fleet.example.com/".to_owned(),
-            pin: "sha256//AbC=".to_owned(),
+            web: Arc::new(crate::web_status::WebStatus::new(
+                "sha256//AbC=".to_owned(),
+                vec!["fleet.example.com".to_owned()],
+                None,
+            )),
             version: "1.2.3".to_owned(),
         });
         let router = fairlead_api::router(

@@ -17,7 +17,7 @@ use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
 use super::Centre;
 use crate::authority::new_host_id;
 
-type Refusal = (&'static str, String);
+pub(super) type Refusal = (&'static str, String);
 
 /// Addresses that one region's agents are given.
 const AGENT_ADDRESSES_MAX: usize = 8;
@@ -38,7 +38,7 @@ fn in_words(code: &'static str) -> String {
     .to_owned()
 }
 
-fn unavailable(error: &StoreError) -> Refusal {
+pub(super) fn unavailable(error: &StoreError) -> Refusal {
     tracing::error!(%error, "the store did not answer");
     (
         codes::STORAGE_UNAVAILABLE,
@@ -83,7 +83,7 @@ pub(super) async fn region(mut socket: Socket<UplinkDown, UplinkUp>, centre: &Ce
             uplink_down::Kind::Refused(Refused {
                 code: code.to_owned(),
                 message,
-                retry_after_ms: 0,
+                ..Refused::default()
             })
         }
     };
@@ -202,9 +202,9 @@ pub(super) async fn host(centre: &Centre, region: &str, check: EnrolCheck) -> En
         }
         Err((code, message)) => EnrolVerdict {
             request,
-            host: None,
             code: code.to_owned(),
             message,
+            ..EnrolVerdict::default()
         },
     }
 }
@@ -295,7 +295,7 @@ fn new_host(
     Ok(row)
 }
 
-fn record_of(host: HostId, row: &HostRow) -> HostRecord {
+pub(super) fn record_of(host: HostId, row: &HostRow) -> HostRecord {
     HostRecord {
         host: host.to_wire(),
         name: row.name.clone(),
@@ -310,6 +310,7 @@ fn record_of(host: HostId, row: &HostRow) -> HostRecord {
             .collect(),
         key_hash: row.key_hash.clone().into(),
         approved: false,
+        held: row.held.clone(),
     }
 }
 

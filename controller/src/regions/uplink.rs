@@ -11,17 +11,16 @@ use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::digest::sha256;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
-    Ack, CommandId, Hello, HostId, Message, Numbered, Refused, State, StreamId, Unsupported,
-    UplinkDown, UplinkUp, Welcome, codes, events, limits, numbered, uplink_down, uplink_up,
-    version,
+    Ack, Hello, HostId, Message, Numbered, Refused, StreamId, Unsupported, UplinkDown, UplinkUp,
+    Welcome, codes, events, limits, numbered, uplink_down, uplink_up, version,
 };
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
 use futures_util::FutureExt;
 use tokio::time::Instant;
 
-use super::{Centre, Wire, enrolment};
-use crate::dispatch::Dispatch;
+use super::{Centre, Wire, clones, enrolment};
+use crate::dispatch::{Departed, Dispatch, Recorded};
 
 /// Orders read from the outbox at a time.
 const ORDERS_AT_ONCE: u32 = 64;
@@ -70,6 +69,7 @@ pub(super) async fn run(
                 version::NEWEST
             ),
             retry_after_ms: 60_000,
+            ..Refused::default()
         };
         let _ = socket
             .send(&UplinkDown {
@@ -112,7 +112,7 @@ struct Uplink {
 /// What a report meant, once it is on disk.
 enum Taken {
     Nothing,
-    Finished(CommandId, State),
+    Finished(Box<Recorded>),
     Event(i64),
 }
 
@@ -319,7 +319,11 @@ impl Uplink {
             }
             Some(K::PresenceComplete(_)) => centre.fleet.presence_complete(&self.region),
             Some(K::EnrolCheck(check)) => {
-                let verdict = enrolment::host(&centre, &self.region, check).await;
+                let verdict = if check.clone_of.is_empty() {
+                    enrolment::host(&centre, &self.region, check).await
+                } else {
+                    clones::host(&centre, &self.region, check).await
+                };
                 let verdict = uplink_down::Kind::EnrolVerdict(verdict);
                 socket
                     .send(&UplinkDown {
@@ -431,13 +435,35 @@ impl Uplink {
             match outcome {
                 Taken::Nothing => {}
                 Taken::Event(seq) => centre.feed.announce(seq),
-                Taken::Finished(id, state) => {
-                    centre.metrics.command_finished(state);
-                    centre.dispatch.on_recorded(id);
+                Taken::Finished(recorded) => {
+                    centre.metrics.command_finished(recorded.state);
+                    if let Some(departed) = &recorded.departed {
+                        has_departed(&centre, departed).await;
+                    }
+                    centre.dispatch.on_recorded(recorded.id);
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// A host's identity ended with its command: what follows from it in memory, and the event.
+async fn has_departed(centre: &Centre, departed: &Departed) {
+    centre.fleet.forget_host(departed.host);
+    centre.dispatch.on_departed(departed);
+    let Departed {
+        host,
+        tenant,
+        region,
+        actor,
+        ..
+    } = departed;
+    let noted = centre
+        .feed
+        .record(tenant, Some(*host), region, "host.revoked", actor);
+    if let Err(error) = noted.await {
+        tracing::warn!(%host, %error, "the event of a host's leaving could not be recorded");
     }
 }
 
@@ -464,9 +490,10 @@ fn record(
             let Some(result) = &said.result else {
                 return Ok(Taken::Nothing);
             };
-            let state = State::try_from(result.state).unwrap_or(State::Unknown);
-            let id = dispatch.record_result(tx, region, &said.host, result)?;
-            Ok(id.map_or(Taken::Nothing, |id| Taken::Finished(id, state)))
+            let recorded = dispatch.record_result(tx, region, &said.host, result)?;
+            Ok(recorded.map_or(Taken::Nothing, |recorded| {
+                Taken::Finished(Box::new(recorded))
+            }))
         }
         Some(numbered::Kind::Event(said)) => {
             let Some(event) = &said.event else {

@@ -1,7 +1,10 @@
-//! Keys that sign versions, and signatures over manifests.
+//! Keys that sign versions, and signatures over the parts of a package that are signed: the manifest,
+//! `install.sh`, the list of checksums.
 //!
-//! `manifest.sig` has one line for each signature: `KEYID BASE64`. A key's id is the beginning of the
-//! SHA-256 of its 32 public bytes, so one key cannot stand in under another's name.
+//! A file of signatures (`manifest.sig`) has one line for each: `KEYID BASE64`. A key's id is the beginning
+//! of the SHA-256 of its 32 public bytes, so one key cannot stand in under another's name. The three signed
+//! files cannot be taken for each other: each begins as the others may not (a manifest with its format's
+//! name, the script with `#!`, the list with a hash).
 
 use std::fmt;
 use std::str::FromStr;
@@ -56,6 +59,30 @@ pub enum VerifyError {
     /// Signed, and still not a manifest.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+}
+
+/// Why a signed file is not to be believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// The signatures are not in the one form.
+    #[error("its signatures cannot be read")]
+    Unreadable,
+    /// None of the signatures is by a key that is trusted here.
+    #[error("it is signed with {0}, which is not trusted here")]
+    UnknownKey(KeyId),
+    /// Changed after it was signed.
+    #[error("it does not match its signature by {0}: it was changed after it was signed")]
+    Wrong(KeyId),
+}
+
+impl From<SignatureError> for VerifyError {
+    fn from(error: SignatureError) -> Self {
+        match error {
+            SignatureError::Unreadable => Self::Signatures,
+            SignatureError::UnknownKey(key) => Self::UnknownKey(key),
+            SignatureError::Wrong(key) => Self::Wrong(key),
+        }
+    }
 }
 
 /// Short name of a key.
@@ -170,11 +197,11 @@ impl SigningKey {
         PublicKey(bytes)
     }
 
-    /// The line of `manifest.sig` for that manifest.
+    /// The line for a file of signatures over exactly these bytes.
     #[must_use]
-    pub fn sign(&self, manifest: &[u8]) -> String {
+    pub fn sign(&self, content: &[u8]) -> String {
         let mut signature = [0; SIGNATURE_BYTES];
-        signature.copy_from_slice(self.0.sign(manifest).as_ref());
+        signature.copy_from_slice(self.0.sign(content).as_ref());
         format!("{}\n", written(self.public().id(), &signature))
     }
 }
@@ -209,38 +236,47 @@ impl TrustedKeys {
         if manifest.len() > MANIFEST_BYTES_MAX {
             return Err(ManifestError::TooLong.into());
         }
+        let key = self.signer(manifest, signatures)?;
+        Ok(Verified {
+            manifest: Manifest::parse(manifest)?,
+            key,
+        })
+    }
+
+    /// Which of these keys signed exactly these bytes.
+    ///
+    /// # Errors
+    /// When none did.
+    pub fn signer(&self, content: &[u8], signatures: &[u8]) -> Result<KeyId, SignatureError> {
         let mut refused = None;
         for (id, signature) in read_signatures(signatures)? {
             let Some(key) = self.0.iter().find(|key| key.id() == id) else {
-                refused.get_or_insert(VerifyError::UnknownKey(id));
+                refused.get_or_insert(SignatureError::UnknownKey(id));
                 continue;
             };
-            let good = UnparsedPublicKey::new(&ED25519, &key.0).verify(manifest, &signature);
+            let good = UnparsedPublicKey::new(&ED25519, &key.0).verify(content, &signature);
             if good.is_ok() {
-                return Ok(Verified {
-                    manifest: Manifest::parse(manifest)?,
-                    key: id,
-                });
+                return Ok(id);
             }
-            refused = Some(VerifyError::Wrong(id));
+            refused = Some(SignatureError::Wrong(id));
         }
-        Err(refused.unwrap_or(VerifyError::Signatures))
+        Err(refused.unwrap_or(SignatureError::Unreadable))
     }
 }
 
-fn read_signatures(bytes: &[u8]) -> Result<Vec<(KeyId, [u8; SIGNATURE_BYTES])>, VerifyError> {
+fn read_signatures(bytes: &[u8]) -> Result<Vec<(KeyId, [u8; SIGNATURE_BYTES])>, SignatureError> {
     let text = std::str::from_utf8(bytes)
         .ok()
         .filter(|text| text.len() <= SIGNATURES_BYTES_MAX)
         .and_then(|text| text.strip_suffix('\n'))
-        .ok_or(VerifyError::Signatures)?;
+        .ok_or(SignatureError::Unreadable)?;
     let signatures: Vec<_> = text
         .split('\n')
         .map(signature_line)
         .collect::<Option<_>>()
-        .ok_or(VerifyError::Signatures)?;
+        .ok_or(SignatureError::Unreadable)?;
     if signatures.len() > SIGNATURES_MAX {
-        return Err(VerifyError::Signatures);
+        return Err(SignatureError::Unreadable);
     }
     Ok(signatures)
 }

@@ -13,10 +13,7 @@
 
 use std::fmt;
 
-use super::{
-    FILE_BYTES_MAX, FILES_MAX, INSTALLER_NAME, MANIFEST_BYTES_MAX, MANIFEST_NAME, SIGNATURES_NAME,
-    Timestamp, Version,
-};
+use super::{FILE_BYTES_MAX, FILES_MAX, MANIFEST_BYTES_MAX, OWN_NAMES, Timestamp, Version};
 use crate::digest::{hex, unhex32};
 
 const HEAD: &str = "fairlead-manifest 1";
@@ -460,5 +457,5 @@ fn is_file_name(name: &str) -> bool {
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b))
         && !name.starts_with(['.', '-'])
-        && ![MANIFEST_NAME, SIGNATURES_NAME, INSTALLER_NAME].contains(&name)
+        && !OWN_NAMES.contains(&name)
 }

@@ -10,7 +10,12 @@ const LABEL: &str = "fairlead.test-host";
 /// is used again, a start time with it is not; of another pid namespace nothing can be said.
 #[must_use]
 pub fn label_of(pid: u32) -> Option<String> {
-    Some(format!("{LABEL}={pid}.{}.{}", started(pid)?, namespace()))
+    Some(format!("{LABEL}={}", owner_of(pid)?))
+}
+
+/// How a process is named on what it makes: `PID.START.NAMESPACE`.
+pub(crate) fn owner_of(pid: u32) -> Option<String> {
+    Some(format!("{pid}.{}.{}", started(pid)?, namespace()))
 }
 
 fn started(pid: u32) -> Option<String> {
@@ -27,7 +32,7 @@ fn namespace() -> String {
 }
 
 /// Whether the process that a label names is gone for sure.
-fn is_dead(owner: &str) -> bool {
+pub(crate) fn is_dead(owner: &str) -> bool {
     let mut parts = owner.split('.');
     let (Some(pid), Some(start), Some(space)) = (parts.next(), parts.next(), parts.next()) else {
         return false;

@@ -31,7 +31,7 @@ printf '#!/bin/sh\nexit 101\n' >"$tree/usr/sbin/policy-rc.d"
 chmod 755 "$tree/usr/sbin/policy-rc.d"
 cp /etc/resolv.conf "$tree/etc/resolv.conf"
 inside apt-get update
-inside apt-get install -y --no-install-recommends docker.io iptables busybox-static openssl
+inside apt-get install -y --no-install-recommends docker.io docker-compose iptables busybox-static openssl
 inside systemctl enable docker.service
 inside systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     e2scrub_all.timer fstrim.timer console-getty.service getty.target systemd-udev-trigger.service

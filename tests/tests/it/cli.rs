@@ -19,17 +19,17 @@ use tokio::process::Command;
 
 const SOON: Duration = Duration::from_secs(40);
 
-struct Cli {
+pub(crate) struct Cli {
     url: String,
     ca: std::path::PathBuf,
     token: String,
     home: tempfile::TempDir,
 }
 
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl From<Output> for Said {
@@ -43,7 +43,7 @@ impl From<Output> for Said {
 }
 
 impl Cli {
-    fn of(fleet: &Fleet) -> Self {
+    pub(crate) fn of(fleet: &Fleet) -> Self {
         Self {
             url: fleet.api.url.clone(),
             ca: fleet.ca_file(),
@@ -69,7 +69,7 @@ impl Cli {
         command
     }
 
-    async fn says(&self, words: &[&str]) -> Said {
+    pub(crate) async fn says(&self, words: &[&str]) -> Said {
         let output = tokio::time::timeout(SOON, self.command(words).output()).await;
         output
             .unwrap_or_else(|_| panic!("fairlead {words:?} does not end"))

@@ -509,7 +509,8 @@ async fn a_flood_from_one_address_keeps_no_other_address_out() {
         let dialled = Instant::now();
         let _socket = stolen.knock::<LinkUp>(&agents, paths::LINK).await;
         let took = dialled.elapsed();
-        assert!(took < Duration::from_secs(1), "a dial took {took:?}");
+        // In one queue with the flood it would wait for places that are kept for so long, several times.
+        assert!(took < limits::FIRST_BYTE_TIMEOUT, "a dial took {took:?}");
     }
     // A killed agent is back at once, and so is an access server.
     let began = Instant::now();
@@ -517,5 +518,5 @@ async fn a_flood_from_one_address_keeps_no_other_address_out() {
     fleet.online("box").await;
     fleet.done(Action::Ping {}).await;
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(5), "the agent took {took:?}");
+    assert!(took < limits::HANDSHAKE_TIMEOUT, "the agent took {took:?}");
 }

@@ -14,5 +14,6 @@ mod preflight;
 mod refusals;
 mod tokens;
 mod converge;
+mod versions;
 mod services;
 mod servers;

@@ -165,6 +165,7 @@ impl Liar {
             command_keys: Some(CommandKeys {
                 chains: vec![self.controller.chain()],
             }),
+            ..EnrolReply::default()
         }
     }
 

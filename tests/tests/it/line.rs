@@ -5,103 +5,16 @@
 
 use std::time::{Duration, Instant};
 
-use fairlead_tests::hosts::{Hosts, Output, TestHost};
+use fairlead_tests::hosts::{Hosts, TestHost};
 use fairlead_tests::package;
-use fairlead_tests::wait::wait_for;
+
+use crate::servers::{Servers, ran};
 
 /// From the servers' line to the other machine's containers on the screen.
 const ALL_WITHIN: Duration = Duration::from_secs(60);
-const SOON: Duration = Duration::from_secs(60);
-const NAME: &str = "fleet.example.test";
-
-/// The servers' machine, and how the CLI is called there.
-struct Servers {
-    host: TestHost,
-    /// The line that adds a host, as it was printed.
-    line: String,
-}
-
-impl Servers {
-    /// Runs the servers' line on a bare machine and claims the installation.
-    async fn install(hosts: &Hosts) -> Self {
-        let host = hosts.start_known_as("servers", &[NAME]).await;
-        host.copy_in(package::repository(), "/srv/packages").await;
-        let said = ran(
-            &host,
-            &format!("sh /srv/packages/install.sh server --name {NAME} --from /srv/packages"),
-        )
-        .await;
-        println!("{}{}", said.stderr, said.stdout);
-        let after = |word: &str| {
-            let line = said.stdout.lines().find(|line| line.starts_with(word));
-            let line = line.unwrap_or_else(|| panic!("no {word:?} in {:?}", said.stdout));
-            line[word.len()..].trim().to_owned()
-        };
-        assert_eq!(
-            said.stdout.lines().count(),
-            3,
-            "three lines: {}",
-            said.stdout
-        );
-        // As it is printed, so that it can be pasted.
-        let login = after("first admin");
-        let login = login.split("  (").next().unwrap();
-        assert!(login.starts_with("fairlead login https://"), "{login}");
-        ran(&host, login).await;
-        Self {
-            line: after("add a host"),
-            host,
-        }
-    }
-
-    /// Containers on the screen.
-    async fn screen(&self) -> String {
-        let said = self.host.exec("fairlead ps -a").await;
-        format!("{}{}", said.stdout, said.stderr)
-    }
-
-    async fn shows(&self, what: &str) {
-        wait_for(&format!("{what} on the screen"), SOON, async || {
-            let screen = self.screen().await;
-            if screen.contains(what) {
-                Ok(())
-            } else {
-                Err(screen)
-            }
-        })
-        .await;
-    }
-
-    async fn host_is(&self, name: &str, state: &str) {
-        wait_for(&format!("host {name} is {state}"), SOON, async || {
-            let said = self.host.exec("fairlead host ls").await;
-            let row = said.stdout.lines().find(|line| line.starts_with(name));
-            if row.is_some_and(|row| row.contains(state)) {
-                Ok(())
-            } else {
-                Err(format!("{}{}", said.stdout, said.stderr))
-            }
-        })
-        .await;
-    }
-}
-
-async fn ran(host: &TestHost, command: &str) -> Output {
-    let output = host.exec(command).await;
-    assert!(
-        output.is_ok(),
-        "{} on {}: {}\n{}\n{}",
-        command,
-        host.name(),
-        output.code,
-        output.stdout,
-        output.stderr
-    );
-    output
-}
 
 /// What the machine's owner had there before, and would notice.
-async fn owners_things(host: &TestHost) -> String {
+pub(crate) async fn owners_things(host: &TestHost) -> String {
     let mut things = String::new();
     for question in [
         "docker inspect shop-web-1 shop-db-1 | grep -v '\"Pid\"'",
@@ -122,7 +35,7 @@ async fn main_pid(host: &TestHost) -> String {
 }
 
 /// A Compose project, as Compose labels it.
-async fn shop(host: &TestHost) {
+pub(crate) async fn shop(host: &TestHost) {
     host.write_file("/etc/docker/daemon.json", 0o644, b"{ \"debug\": false }\n")
         .await;
     host.make_image("shop:1").await;

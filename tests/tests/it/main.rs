@@ -6,14 +6,18 @@
     reason = "these are tests, the helpers between them too"
 )]
 
+mod acme;
 mod acts;
 mod cli;
 mod commands;
 mod enrol;
+mod clones;
 mod offline;
 mod policy;
 mod proxied;
 mod storage;
+mod power_cut;
+mod storm;
 mod survive;
 mod causes;
 mod withdrawn;
@@ -23,8 +27,15 @@ mod hostile;
 mod installer;
 mod hosts;
 mod line;
+mod leaving;
+mod debian;
+mod machines;
+mod servers;
 mod lanes;
 mod terminal;
 mod liar;
 mod one_process;
+mod other_machines;
+mod oracle;
+mod planted;
 mod readiness;

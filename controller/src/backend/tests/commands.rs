@@ -111,6 +111,7 @@ async fn each_kind_needs_its_permission() {
         (exec, Permission::Exec),
         (copy, Permission::Copy),
         (json!({"kind": "renew-certificate"}), Permission::Admin),
+        (json!({"kind": "uninstall-agent"}), Permission::Admin),
     ];
     for (action, needed) in kinds {
         for has in Permission::ALL {

@@ -206,6 +206,33 @@ fn an_identity_that_could_not_be_ended_is_said_and_kept_until_purged() {
 }
 
 #[test]
+fn an_agent_that_was_ordered_away_keeps_nothing_but_the_owners_policy() {
+    let repository = Repository::new();
+    for shell in shells() {
+        let host = Host::new();
+        fs::create_dir_all(host.path("/etc/fairlead")).unwrap();
+        let policy = host.path("/etc/fairlead/policy.toml");
+        fs::write(&policy, "forbid_exec = true\n").unwrap();
+        let before = tree(&host.root());
+        host.install(shell, &repository, &[]).with_token().ok();
+        host.join();
+        let said = host
+            .run(
+                shell,
+                &repository.install_sh(),
+                &["--uninstall", "--forget"],
+            )
+            .env("FAIRLEAD_TEST_LEAVE", "1")
+            .ok();
+        assert!(host.recorded().ends_with("fairlead-agent leave\n"));
+        assert!(!said.contains("its state stays"), "{said}");
+        assert_eq!(tree(&host.root()), before, "{shell:?}");
+        host.install(shell, &repository, &["--forget"])
+            .refused(2, "installer_usage");
+    }
+}
+
+#[test]
 fn a_new_token_never_replaces_a_living_identity_unless_told() {
     let repository = Repository::new();
     let host = Host::new();

@@ -207,8 +207,11 @@ impl Repository {
         fs::write(folder.join("manifest"), &manifest).unwrap();
         self.sign(version, &self.key);
         let stamped = stamp(&script(), version, &manifest, &self.key.public);
-        fs::write(folder.join("install.sh"), &stamped).unwrap();
-        fs::write(self.install_sh(), &stamped).unwrap();
+        for place in [folder, self.path()] {
+            let script = place.join("install.sh");
+            fs::write(&script, &stamped).unwrap();
+            fs::write(place.join("install.sh.sig"), self.key.sign(&script)).unwrap();
+        }
         fs::create_dir_all(self.file("channels")).unwrap();
         fs::write(self.file("channels/stable"), format!("{version}\n")).unwrap();
     }

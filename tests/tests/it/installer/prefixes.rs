@@ -183,7 +183,7 @@ fn the_script_cut_short_does_nothing_at_any_line_nor_at_every_16th_byte() {
 
 #[test]
 #[ignore = "long: 80,000 prefixes in three shells take ten minutes of a processor"]
-fn the_script_cut_short_does_nothing_at_any_byte() {
+fn long_the_script_cut_short_does_nothing_at_any_byte() {
     let sandbox = Sandbox::new();
     the_whole_one_is_noticed(&sandbox);
     let last = parts(&sandbox);

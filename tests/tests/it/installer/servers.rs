@@ -43,7 +43,7 @@ fn what_they_got(system: &System, repository: &Repository) {
             "controller",
             "FAIRLEAD_UPLINK_ADDRESS='fleet.example.com:443'",
         ),
-        ("access-server", "FAIRLEAD_FRONT_LISTEN='0.0.0.0:443'"),
+        ("access-server", "FAIRLEAD_FRONT_LISTEN='[::]:443'"),
     ] {
         let text =
             fs::read_to_string(system.path("/etc/fairlead").join(format!("{file}.env"))).unwrap();
@@ -76,6 +76,9 @@ fn what_they_got(system: &System, repository: &Repository) {
     let packages = system.path(PACKAGES);
     for file in [
         "install.sh",
+        "install.sh.sig",
+        "0.2.0/install.sh",
+        "0.2.0/install.sh.sig",
         "channels/stable",
         "0.2.0/manifest",
         "0.2.0/manifest.sig",
@@ -163,21 +166,7 @@ fn after_deb_files_the_same_line_does_the_rest() {
     };
     let repository = Repository::new();
     let server = Server::start(repository.path(), Vec::new());
-    fs::create_dir_all(system.path("/lib/systemd/system")).unwrap();
-    for user in ["fairlead-controller", "fairlead-access"] {
-        assert!(system.shell(&format!("useradd {user}")).status.success());
-    }
-    for program in ["fairlead-controller", "fairlead-access-server"] {
-        let from = repository
-            .file("0.2.0")
-            .join(format!("{program}-linux-x86_64"));
-        system.tool(program, &fs::read_to_string(from).unwrap());
-        fs::create_dir_all(system.path("/var/lib").join(program)).unwrap();
-        let unit = system
-            .path("/lib/systemd/system")
-            .join(format!("{program}.service"));
-        fs::write(unit, "").unwrap();
-    }
+    as_deb_files_leave_it(&system, &repository);
     let url = server.url();
     let output = system.shell(&format!(
         "wget -q -O - {url}/install.sh | sh -s -- server --name fleet.example.com"
@@ -198,4 +187,96 @@ fn after_deb_files_the_same_line_does_the_rest() {
         "{}",
         words(&output)
     );
+}
+
+/// What the packages of the system bring: users, programs, data directories and units.
+fn as_deb_files_leave_it(system: &System, repository: &Repository) {
+    fs::create_dir_all(system.path("/lib/systemd/system")).unwrap();
+    for user in ["fairlead-controller", "fairlead-access"] {
+        assert!(system.shell(&format!("useradd {user}")).status.success());
+    }
+    for program in ["fairlead-controller", "fairlead-access-server"] {
+        let from = repository
+            .file("0.2.0")
+            .join(format!("{program}-linux-x86_64"));
+        system.tool(program, &fs::read_to_string(from).unwrap());
+        fs::create_dir_all(system.path("/var/lib").join(program)).unwrap();
+        let unit = system
+            .path("/lib/systemd/system")
+            .join(format!("{program}.service"));
+        fs::write(unit, "").unwrap();
+    }
+}
+
+#[test]
+fn a_certificate_by_acme_is_waited_for_and_then_no_fingerprint_is_printed() {
+    let acme = "server --name fleet.example.com --certificate acme";
+    for (ready, is_had) in [
+        ("https acme until 2027-02-19T06:00:00Z", true),
+        (
+            "https own-ca until 2027-12-22T06:00:00Z; acme_challenge_failed",
+            false,
+        ),
+    ] {
+        let Some(system) = System::new("systemd") else {
+            return;
+        };
+        let repository = Repository::new();
+        let server = Server::start(repository.path(), Vec::new());
+        as_deb_files_leave_it(&system, &repository);
+        fs::write(system.path("/ready"), format!("ok\n{ready}\n")).unwrap();
+        system.tool(
+            "curl",
+            "#!/bin/sh\ncase \"$*\" in *--output*) ;; *readyz*) cat /ready ;; *) exit 7 ;; esac\n",
+        );
+        let url = server.url();
+        let line = |more: &str| {
+            system.shell(&format!(
+                "wget -q -O - {url}/install.sh | sh -s -- {acme} {more}"
+            ))
+        };
+        let before = system.state();
+        let refused = line("");
+        assert_eq!(refused.status.code(), Some(2), "{}", words(&refused));
+        assert!(
+            words(&refused).contains("--acme-agree-tos"),
+            "{}",
+            words(&refused)
+        );
+        let refused = line("--acme-agree-tos --acme-contact fax:1");
+        assert_eq!(refused.status.code(), Some(2), "{}", words(&refused));
+        assert_eq!(system.state(), before);
+
+        let output = line("--acme-agree-tos --acme-contact mailto:ops@example.com");
+        assert!(output.status.success(), "{}", words(&output));
+        let env = fs::read_to_string(system.path("/etc/fairlead/controller.env")).unwrap();
+        for wanted in [
+            "FAIRLEAD_ACME='true'",
+            "FAIRLEAD_ACME_AGREE_TOS='true'",
+            "FAIRLEAD_ACME_CONTACT='mailto:ops@example.com'",
+        ] {
+            assert!(env.lines().any(|found| found == wanted), "{wanted}: {env}");
+        }
+        if is_had {
+            let asked_for = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(
+                asked_for,
+                format!(
+                    "address      https://fleet.example.com\n\
+                     first admin  fairlead login https://fleet.example.com/setup/SECRET   \
+                     (works once, for 15 minutes)\n\
+                     add a host   curl -fsSL https://fleet.example.com/install.sh \
+                     | FAIRLEAD_JOIN_TOKEN={TOKEN} sh -s -- --from https://fleet.example.com/packages \
+                     --address fleet.example.com:443\n"
+                )
+            );
+        } else {
+            three_lines(&output);
+            let said = words(&output);
+            assert!(
+                said.contains("no certificate by ACME yet (acme_challenge_failed)"),
+                "{said}"
+            );
+        }
+    }
 }

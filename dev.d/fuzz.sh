@@ -1,0 +1,105 @@
+# The verb fuzz: hostile bytes for everything that reads what others wrote (fuzz/).
+# shellcheck shell=sh
+
+FUZZ_TOOL="$STATE/fuzz-tool"
+FUZZ_TOOL_VERSION=0.13.2
+FUZZ_WORK="$STATE/fuzz"
+
+verb_fuzz() {
+    fuzz_seconds=600
+    fuzz_keep=no
+    fuzz_agreed=no
+    fuzz_targets=
+    [ "${CI:-}" != true ] || fuzz_agreed=yes
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --seconds)
+                [ $# -ge 2 ] || usage_error "--seconds needs a number"
+                case $2 in '' | *[!0-9]*) usage_error "--seconds needs a number, not '$2'" ;; esac
+                fuzz_seconds=$2
+                shift
+                ;;
+            --keep) fuzz_keep=yes ;;
+            --yes) fuzz_agreed=yes ;;
+            -*) usage_error "fuzz does not know '$1'" ;;
+            *)
+                [ -f "$ROOT/fuzz/fuzz_targets/$1.rs" ] || usage_error "there is no fuzz target '$1'; there are: $(fuzz_all)"
+                fuzz_targets="$fuzz_targets $1"
+                ;;
+        esac
+        shift
+    done
+    [ -n "$fuzz_targets" ] || fuzz_targets=$(fuzz_all)
+    need_rust
+    trap stop_working EXIT
+    trap 'exit 130' INT TERM HUP
+    ensure_fuzz_tool "$fuzz_agreed"
+    working "build the fuzz targets" fuzz_cargo build || die "the fuzz targets do not build"
+    fuzz_code=0
+    for fuzz_target in $fuzz_targets; do
+        fuzz_one "$fuzz_target" || fuzz_code=1
+    done
+    sweep_fuzz
+    [ "$fuzz_code" -eq 0 ] || die "fuzzing found something: each finding's file is named above"
+}
+
+fuzz_all() {
+    for fuzz_all_file in "$ROOT"/fuzz/fuzz_targets/*.rs; do
+        basename "$fuzz_all_file" .rs
+    done | tr '\n' ' '
+}
+
+fuzz_cargo() {
+    (
+        cd "$ROOT" || exit
+        PATH="$FUZZ_TOOL/bin:$PATH"
+        export PATH CARGO_TARGET_DIR="$FUZZ_WORK/target"
+        # The stable toolchain of rust-toolchain.toml has no sanitizers.
+        exec cargo +nightly fuzz "$@"
+    )
+}
+
+ensure_fuzz_tool() {
+    if ! cargo +nightly --version >/dev/null 2>&1; then
+        has rustup || die "fuzzing needs a nightly compiler, and rustup to get it: https://rustup.rs"
+        [ "$1" = yes ] || agreed "install the nightly toolchain with rustup?" fuzz || die "nothing installed"
+        working "rustup toolchain install nightly" rustup toolchain install nightly --profile minimal ||
+            die "the nightly toolchain could not be installed"
+    fi
+    [ -x "$FUZZ_TOOL/bin/cargo-fuzz" ] && return 0
+    [ "$1" = yes ] || agreed "build cargo-fuzz $FUZZ_TOOL_VERSION in .dev/ (two minutes)?" fuzz || die "nothing installed"
+    working "cargo install cargo-fuzz" \
+        cargo +nightly install --locked cargo-fuzz --version "$FUZZ_TOOL_VERSION" --root "$FUZZ_TOOL" ||
+        die "cargo-fuzz could not be built"
+}
+
+# The corpus that is kept is one small archive a target; what a run finds goes to .dev/ beside it.
+fuzz_one() {
+    fuzz_corpus="$FUZZ_WORK/corpus/$1"
+    fuzz_kept="$ROOT/fuzz/corpus/$1.tar.gz"
+    mkdir -p "$fuzz_corpus" "$FUZZ_WORK/findings/$1"
+    [ ! -f "$fuzz_kept" ] || tar -xzf "$fuzz_kept" -C "$fuzz_corpus"
+    fuzz_log="$FUZZ_WORK/$1.log"
+    fuzz_from=$(now_ms)
+    if fuzz_cargo run "$1" "$fuzz_corpus" -- -max_total_time="$fuzz_seconds" -timeout=30 -rss_limit_mb=4096 \
+        -artifact_prefix="$FUZZ_WORK/findings/$1/" -print_final_stats=1 >"$fuzz_log" 2>&1; then
+        fuzz_runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$fuzz_log")
+        fuzz_covered=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$fuzz_log" | tail -n 1)
+        say "$1: $fuzz_runs inputs in $(since "$fuzz_from"), ${fuzz_covered:-?} places reached, nothing found"
+    else
+        say "$1: FOUND something after $(since "$fuzz_from"); the end of $fuzz_log:"
+        tail -n 20 "$fuzz_log" | sed 's/^/    /'
+        return 1
+    fi
+    [ "$fuzz_keep" = yes ] || return 0
+    rm -rf "$FUZZ_WORK/smallest"
+    mkdir -p "$FUZZ_WORK/smallest" "$ROOT/fuzz/corpus"
+    fuzz_cargo run "$1" "$FUZZ_WORK/smallest" "$fuzz_corpus" -- -merge=1 >>"$fuzz_log" 2>&1 ||
+        die "the corpus could not be made smaller: $fuzz_log"
+    tar -C "$FUZZ_WORK/smallest" --sort=name --owner=0 --group=0 --mtime=@0 -cf - . | gzip -n -9 >"$fuzz_kept"
+}
+
+# Targets leave by _exit, so their files in memory stay; nobody else uses that name.
+sweep_fuzz() {
+    find /dev/shm -maxdepth 1 -name 'fairlead-fuzz-*' -exec rm -rf {} + 2>/dev/null || true
+}
