@@ -156,10 +156,11 @@ impl App {
         let packages = Packages::new(&packages, move || for_packages.now_us());
         let signing = Arc::clone(&authority);
         let addresses = std::iter::once(&config.public_url).chain(&config.browser_origins);
+        let recordings_max = config.recordings_max.saturating_mul(1 << 30);
         let desk = Desk::new(
             move || signing.signer(),
             Origins::new(addresses.map(String::as_str)),
-            Recordings::open(&config.data_dir.join(RECORDINGS_DIR))
+            Recordings::open(&config.data_dir.join(RECORDINGS_DIR), recordings_max)
                 .map_err(AppError::Recordings)?,
         );
         let backend = ControllerBackend::new(Parts {

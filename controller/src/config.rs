@@ -60,6 +60,9 @@ pub struct Config {
         value_delimiter = ','
     )]
     pub browser_origins: Vec<String>,
+    /// What recordings of terminals may take of the disk all together, in GiB; beyond it the oldest go.
+    #[arg(long, env = "FAIRLEAD_RECORDINGS_MAX", default_value_t = 20)]
+    pub recordings_max: u64,
     /// Folder with packages that came with this program, for instance by apt: put into the data directory,
     /// from which machines get them, when they are newer than what is there.
     #[arg(long, env = "FAIRLEAD_PACKAGES_FROM")]

@@ -6,17 +6,24 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::message::OUTPUT_WINDOW;
 
 /// Output that was shown and is kept for a page that is loaded anew.
 pub const HISTORY_BYTES: u64 = 256 * 1024;
+/// Pieces shorter than this are put together: a process that writes byte by byte must not cost a buffer, and
+/// whatever that buffer is part of, for each byte.
+const SMALL_BYTES: usize = 4 * 1024;
+/// Small pieces are put together up to this.
+const TAIL_BYTES: usize = 16 * 1024;
 
 /// What came, from `start` to `end`.
 #[derive(Debug, Default)]
 pub struct Backlog {
     pieces: VecDeque<Bytes>,
+    /// What came last, in small pieces; behind `pieces`.
+    tail: BytesMut,
     start: u64,
     end: u64,
     shown: u64,
@@ -47,8 +54,23 @@ impl Backlog {
             return;
         }
         self.end += piece.len() as u64;
-        self.pieces.push_back(piece);
+        if piece.len() < SMALL_BYTES {
+            self.tail.extend_from_slice(&piece);
+            if self.tail.len() >= TAIL_BYTES {
+                self.close_tail();
+            }
+        } else {
+            self.close_tail();
+            self.pieces.push_back(piece);
+        }
         self.trim();
+    }
+
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            let tail = std::mem::take(&mut self.tail);
+            self.pieces.push_back(tail.freeze());
+        }
     }
 
     /// All before this byte has been shown; `false` when it has not even come. Older news is no news.
@@ -84,7 +106,9 @@ impl Backlog {
             }
             begins = ends;
         }
-        Bytes::new()
+        let skip = usize::try_from(at.saturating_sub(begins)).unwrap_or(usize::MAX);
+        let rest = &self.tail[skip.min(self.tail.len())..];
+        Bytes::copy_from_slice(&rest[..rest.len().min(max)])
     }
 
     fn trim(&mut self) {
@@ -116,6 +140,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             4 => (1u16..40_000).prop_map(Step::Come),
+            4 => (1u16..300).prop_map(Step::Come),
             2 => any::<u16>().prop_map(Step::Show),
             1 => Just(Step::Reconnect),
             1 => Just(Step::Reload),
@@ -172,5 +197,17 @@ mod tests {
             }
             prop_assert!(!backlog.shown(backlog.end() + 1), "what never came was never shown");
         }
+    }
+    #[test]
+    fn what_comes_byte_by_byte_costs_no_buffer_for_each() {
+        let mut backlog = Backlog::default();
+        let whole = Bytes::from(vec![b'x'; 64 * 1024]);
+        for at in 0..whole.len() {
+            // Each is part of a large buffer, which it would keep.
+            backlog.push(whole.slice(at..=at));
+        }
+        assert_eq!(backlog.end(), 64 * 1024);
+        assert!(backlog.pieces.len() <= 4, "{}", backlog.pieces.len());
+        assert!(backlog.pieces.iter().all(|piece| piece.len() >= TAIL_BYTES));
     }
 }

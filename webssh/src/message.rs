@@ -62,7 +62,9 @@ pub enum Down {
         container: String,
         /// The first byte of output that will come.
         from: u64,
-        /// Input that was taken so far.
+        /// Input that has come so far; what follows goes on there.
+        received: u64,
+        /// Input that has been passed on so far.
         taken: u64,
         /// What may be sent ahead of `taken`.
         window: u64,

@@ -249,12 +249,13 @@ impl Session {
     }
 
     async fn next(&mut self, ticks: &mut tokio::time::Interval) -> Event {
+        let passed = self.passed();
         let reads = self.over.is_none() && self.backlog.wants_more();
         let passes =
             self.begun && self.over.is_none() && (self.resize.is_some() || !self.input.is_empty());
         let (to, from, has_news) = match &mut self.page {
             Some(page) => {
-                let has_news = page.has_news(&self.backlog, self.begun, self.received, &self.input);
+                let has_news = page.has_news(&self.backlog, self.begun, passed, self.input.is_empty());
                 (Some(&page.to), Some(&mut page.from), has_news)
             }
             None => (None, None, false),
@@ -303,7 +304,11 @@ impl Session {
             Event::Said(None) | Event::PageReady(false) => self.detach(),
             Event::PageReady(true) => self.tell(),
             Event::AgentReady(true) => self.pass_on(),
-            Event::AgentReady(false) => self.input.clear(),
+            // The end of the stream is heard next: not while there is something to pass on.
+            Event::AgentReady(false) => {
+                self.input.clear();
+                self.resize = None;
+            }
             Event::Frame(frame) => return self.on_frame(frame).await,
             Event::Tick => return self.on_tick().await,
         }
@@ -329,7 +334,8 @@ impl Session {
             host: info.host.clone(),
             container: info.container.clone(),
             from: next,
-            taken: self.received,
+            received: self.received,
+            taken: self.passed(),
             window: INPUT_WINDOW,
             gap,
         };
@@ -339,10 +345,15 @@ impl Session {
             next,
             open: Some(open),
             begun_told: false,
-            taken_told: self.received - self.input.len() as u64,
+            taken_told: self.passed(),
         });
         self.shared.has_page.store(true, Ordering::Relaxed);
         self.resized(page.size);
+    }
+
+    /// Input that has been passed on.
+    fn passed(&self) -> u64 {
+        self.received - self.input.len() as u64
     }
 
     fn detach(&mut self) {
@@ -455,7 +466,7 @@ impl Session {
 
     /// There is room towards the page.
     fn tell(&mut self) {
-        let passed = self.received - self.input.len() as u64;
+        let passed = self.passed();
         let Some(page) = &mut self.page else { return };
         let say = if let Some(open) = page.open.take() {
             ToPage::Say(open)
@@ -513,10 +524,10 @@ impl Attached {
         passed > self.taken_told && (all || passed - self.taken_told >= INPUT_WINDOW / 4)
     }
 
-    fn has_news(&self, backlog: &Backlog, begun: bool, received: u64, input: &BytesMut) -> bool {
+    fn has_news(&self, backlog: &Backlog, begun: bool, passed: u64, all: bool) -> bool {
         self.open.is_some()
             || (begun && !self.begun_told)
-            || self.owes_taken(received - input.len() as u64, input.is_empty())
+            || self.owes_taken(passed, all)
             || self.next < backlog.end()
     }
 

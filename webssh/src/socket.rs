@@ -91,11 +91,13 @@ async fn open(
     let from = (door.peer)(request.extensions());
     let terminals = Arc::clone(&door.terminals);
     upgrade.on_upgrade(move |mut socket| async move {
-        let entered = match hello(&mut socket).await {
+        let hello = hello(&mut socket).await;
+        // Opening may take its time, and takes no other's.
+        drop(place);
+        let entered = match hello {
             Ok(hello) => Box::pin(terminals.enter(hello, &origin, &from)).await,
             Err(refused) => Err(refused),
         };
-        drop(place);
         match entered {
             Ok(attachment) => relay(socket, attachment.to_session, attachment.from_session).await,
             Err(refused) => refuse(socket, refused).await,

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::message::{End, Hello};
-use crate::recording::file::Recordings;
+use crate::recording::file::{Recorder, Recordings};
 use crate::recording::{About, Header};
 use crate::session::{Ended, Ends, FromPage, Info, Page, Pipe, Session, Shared, ToPage};
 use crate::tickets::Spent;
@@ -48,12 +48,10 @@ impl Refused {
     }
 }
 
-/// A terminal that was opened down to the host.
-pub struct Opened {
+/// A terminal that may be begun.
+pub struct Admitted {
     /// Whose it is, and where.
     pub info: Info,
-    /// The command's stream.
-    pub pipe: Pipe,
     /// Fires when the API token ends.
     pub token_ended: CancellationToken,
 }
@@ -66,8 +64,13 @@ pub trait Opening: Send + Sync + 'static {
     /// # Errors
     /// When it opens nothing.
     fn read(&self, ticket: &str) -> Result<Ticket, TicketError>;
-    /// Opens the session that was promised with this ticket, once.
-    async fn open(&self, ticket: &Ticket, from: &str) -> Result<Opened, Refused>;
+    /// Asks everything again for the session that was promised with this ticket. Nothing begins by it.
+    ///
+    /// # Errors
+    /// When the bearer may not (any more).
+    fn admit(&self, ticket: &Ticket) -> Result<Admitted, Refused>;
+    /// Begins an admitted session, once, down to the host. Called when its recording has begun.
+    async fn begin(&self, session: CommandId) -> Result<Pipe, Refused>;
     /// What became of a session's command whose stream ended without a word.
     async fn outcome(&self, session: CommandId) -> Option<End>;
     /// A good ticket's bearer (or somebody without one) was refused.
@@ -183,7 +186,7 @@ impl Terminals {
                 return Err(why);
             }
         };
-        let entered = self.with(&ticket, &hello, origin, from).await;
+        let entered = self.with(&ticket, &hello, origin).await;
         if let Err(why) = &entered {
             self.parts.opening.refused(Some(&ticket), from, why).await;
         }
@@ -195,7 +198,6 @@ impl Terminals {
         ticket: &Ticket,
         hello: &Hello,
         origin: &str,
-        from: &str,
     ) -> Result<Attachment, Refused> {
         let refuse = |why: &str| Err(Refused::new(codes::TICKET_REFUSED, why));
         if ticket.origin != origin {
@@ -232,7 +234,7 @@ impl Terminals {
                     |_| Refused::new(codes::TERMINAL_NOT_FOUND, "the terminal has just ended");
                 pages.send(page).await.map_err(ended)?;
             }
-            None => self.begin(ticket, session, page, from).await?,
+            None => self.begin(ticket, session, page).await?,
         }
         Ok(Attachment {
             to_session,
@@ -245,27 +247,10 @@ impl Terminals {
         ticket: &Ticket,
         session: CommandId,
         page: Page,
-        from: &str,
     ) -> Result<(), Refused> {
-        let opened = self.parts.opening.open(ticket, from).await?;
-        let Opened {
-            info,
-            pipe,
-            token_ended,
-        } = opened;
+        let Admitted { info, token_ended } = self.parts.opening.admit(ticket)?;
         let started_us = (self.parts.now)();
-        let recorder = self
-            .parts
-            .recordings
-            .begin(session, header(&info, started_us), started_us)
-            .await
-            .map_err(|error| {
-                tracing::error!(%session, %error, "a terminal cannot be recorded");
-                Refused::new(
-                    codes::STORAGE_UNAVAILABLE,
-                    "terminals cannot be recorded now, and without a recording none is opened",
-                )
-            })?;
+        let header = header(&info, started_us);
         let shared = Arc::new(Shared {
             info,
             started_us,
@@ -280,29 +265,73 @@ impl Terminals {
             shutdown: self.parts.shutdown.clone(),
         };
         let (pages, coming) = mpsc::channel(PAGES_WAITING);
-        let entry = Open {
-            shared: Arc::clone(&shared),
-            pages: pages.clone(),
-            kick: ends.kick.clone(),
-        };
-        {
-            let mut open = self.open();
-            room(&open, shared.info.host_id, &shared.info.token_id)?;
-            open.insert(session, entry);
-        }
         // The queue is empty and its other end is here.
         let _ = pages.try_send(page);
+        let place = self.take_place(Open {
+            shared: Arc::clone(&shared),
+            pages,
+            kick: ends.kick.clone(),
+        })?;
+        // No recorder, no shell: the host is asked when the first line is on the disk.
+        let recorder = self.recorder(session, header, started_us).await?;
+        let pipe = match self.parts.opening.begin(session).await {
+            Ok(pipe) => pipe,
+            Err(refused) => {
+                recorder.discard().await;
+                return Err(refused);
+            }
+        };
         let now = Arc::clone(&self.parts.now);
         let task = Session::new(shared, pipe, recorder, coming, ends, now);
-        let terminals = Arc::clone(self);
+        let opening = Arc::clone(&self.parts.opening);
         // Ends with the shell, by one of its ends, or when nobody comes back to it.
         tokio::spawn(async move {
-            let opening = Arc::clone(&terminals.parts.opening);
             let ended = Box::pin(task.run(opening.outcome(session))).await;
-            terminals.open().remove(&session);
+            drop(place);
             opening.ended(&ended).await;
         });
         Ok(())
+    }
+
+    /// Takes the session's place in the list; it is free again when what is returned is dropped.
+    fn take_place(self: &Arc<Self>, entry: Open) -> Result<Place, Refused> {
+        let info = &entry.shared.info;
+        let session = info.session;
+        let mut open = self.open();
+        room(&open, info.host_id, &info.token_id)?;
+        open.insert(session, entry);
+        Ok(Place {
+            terminals: Arc::clone(self),
+            session,
+        })
+    }
+
+    async fn recorder(
+        &self,
+        session: CommandId,
+        header: Header,
+        now_us: i64,
+    ) -> Result<Recorder, Refused> {
+        let begun = self.parts.recordings.begin(session, header, now_us).await;
+        begun.map_err(|error| {
+            tracing::error!(%session, %error, "a terminal cannot be recorded, and is not opened");
+            Refused::new(
+                codes::STORAGE_UNAVAILABLE,
+                format!("it cannot be recorded: {error}; without a recording there is no terminal"),
+            )
+        })
+    }
+}
+
+/// The place of one session among those that are open.
+struct Place {
+    terminals: Arc<Terminals>,
+    session: CommandId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.terminals.open().remove(&self.session);
     }
 }
 

@@ -67,6 +67,7 @@ fn size() -> (u16, u16) {
 #[derive(Debug, Default, Deserialize)]
 struct Open {
     from: u64,
+    received: u64,
     taken: u64,
     window: u64,
     gap: bool,
@@ -290,7 +291,7 @@ impl Session {
         let said: Said = serde_json::from_str(text).unwrap_or_default();
         if let Some(open) = said.open {
             self.drop_taken(open.taken);
-            self.sent = open.taken;
+            self.sent = open.received;
             self.window = open.window;
             self.received = Some(open.from);
             self.told = open.from;

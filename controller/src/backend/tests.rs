@@ -64,7 +64,7 @@ struct Answer {
 fn desk(dir: &std::path::Path, clock: &Clock) -> Desk {
     let authority =
         CertificateAuthority::open(dir, "fairlead.internal", &[], clock.clone()).unwrap();
-    let recordings = Recordings::open(&dir.join("recordings")).unwrap();
+    let recordings = Recordings::open(&dir.join("recordings"), u64::MAX).unwrap();
     let origins = Origins::new(["https://fleet.example.com/"]);
     Desk::new(move || authority.signer(), origins, recordings)
 }

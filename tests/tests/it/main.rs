@@ -33,6 +33,7 @@ mod machines;
 mod servers;
 mod lanes;
 mod terminal;
+mod terminal_page;
 mod liar;
 mod one_process;
 mod other_machines;

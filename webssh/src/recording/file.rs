@@ -1,12 +1,16 @@
 //! Recordings as files of one directory: written as they happen, listed, read, cleared away.
 //!
-//! A recording that cannot be written ends its session: no recorder, no shell.
+//! A recording that cannot be written ends its session: no recorder, no shell. What they take of the disk is
+//! bounded: each of them, and all together (the oldest go first), and some of the disk is never touched,
+//! because the server's own store lies on it too.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fairlead_protocol::CommandId;
 
@@ -21,10 +25,18 @@ const HEADER_BYTES_MAX: u64 = 8 * 1024;
 /// Recordings that one listing reads.
 pub const LISTED_MAX: usize = 1000;
 
+/// Recordings leave so much of the disk free.
+const LEFT_FREE_BYTES: u64 = 512 << 20;
+/// How often, in bytes written, it is looked whether so much is free.
+const LOOK_EVERY_BYTES: u64 = 8 << 20;
+
 /// Where recordings lie.
 #[derive(Debug, Clone)]
 pub struct Recordings {
     dir: PathBuf,
+    /// All together, beyond which the oldest are removed.
+    max_bytes: u64,
+    used: Arc<AtomicU64>,
 }
 
 /// One recording, as listed.
@@ -41,23 +53,40 @@ pub struct Listed {
 pub struct Recorder {
     writer: Option<Writer>,
     file: Arc<File>,
+    path: PathBuf,
     written: u64,
+    /// Whether the disk has room is looked at again when so much is written.
+    look_at: u64,
+    used: Arc<AtomicU64>,
 }
 
 impl Recordings {
-    /// Recordings below that directory, which is made if need be; only its owner can enter it.
+    /// Recordings below that directory, which is made if need be; only its owner can enter it. Together they
+    /// are not to take more than `max_bytes`.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    pub fn open(dir: &Path, max_bytes: u64) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(dir)?;
+        let mut used = 0;
+        for entry in std::fs::read_dir(dir)? {
+            used += entry?.metadata()?.len();
+        }
         Ok(Self {
             dir: dir.to_owned(),
+            max_bytes,
+            used: Arc::new(AtomicU64::new(used)),
         })
+    }
+
+    /// Whether they take more of the disk than they are to.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > self.max_bytes
     }
 
     fn path(&self, session: CommandId) -> PathBuf {
@@ -74,21 +103,33 @@ impl Recordings {
         header: Header,
         now_us: i64,
     ) -> io::Result<Recorder> {
+        if self.is_full() {
+            return Err(io::Error::other(
+                "recordings take all the room that they may have",
+            ));
+        }
         let path = self.path(session);
+        let to_make = path.clone();
         let file = blocking(move || {
             File::options()
                 .write(true)
                 .create_new(true)
                 .mode(0o600)
-                .open(path)
+                .open(to_make)
         })
         .await?;
         let mut recorder = Recorder {
             writer: Some(Writer::new(&header, now_us)),
             file: Arc::new(file),
+            path,
             written: 0,
+            look_at: 0,
+            used: Arc::clone(&self.used),
         };
-        recorder.flush(now_us).await?;
+        if let Err(error) = recorder.flush(now_us).await {
+            recorder.discard().await;
+            return Err(error);
+        }
         Ok(recorder)
     }
 
@@ -134,27 +175,52 @@ impl Recordings {
         .await
     }
 
-    /// Removes recordings that began before that moment; how many.
+    /// Removes those that began before that moment, and of the others the oldest while all together take
+    /// more than they may; never one of `open`. Those that were removed.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub async fn forget_before(&self, at_s: i64) -> io::Result<usize> {
-        let dir = self.dir.clone();
+    pub async fn tidy(&self, before_s: i64, open: HashSet<CommandId>) -> io::Result<Vec<Listed>> {
+        let all = self.clone();
         blocking(move || {
-            let mut gone = 0;
-            for entry in std::fs::read_dir(dir)?.flatten() {
-                let path = entry.path();
-                let old = path.extension().is_some_and(|e| e == EXTENSION)
-                    && look(&path).is_some_and(|listed| listed.header.timestamp < at_s);
-                if old {
-                    std::fs::remove_file(path)?;
-                    gone += 1;
+            let open: HashSet<PathBuf> = open.into_iter().map(|session| all.path(session)).collect();
+            let mut found: Vec<(PathBuf, Listed)> = std::fs::read_dir(&all.dir)?
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(|path| path.extension().is_some_and(|e| e == EXTENSION))
+                .filter(|path| !open.contains(path))
+                .filter_map(|path| look(&path).map(|listed| (path, listed)))
+                .collect();
+            found.sort_unstable_by_key(|(_, listed)| listed.header.timestamp);
+            let mut gone = Vec::new();
+            for (path, listed) in found {
+                if listed.header.timestamp >= before_s && !all.is_full() {
+                    break;
                 }
+                std::fs::remove_file(path)?;
+                take_off(&all.used, listed.bytes);
+                gone.push(listed);
             }
             Ok(gone)
         })
         .await
     }
+}
+
+fn take_off(used: &AtomicU64, bytes: u64) {
+    let less = |used: u64| Some(used.saturating_sub(bytes));
+    // It always has a next value.
+    let _ = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+}
+
+/// An error when writing on would leave too little of the disk free.
+fn leaves_room(file: &File) -> io::Result<()> {
+    let disk = rustix::fs::fstatvfs(file)?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free < LEFT_FREE_BYTES {
+        return Err(io::Error::other("too little of the disk is free"));
+    }
+    Ok(())
 }
 
 fn look(path: &Path) -> Option<Listed> {
@@ -230,17 +296,36 @@ impl Recorder {
         Ok(hash)
     }
 
+    /// Removes it: its terminal was never begun.
+    pub async fn discard(self) {
+        take_off(&self.used, self.written);
+        let path = self.path;
+        if let Err(error) = blocking(move || std::fs::remove_file(path)).await {
+            tracing::warn!(%error, "the recording of a terminal that was not begun is left");
+        }
+    }
+
     async fn write(&mut self, text: String, sync: bool) -> io::Result<()> {
-        self.written += text.len() as u64;
-        if self.written > RECORDING_BYTES_MAX && !sync {
+        let length = text.len() as u64;
+        if self.written + length > RECORDING_BYTES_MAX && !sync {
             return Err(io::Error::other("the recording has become too large"));
+        }
+        let look = self.written >= self.look_at && !sync;
+        if look {
+            self.look_at = self.written + LOOK_EVERY_BYTES;
         }
         let file = Arc::clone(&self.file);
         blocking(move || {
+            if look {
+                leaves_room(&file)?;
+            }
             (&*file).write_all(text.as_bytes())?;
             if sync { file.sync_all() } else { Ok(()) }
         })
-        .await
+        .await?;
+        self.written += length;
+        self.used.fetch_add(length, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -265,7 +350,7 @@ mod tests {
     #[tokio::test]
     async fn a_recording_is_written_listed_read_and_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let recordings = Recordings::open(&dir.path().join("recordings")).unwrap();
+        let recordings = Recordings::open(&dir.path().join("recordings"), u64::MAX).unwrap();
         let mut recorder = recordings.begin(ID, header(5), 0).await.unwrap();
         recorder.output(10, b"hello").await.unwrap();
         assert!(recorder.is_waiting());
@@ -280,8 +365,39 @@ mod tests {
         let mut file = recordings.read(ID).await.unwrap().unwrap();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(verify(&text), Ok((header(5), hash)));
-        assert_eq!(recordings.forget_before(5).await.unwrap(), 0);
-        assert_eq!(recordings.forget_before(6).await.unwrap(), 1);
+        let none = HashSet::new;
+        assert!(recordings.tidy(5, none()).await.unwrap().is_empty());
+        let open = HashSet::from([ID]);
+        assert!(recordings.tidy(6, open).await.unwrap().is_empty());
+        assert_eq!(recordings.tidy(6, none()).await.unwrap().len(), 1);
         assert!(recordings.read(ID).await.unwrap().is_none());
+        assert_eq!(recordings.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn all_together_are_bounded_and_the_oldest_go_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let recordings = Recordings::open(dir.path(), 60_000).unwrap();
+        let id = |n: u8| CommandId::from_bytes([n; 16]);
+        for n in 1..=3 {
+            let mut recorder = recordings.begin(id(n), header(n.into()), 0).await.unwrap();
+            recorder.output(10, &[b'x'; 25_000]).await.unwrap();
+            recorder.end(20).await.unwrap();
+        }
+        assert!(recordings.is_full());
+        let refused = recordings.begin(id(4), header(4), 0).await.unwrap_err();
+        assert!(refused.to_string().contains("room"), "{refused}");
+        // What is counted is what lies there, also for the next process.
+        let next = Recordings::open(dir.path(), 60_000).unwrap();
+        let used = |of: &Recordings| of.used.load(Ordering::Relaxed);
+        assert_eq!(used(&next), used(&recordings));
+        let gone = recordings.tidy(0, HashSet::from([id(1)])).await.unwrap();
+        assert_eq!(gone[0].header, header(2), "the first is still open");
+        assert_eq!(gone.len(), 1);
+        let recorder = recordings.begin(id(4), header(4), 0).await.unwrap();
+        let before = used(&recordings);
+        recorder.discard().await;
+        assert!(used(&recordings) < before);
+        assert!(recordings.read(id(4)).await.unwrap().is_none());
     }
 }

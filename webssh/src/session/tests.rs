@@ -26,7 +26,7 @@ struct TestPage {
 
 async fn start() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
-    let recordings = Recordings::open(dir.path()).unwrap();
+    let recordings = Recordings::open(dir.path(), u64::MAX).unwrap();
     let header = Header {
         version: 2,
         width: 80,
@@ -119,11 +119,15 @@ impl TestPage {
         self.from.recv().await.expect("the session says something")
     }
 
+    /// The first byte of output that comes, the input received, and whether there is a gap.
     async fn open(&mut self) -> (u64, u64, bool) {
         match self.hear().await {
             ToPage::Say(Down::Open {
-                from, taken, gap, ..
-            }) => (from, taken, gap),
+                from,
+                received,
+                gap,
+                ..
+            }) => (from, received, gap),
             other => panic!("not open but {other:?}"),
         }
     }

@@ -1,6 +1,7 @@
 // The API, as far as this page needs it. The token is kept for this tab alone, and never in a URL.
 
 const KEY = "fairlead.token";
+const REACH_AGAIN_MS = [200, 800];
 
 export interface Ticket {
   session: string;
@@ -40,10 +41,24 @@ export function keep(token: string | null): void {
   else sessionStorage.setItem(KEY, token);
 }
 
+// A computer that changes its network loses what is under way. All that is asked here may be asked twice: of
+// two tickets the first is never used, and a terminal that has ended cannot be ended again.
+async function reach(path: string, request: RequestInit): Promise<Response> {
+  for (let left = REACH_AGAIN_MS.length; ; left--) {
+    try {
+      return await fetch(path, request);
+    } catch {
+      const wait = REACH_AGAIN_MS[REACH_AGAIN_MS.length - left];
+      if (wait === undefined) throw new Error("The server cannot be reached.");
+      await new Promise((resolve) => setTimeout(resolve, wait));
+    }
+  }
+}
+
 async function ask<T>(method: string, path: string, body?: unknown): Promise<T> {
   const headers: Record<string, string> = { authorization: `Bearer ${token() ?? ""}` };
   if (body !== undefined) headers["content-type"] = "application/json";
-  const answer = await fetch(`/api/v1/${path}`, {
+  const answer = await reach(`/api/v1/${path}`, {
     method,
     headers,
     credentials: "omit",

@@ -4,9 +4,9 @@ import { Terminal, type ITheme } from "@xterm/xterm";
 import { FitAddon } from "@xterm/addon-fit";
 import { SearchAddon } from "@xterm/addon-search";
 import { UnicodeGraphemesAddon } from "@xterm/addon-unicode-graphemes";
-import { WebglAddon } from "@xterm/addon-webgl";
 import * as api from "./api";
 import { element, plain } from "./dom";
+import { drawFast } from "./renderer";
 import { Wire, type End } from "./wire";
 
 const IDLE_WARNING_MS = 15 * 60_000;
@@ -144,14 +144,7 @@ export class Tab {
 
   async open(): Promise<void> {
     this.terminal.open(this.screen);
-    try {
-      const webgl = new WebglAddon();
-      // Without a graphics card, or when it is taken away, the DOM draws.
-      webgl.onContextLoss(() => webgl.dispose());
-      this.terminal.loadAddon(webgl);
-    } catch {
-      // The DOM draws.
-    }
+    drawFast(this.terminal);
     this.refit();
     this.stir();
     const { session, host, container } = this.target;

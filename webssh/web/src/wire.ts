@@ -15,6 +15,7 @@ interface Open {
   host: string;
   container: string;
   from: number;
+  received: number;
   taken: number;
   window: number;
   gap: boolean;
@@ -108,13 +109,15 @@ export class Wire {
       this.begun = false;
       this.window = open.window;
       if (this.received === null) {
-        // A page that was loaded anew: what was typed before is not ours to send.
-        this.taken = this.sent = open.taken;
+        // A page that was loaded anew: what was typed before, and is still to be taken, counts and is never
+        // sent again.
+        this.taken = open.taken;
+        this.pieces.unshift(new Uint8Array(open.received - open.taken));
       } else {
         this.dropTaken(open.taken);
-        this.sent = Math.max(open.taken, this.taken);
-        this.waiting = this.length() - (this.sent - this.taken);
       }
+      this.sent = Math.max(open.received, this.taken);
+      this.waiting = this.length() - (this.sent - this.taken);
       this.received = this.shown = this.told = open.from;
       this.events.opened(open);
     } else if (said.taken !== undefined) {

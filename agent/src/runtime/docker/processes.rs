@@ -36,22 +36,26 @@ pub(super) async fn end(leader: Option<u32>, marker: &str) {
     }
 }
 
-/// Returns how many are left.
+/// Returns how many are left. All of `/proc` is looked through when it matters: at first, when those that were
+/// found have gone, and for those that fork while they are being killed; in between only at those.
 fn end_now(proc: &Path, leader: Option<u32>, marker: &str) -> usize {
     let mut targets = targets(proc, leader, marker);
     for signal in [Signal::HUP, Signal::TERM] {
         send(&targets, signal);
     }
     let mut waited = Duration::ZERO;
-    let mut rounds = 0;
-    while !targets.is_empty() && rounds < ROUNDS_MAX {
-        if waited >= GRACE {
-            send(&targets, Signal::KILL);
-            rounds += 1;
-        }
+    while !targets.is_empty() && waited < GRACE {
         std::thread::sleep(LOOK_EVERY);
         waited += LOOK_EVERY;
+        targets.retain(|pid| look(&proc.join(pid.to_string()), marker).is_some());
+    }
+    for _ in 0..ROUNDS_MAX {
         targets = self::targets(proc, leader, marker);
+        if targets.is_empty() {
+            break;
+        }
+        send(&targets, Signal::KILL);
+        std::thread::sleep(LOOK_EVERY);
     }
     targets.len()
 }
