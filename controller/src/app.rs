@@ -102,6 +102,19 @@ pub struct App {
     acceptor: Acceptor,
 }
 
+/// What terminals need.
+fn desk(config: &Config, authority: &Arc<CertificateAuthority>) -> Result<Desk, AppError> {
+    let signing = Arc::clone(authority);
+    let addresses = std::iter::once(&config.public_url).chain(&config.browser_origins);
+    let dir = config.data_dir.join(RECORDINGS_DIR);
+    let max_bytes = config.recordings_max.saturating_mul(1 << 30);
+    Ok(Desk::new(
+        move || signing.signer(),
+        Origins::new(addresses.map(String::as_str)),
+        Recordings::open(&dir, max_bytes).map_err(AppError::Recordings)?,
+    ))
+}
+
 impl App {
     /// Opens (or makes) the installation, listens.
     ///
@@ -154,15 +167,7 @@ impl App {
             put_in_place(from, packages.clone()).await;
         }
         let packages = Packages::new(&packages, move || for_packages.now_us());
-        let signing = Arc::clone(&authority);
-        let addresses = std::iter::once(&config.public_url).chain(&config.browser_origins);
-        let recordings_max = config.recordings_max.saturating_mul(1 << 30);
-        let desk = Desk::new(
-            move || signing.signer(),
-            Origins::new(addresses.map(String::as_str)),
-            Recordings::open(&config.data_dir.join(RECORDINGS_DIR), recordings_max)
-                .map_err(AppError::Recordings)?,
-        );
+        let desk = desk(&config, &authority)?;
         let backend = ControllerBackend::new(Parts {
             store: store.clone(),
             fleet: Arc::clone(&fleet),
@@ -234,6 +239,7 @@ impl App {
             regions::run(uplinks, self.acceptor, self.centre, shutdown.clone()),
             housekeep(self.backend, store, shutdown.clone()),
             keep_command_key(dispatch, shutdown.clone()),
+            terminals.drained(),
             self.https.keep(shutdown.clone()),
             taking,
         );

@@ -255,7 +255,8 @@ impl Session {
             self.begun && self.over.is_none() && (self.resize.is_some() || !self.input.is_empty());
         let (to, from, has_news) = match &mut self.page {
             Some(page) => {
-                let has_news = page.has_news(&self.backlog, self.begun, passed, self.input.is_empty());
+                let has_news =
+                    page.has_news(&self.backlog, self.begun, passed, self.input.is_empty());
                 (Some(&page.to), Some(&mut page.from), has_news)
             }
             None => (None, None, false),

@@ -9,6 +9,7 @@ use fairlead_identity::ticket::{NONCE_BYTES, TicketError};
 use fairlead_protocol::{CommandId, HostId, Ticket, codes};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::message::{End, Hello};
 use crate::recording::file::{Recorder, Recordings};
@@ -104,6 +105,7 @@ pub struct Terminals {
     pub(crate) parts: Parts,
     open: Mutex<HashMap<CommandId, Open>>,
     spent: Spent,
+    sessions: TaskTracker,
 }
 
 /// A page's end of a session.
@@ -120,7 +122,16 @@ impl Terminals {
             parts,
             open: Mutex::default(),
             spent: Spent::default(),
+            sessions: TaskTracker::new(),
         })
+    }
+
+    /// Returns when the server drains and the last session has told its page, its recording and the audit
+    /// log how it ended.
+    pub async fn drained(&self) {
+        self.parts.shutdown.cancelled().await;
+        self.sessions.close();
+        self.sessions.wait().await;
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<CommandId, Open>> {
@@ -285,7 +296,7 @@ impl Terminals {
         let task = Session::new(shared, pipe, recorder, coming, ends, now);
         let opening = Arc::clone(&self.parts.opening);
         // Ends with the shell, by one of its ends, or when nobody comes back to it.
-        tokio::spawn(async move {
+        self.sessions.spawn(async move {
             let ended = Box::pin(task.run(opening.outcome(session))).await;
             drop(place);
             opening.ended(&ended).await;

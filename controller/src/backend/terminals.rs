@@ -112,7 +112,7 @@ fn api_error(refused: Refused) -> ApiError {
 }
 
 fn refused(error: &ApiError) -> Refused {
-    Refused::new(&error.code, error.message.clone())
+    Refused::new(error.code, error.message.clone())
 }
 
 fn no_terminal(id: &str) -> ApiError {

@@ -183,7 +183,8 @@ impl Recordings {
     pub async fn tidy(&self, before_s: i64, open: HashSet<CommandId>) -> io::Result<Vec<Listed>> {
         let all = self.clone();
         blocking(move || {
-            let open: HashSet<PathBuf> = open.into_iter().map(|session| all.path(session)).collect();
+            let open: HashSet<PathBuf> =
+                open.into_iter().map(|session| all.path(session)).collect();
             let mut found: Vec<(PathBuf, Listed)> = std::fs::read_dir(&all.dir)?
                 .flatten()
                 .map(|entry| entry.path())

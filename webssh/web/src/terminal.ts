@@ -172,6 +172,7 @@ function work(): void {
   const font = (by: number) => {
     settings.fontSize = Math.min(32, Math.max(8, settings.fontSize + by));
     applySettings();
+    shown?.focus();
   };
   strip.setAttribute("role", "tablist");
   bar.replaceChildren(
@@ -184,6 +185,7 @@ function work(): void {
     button("◐", "Dark or light", () => {
       settings.theme = settings.theme === "dark" ? "light" : "dark";
       applySettings();
+      shown?.focus();
     }),
     button("Sign out", `Sign out ${user}`, () => {
       for (const tab of tabs) tab.close();

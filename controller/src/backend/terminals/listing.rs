@@ -32,7 +32,10 @@ impl ControllerBackend {
         Ok(own && host.is_some_and(|host| is_visible(caller, &host)))
     }
 
-    pub(in crate::backend) async fn open_terminals(&self, caller: &Caller) -> Result<Vec<Terminal>, ApiError> {
+    pub(in crate::backend) async fn open_terminals(
+        &self,
+        caller: &Caller,
+    ) -> Result<Vec<Terminal>, ApiError> {
         let mut shown = Vec::new();
         for found in self.parts.desk.terminals()?.list() {
             if self.sees_terminal(caller, &found.info)? {

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fairlead_api::types::Permission;
 use fairlead_api::ApiError;
+use fairlead_api::types::Permission;
 use fairlead_identity::digest::sha256;
 use fairlead_identity::ticket::{self, TicketError};
 use fairlead_protocol::command::Kind;
@@ -185,7 +185,7 @@ impl Opening for ControllerBackend {
             let row = self.look(|tx| tx.command(session)).ok().flatten()?;
             if row.state.is_final() {
                 let failed = row.state != State::Succeeded;
-                return failed.then(|| End {
+                return failed.then_some(End {
                     code: row.code,
                     message: row.message,
                     exit_code: None,

@@ -124,7 +124,11 @@ impl ControllerBackend {
         desk.tidied_us.store(now_us, Ordering::Relaxed);
         let before_s = now_us.div_euclid(1_000_000) - RECORDINGS_KEPT_S;
         let open = desk.terminals().map(|terminals| terminals.list());
-        let open = open.unwrap_or_default().iter().map(|t| t.info.session).collect();
+        let open = open
+            .unwrap_or_default()
+            .iter()
+            .map(|t| t.info.session)
+            .collect();
         let removed = match desk.recordings.tidy(before_s, open).await {
             Ok(removed) => removed,
             Err(error) => {

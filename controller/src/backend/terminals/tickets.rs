@@ -69,10 +69,12 @@ impl ControllerBackend {
         let ticket = self.ticket(caller, session, host_id, &container_id, &exec.user, origin);
         let note = Note::ok("terminal.ask", format!("{}/{}", host.name, exec.container))
             .detail(format!("terminal {session}"));
-        let answer = answer(&ticket, &*(desk.signer)(), &host.name, &exec.container);
+        let answer = answer(&ticket, &(desk.signer)(), &host.name, &exec.container);
         let mut promised = desk.promised();
         promised.retain(|_, promise| promise.until_us >= now_us);
-        let own = promised.values().filter(|p| p.caller.token_id == caller.token_id);
+        let own = promised
+            .values()
+            .filter(|p| p.caller.token_id == caller.token_id);
         if promised.len() >= PROMISED_MAX || own.count() >= PROMISED_PER_TOKEN_MAX {
             return Err(ApiError::new(codes::BUSY, "too many tickets are out").retry_after(5));
         }
@@ -202,7 +204,7 @@ impl ControllerBackend {
         );
         Ok(answer(
             &ticket,
-            &*(desk.signer)(),
+            &(desk.signer)(),
             &info.host,
             &info.container,
         ))
