@@ -154,9 +154,9 @@ lint() {
 # Node, and the page's packages as its lock file has them.
 page_tools() {
     has node && has npm || return 1
-    [ webssh/web/node_modules/.package-lock.json -nt webssh/web/package-lock.json ] ||
-        (cd webssh/web && npm ci --no-audit --no-fund --ignore-scripts >/dev/null 2>&1 &&
-            touch node_modules/.package-lock.json)
+    cmp -s "$ROOT/webssh/web/package-lock.json" "$ROOT/webssh/web/node_modules/.as-locked" ||
+        (cd "$ROOT/webssh/web" && npm ci --no-audit --no-fund --ignore-scripts >/dev/null 2>&1 &&
+            cp package-lock.json node_modules/.as-locked)
 }
 
 build_page() (
