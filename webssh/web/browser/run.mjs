@@ -185,6 +185,29 @@ try {
   await page.waitForSelector(".banner.over");
   check((await page.textContent(".banner.over")).includes("(4)"), "the exit code is told");
   await shot("6-ended");
+
+  // What was shown is played again, by an admin; the chain is checked on the way.
+  await page.getByLabel("Dark or light").click();
+  await page.getByLabel("Open another terminal").click();
+  await page.getByLabel("Recordings of terminals").click();
+  await page.waitForSelector(".recordings .row");
+  await page.fill(".filter", container);
+  await shot("7-recordings");
+  check((await page.locator(".recordings .row").count()) === 2, "two recordings");
+  await page.locator(".recordings .row button").last().click();
+  await page.waitForSelector(".controls");
+  await page.locator(".controls select").selectOption("16");
+  const played = (await page.evaluate(() => window.fairleadTerminals().length)) - 1;
+  const slide = (to) => page.locator(".controls input").evaluate((slider, to) => {
+    slider.value = to === "end" ? slider.max : String(to);
+    slider.dispatchEvent(new Event("input"));
+  }, to);
+  await slide("end");
+  await shows("kept-over-reload", played, 60_000);
+  await until("the verdict", async () => (await page.textContent(".tab:not([hidden]) .banner")).includes("Whole and as recorded"), 60_000);
+  found.recording = (await page.textContent(".tab:not([hidden]) .banner")).slice(-64);
+  check((await page.locator(".banner.ask:visible").count()) === 0, "a recording asks for nothing");
+  await shot("8-player");
   check(trouble.length === 0, `the browser complained: ${trouble.join("; ")}`);
   console.log(JSON.stringify(found));
 } catch (error) {

@@ -21,6 +21,15 @@ export interface Container {
   project: string;
 }
 
+export interface Recording {
+  session: string;
+  user: string;
+  host: string;
+  container: string;
+  started_at: string;
+  bytes: number;
+}
+
 export class Refusal extends Error {
   constructor(
     readonly status: number,
@@ -56,6 +65,10 @@ async function reach(path: string, request: RequestInit): Promise<Response> {
 }
 
 async function ask<T>(method: string, path: string, body?: unknown): Promise<T> {
+  return JSON.parse(await asked(method, path, body)) as T;
+}
+
+async function asked(method: string, path: string, body?: unknown): Promise<string> {
   const headers: Record<string, string> = { authorization: `Bearer ${token() ?? ""}` };
   if (body !== undefined) headers["content-type"] = "application/json";
   const answer = await reach(`/api/v1/${path}`, {
@@ -66,7 +79,7 @@ async function ask<T>(method: string, path: string, body?: unknown): Promise<T> 
     body: body === undefined ? undefined : JSON.stringify(body),
   });
   const text = await answer.text();
-  if (answer.ok) return JSON.parse(text) as T;
+  if (answer.ok) return text;
   let error = { code: "", message: `the server answered with HTTP ${answer.status}`, hint: "" };
   try {
     error = { ...error, ...JSON.parse(text).error };
@@ -78,8 +91,10 @@ async function ask<T>(method: string, path: string, body?: unknown): Promise<T> 
 
 export const whoami = () => ask<{ name: string; permissions: string[] }>("GET", "whoami");
 export const containers = () => ask<Container[]>("GET", "containers");
-export const open = (host: string, container: string, columns: number, rows: number) =>
-  ask<Ticket>("POST", "terminals", { host, container, columns, rows });
+export const open = (host: string, container: string, user: string, columns: number, rows: number) =>
+  ask<Ticket>("POST", "terminals", { host, container, user, columns, rows });
+export const recordings = () => ask<Recording[]>("GET", "recordings");
+export const recorded = (session: string) => asked("GET", `recordings/${encodeURIComponent(session)}`);
 export const again = (session: string) =>
   ask<Ticket>("POST", `terminals/${encodeURIComponent(session)}/ticket`, {});
 export const end = (session: string) =>

@@ -6,12 +6,13 @@ import { SearchAddon } from "@xterm/addon-search";
 import { UnicodeGraphemesAddon } from "@xterm/addon-unicode-graphemes";
 import * as api from "./api";
 import { element, plain } from "./dom";
+import { guard } from "./guard";
 import { drawFast } from "./renderer";
 import { Wire, type End } from "./wire";
 
 const IDLE_WARNING_MS = 15 * 60_000;
-// What a program in the container may put into the clipboard, once somebody has said yes.
-const CLIPBOARD_CHARS_MAX = 1_000_000;
+
+export const FONTS = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace";
 
 export const THEMES: Record<"dark" | "light", ITheme> = {
   dark: { background: "#11151a", foreground: "#d8dee6", cursor: "#7fc8ff", selectionBackground: "#33507080" },
@@ -30,6 +31,8 @@ export interface Settings {
 export interface Target {
   host: string;
   container: string;
+  /// The user in the container; empty: the container's own.
+  user: string;
   session: string | null;
 }
 
@@ -41,6 +44,7 @@ export class Tab {
   readonly search = new SearchAddon();
   title: string;
   isOver = false;
+  private readonly name: string;
   private readonly fit = new FitAddon();
   private readonly wire: Wire;
   private readonly banner = element("div", "banner");
@@ -53,14 +57,15 @@ export class Tab {
     settings: Settings,
     private readonly changed: () => void,
   ) {
-    this.title = `${target.host}/${target.container}`;
+    this.name = `${plain(target.host, 128)}/${plain(target.container, 128)}`;
+    this.title = this.name;
     this.banner.setAttribute("role", "status");
     this.banner.hidden = true;
     this.root.append(this.banner, this.screen);
     this.terminal = new Terminal({
       allowProposedApi: true,
       cursorBlink: true,
-      fontFamily: "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, monospace",
+      fontFamily: FONTS,
       fontSize: settings.fontSize,
       scrollback: 5_000,
       theme: THEMES[settings.theme],
@@ -71,7 +76,13 @@ export class Tab {
     this.terminal.loadAddon(this.fit);
     this.terminal.loadAddon(this.search);
     this.terminal.loadAddon(new UnicodeGraphemesAddon());
-    this.guard();
+    guard(this.terminal, {
+      title: (title) => {
+        this.title = `${this.name}${title ? ` · ${title}` : ""}`;
+        this.changed();
+      },
+      clipboard: (text) => this.offerClipboard(text),
+    });
     this.wire = new Wire(
       {
         output: (bytes, shown) => this.terminal.write(bytes, shown),
@@ -93,39 +104,8 @@ export class Tab {
     this.terminal.attachCustomKeyEventHandler((event) => this.key(event));
   }
 
-  /// Whatever could reach beyond the terminal's grid is off, or asks first.
-  private guard(): void {
-    const parser = this.terminal.parser;
-    // No device control strings: nothing that answers back with what it was sent.
-    for (const intermediates of ["", "$", "+"]) {
-      for (const final of ["q", "p", "r", "t", "|"]) {
-        parser.registerDcsHandler(intermediates ? { intermediates, final } : { final }, () => true);
-      }
-    }
-    // Titles are text: no control characters, and short.
-    this.terminal.onTitleChange((title) => {
-      const text = plain(title, 60);
-      this.title = `${this.target.host}/${this.target.container}${text ? ` · ${text}` : ""}`;
-      this.changed();
-    });
-    // Links that a container makes up are not followed (OSC 8), nor are its colours for the page (OSC 10 to 12).
-    parser.registerOscHandler(8, () => true);
-    parser.registerOscHandler(52, (data) => {
-      this.offerClipboard(data);
-      return true;
-    });
-  }
-
   /// A program wants to write to the clipboard: only when somebody here says so. It never reads it.
-  private offerClipboard(data: string): void {
-    const encoded = data.slice(data.indexOf(";") + 1);
-    if (encoded === "?" || encoded.length > CLIPBOARD_CHARS_MAX * 2) return;
-    let text: string;
-    try {
-      text = new TextDecoder().decode(Uint8Array.from(atob(encoded), (c) => c.charCodeAt(0)));
-    } catch {
-      return;
-    }
+  private offerClipboard(text: string): void {
     const shown = plain(text, 60);
     this.say(`A program in ${this.target.container} wants to put "${shown}" into your clipboard.`, "ask");
     const yes = element("button", "", "Allow once");
@@ -147,11 +127,11 @@ export class Tab {
     drawFast(this.terminal);
     this.refit();
     this.stir();
-    const { session, host, container } = this.target;
+    const { session, host, container, user } = this.target;
     try {
       await this.wire.start(() =>
         session === null
-          ? api.open(host, container, this.terminal.cols, this.terminal.rows)
+          ? api.open(host, container, user, this.terminal.cols, this.terminal.rows)
           : api.again(session),
       );
       this.changed();

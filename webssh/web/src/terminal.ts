@@ -4,15 +4,18 @@ import "@xterm/xterm/css/xterm.css";
 import "./terminal.css";
 import * as api from "./api";
 import { element, plain } from "./dom";
+import { Player } from "./player";
 import { Tab, type Settings, type Target } from "./tab";
 
 const SETTINGS = "fairlead.settings";
 const TABS = "fairlead.tabs";
 
 const app = document.getElementById("app")!;
-let tabs: Tab[] = [];
-let shown: Tab | null = null;
+type View = Tab | Player;
+let tabs: View[] = [];
+let shown: View | null = null;
 let user = "";
+let isAdmin = false;
 
 const settings: Settings = (() => {
   const dark = !matchMedia("(prefers-color-scheme: light)").matches;
@@ -40,8 +43,9 @@ function applySettings(): void {
 
 /// What this browser tab comes back to when it is loaded anew.
 function keepTabs(): void {
-  const kept = tabs.filter((tab) => !tab.isOver && tab.target.session !== null).map((tab) => tab.target);
-  sessionStorage.setItem(TABS, JSON.stringify({ kept, at: shown ? tabs.indexOf(shown) : -1 }));
+  const open = tabs.filter((tab) => tab instanceof Tab).filter((tab) => !tab.isOver && tab.target.session !== null);
+  const at = open.findIndex((tab) => tab === shown);
+  sessionStorage.setItem(TABS, JSON.stringify({ kept: open.map((tab) => tab.target), at }));
 }
 
 function button(text: string, label: string, act: () => void): HTMLButtonElement {
@@ -72,7 +76,7 @@ function changed(): void {
   keepTabs();
 }
 
-function show(tab: Tab | null): void {
+function show(tab: View | null): void {
   shown = tab;
   panel.hidden = tab !== null;
   for (const other of tabs) other.root.hidden = other !== tab;
@@ -84,15 +88,14 @@ function show(tab: Tab | null): void {
   changed();
 }
 
-function close(tab: Tab): void {
+function close(tab: View): void {
   tab.close();
   const at = tabs.indexOf(tab);
   tabs = tabs.filter((other) => other !== tab);
   show(shown === tab ? (tabs[Math.min(at, tabs.length - 1)] ?? null) : shown);
 }
 
-function openTab(target: Target, shows: boolean): Tab {
-  const tab = new Tab(target, settings, changed);
+function openView<V extends View>(tab: V, shows: boolean): V {
   tabs.push(tab);
   app.append(tab.root);
   tab.root.hidden = !shows;
@@ -103,15 +106,73 @@ function openTab(target: Target, shows: boolean): Tab {
   return tab;
 }
 
-async function list(): Promise<void> {
-  const head = element("h1", "", "Containers");
+const openTab = (target: Target, shows: boolean) => openView(new Tab(target, settings, changed), shows);
+
+function input(className: string, type: string, label: string): HTMLInputElement {
+  const made = element("input", className);
+  made.type = type;
+  made.placeholder = label;
+  made.setAttribute("aria-label", label);
+  return made;
+}
+
+/// The head of a list; admins have two of them.
+function heads(at: "Containers" | "Recordings"): HTMLElement {
+  const head = element("div", "heads");
+  head.append(element("h1", "", at));
+  if (isAdmin) {
+    head.append(at === "Containers"
+      ? button("Recordings", "Recordings of terminals", () => void listRecordings())
+      : button("Containers", "Containers to open a shell in", () => void list()));
+  }
+  return head;
+}
+
+async function listRecordings(): Promise<void> {
   const note = element("p", "note", "");
-  const filter = element("input", "filter");
-  filter.type = "search";
-  filter.placeholder = "Filter by host, container, image";
-  filter.setAttribute("aria-label", "Filter");
+  const filter = input("filter", "search", "Filter by user, host, container, day");
+  const table = element("div", "recordings");
+  panel.replaceChildren(heads("Recordings"), filter, note, table);
+  try {
+    const all = await api.recordings();
+    const draw = (): void => {
+      const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const rows = all
+        .map((r) => ({ r, began: new Date(r.started_at).toLocaleString() }))
+        .filter(({ r, began }) =>
+          words.every((word) => `${r.host}/${r.container} ${r.user} ${began} ${r.started_at}`.toLowerCase().includes(word)))
+        .slice(0, 500);
+      table.replaceChildren(
+        ...rows.map(({ r, began }) => {
+          const row = element("div", "row");
+          const where = `${plain(r.host, 128)}/${plain(r.container, 128)}`;
+          row.append(
+            element("span", "where", began),
+            element("span", "name", where),
+            element("span", "image", plain(r.user, 128)),
+            button("Play", `Play ${plain(r.user, 128)} in ${where}, ${began}`, () => {
+              openView(new Player(r, settings), true);
+            }),
+          );
+          return row;
+        }),
+      );
+      note.textContent = rows.length === 0 ? (all.length === 0 ? "Nothing has been recorded yet." : "None matches.") : "";
+    };
+    filter.oninput = draw;
+    draw();
+    filter.focus();
+  } catch (error) {
+    note.textContent = (error as Error).message;
+  }
+}
+
+async function list(): Promise<void> {
+  const note = element("p", "note", "");
+  const filter = input("filter", "search", "Filter by host, container, image");
+  const asUser = input("as-user", "text", "User (the container's own)");
   const table = element("div", "containers");
-  panel.replaceChildren(head, filter, note, table);
+  panel.replaceChildren(heads("Containers"), filter, asUser, note, table);
   try {
     const all = await api.containers();
     const draw = (): void => {
@@ -127,7 +188,7 @@ async function list(): Promise<void> {
             element("span", "name", plain(c.name, 128)),
             element("span", "image", plain(c.image, 128)),
             button("Open shell", `Open a shell in ${plain(c.host, 128)}/${plain(c.name, 128)}`, () => {
-              openTab({ host: c.host, container: c.name, session: null }, true);
+              openTab({ host: c.host, container: c.name, user: asUser.value.trim(), session: null }, true);
             }),
           );
           return row;
@@ -220,7 +281,7 @@ function signIn(problem = ""): void {
   const go = element("button", "", "Sign in");
   form.append(
     element("h1", "", "Fairlead terminals"),
-    element("p", "note", "Sign in with an API token that may open terminals: fairlead api-token create --permission read,shell"),
+    element("p", "note", "Sign in with an API token that may open terminals: fairlead api-token create NAME --permission read,shell"),
     field, go, said,
   );
   form.onsubmit = (event) => {
@@ -242,6 +303,7 @@ async function begin(): Promise<void> {
   const may = (what: string) => me.permissions.includes(what) || me.permissions.includes("admin");
   if (!may("shell") || !may("read")) throw new Error("This token lacks the permission \"read\" or \"shell\".");
   user = me.name;
+  isAdmin = me.permissions.includes("admin");
   work();
 }
 
@@ -263,4 +325,6 @@ declare global {
   }
 }
 window.fairleadTerminals = () =>
-  tabs.map((tab) => ({ title: tab.title, isOver: tab.isOver, session: tab.target.session, terminal: tab.terminal }));
+  tabs.map((tab) => ({
+    title: tab.title, isOver: tab.isOver, session: tab instanceof Tab ? tab.target.session : null, terminal: tab.terminal,
+  }));

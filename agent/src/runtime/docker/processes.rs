@@ -3,6 +3,9 @@
 //! They are found in `/proc`: by an environment variable that only they inherit, and, where one has changed
 //! its environment, by the session of the exec's first process. What is in neither is never touched, so an
 //! agent that does not see the engine's processes (in a container of its own) ends nothing, and says so.
+//!
+//! In the moment in which a process takes up another program it has no environment: one that shows none is
+//! looked at again before anybody believes that it is a stranger.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +18,10 @@ const GRACE: Duration = Duration::from_millis(700);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often those that fork while they are being killed are looked for again.
 const ROUNDS_MAX: u32 = 100;
+/// How long a process that shows no environment is looked at again.
+const UNCLEAR_MAX: Duration = Duration::from_millis(500);
+/// In the flags of `/proc/PID/stat`: a thread of the kernel, which never has an environment.
+const KERNEL_THREAD: u64 = 0x0020_0000;
 
 /// One process, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,17 +30,16 @@ struct Found {
     session: u32,
     namespace: Option<std::path::PathBuf>,
     marked: bool,
+    /// It shows no environment now.
+    unclear: bool,
 }
 
-/// Ends the processes that carry `marker`, and the session of `leader` if that is one of them.
-pub(super) async fn end(leader: Option<u32>, marker: &str) {
+/// Ends the processes that carry `marker`, and the session of `leader` if that is one of them. How many are
+/// left.
+pub(super) async fn end(leader: Option<u32>, marker: &str) -> usize {
     let marker = marker.to_owned();
     let ended = tokio::task::spawn_blocking(move || end_now(Path::new("/proc"), leader, &marker));
-    match ended.await {
-        Ok(0) => {}
-        Ok(left) => tracing::error!(left, "processes of a terminal could not be ended"),
-        Err(error) => tracing::error!(%error, "processes of a terminal were not looked for"),
-    }
+    ended.await.unwrap_or(usize::MAX)
 }
 
 /// Returns how many are left. All of `/proc` is looked through when it matters: at first, when those that were
@@ -72,10 +78,22 @@ fn targets(proc: &Path, leader: Option<u32>, marker: &str) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir(proc) else {
         return Vec::new();
     };
-    let all: Vec<Found> = entries
+    let mut all: Vec<Found> = entries
         .flatten()
         .filter_map(|entry| look(&entry.path(), marker))
         .collect();
+    let mut waited = Duration::ZERO;
+    while all.iter().any(|found| found.unclear) && waited < UNCLEAR_MAX {
+        std::thread::sleep(LOOK_EVERY);
+        waited += LOOK_EVERY;
+        for found in all.iter_mut().filter(|found| found.unclear) {
+            let again = look(&proc.join(found.pid.to_string()), marker);
+            found.unclear = false;
+            if let Some(again) = again {
+                *found = again;
+            }
+        }
+    }
     chosen(&all, leader)
 }
 
@@ -100,12 +118,18 @@ fn chosen(all: &[Found], leader: Option<u32>) -> Vec<u32> {
 fn look(dir: &Path, marker: &str) -> Option<Found> {
     let pid: u32 = dir.file_name()?.to_str()?.parse().ok()?;
     let stat = std::fs::read_to_string(dir.join("stat")).ok()?;
-    let (state, session) = state_and_session(&stat)?;
+    let Stat {
+        state,
+        session,
+        flags,
+    } = Stat::parse(&stat)?;
     // A zombie has ended; only its parent can let it go.
     if matches!(state, 'Z' | 'X') {
         return None;
     }
-    let environ = std::fs::read(dir.join("environ")).unwrap_or_default();
+    let environ = std::fs::read(dir.join("environ"));
+    let unclear = flags & KERNEL_THREAD == 0 && environ.as_ref().is_ok_and(Vec::is_empty);
+    let environ = environ.unwrap_or_default();
     let marked = environ
         .split(|byte| *byte == 0)
         .any(|variable| variable == marker.as_bytes());
@@ -115,15 +139,27 @@ fn look(dir: &Path, marker: &str) -> Option<Found> {
         session,
         namespace,
         marked,
+        unclear,
     })
 }
 
-/// State and session of `/proc/PID/stat`; the name before them may hold anything.
-fn state_and_session(stat: &str) -> Option<(char, u32)> {
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    let session = fields.nth(2)?.parse().ok()?;
-    Some((state, session))
+/// What matters of `/proc/PID/stat`; the name before it may hold anything.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: char,
+    session: u32,
+    flags: u64,
+}
+
+impl Stat {
+    fn parse(stat: &str) -> Option<Self> {
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        Some(Self {
+            state: fields.next()?.chars().next()?,
+            session: fields.nth(2)?.parse().ok()?,
+            flags: fields.nth(2)?.parse().ok()?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -136,14 +172,20 @@ mod tests {
             session,
             namespace: Some(namespace.into()),
             marked,
+            unclear: false,
         }
     }
 
     #[test]
     fn a_name_with_brackets_does_not_move_the_fields() {
-        let stat = "12 (a) b (c)) S 1 12 34 0 -1 0";
-        assert_eq!(state_and_session(stat), Some(('S', 34)));
-        assert_eq!(state_and_session("12 (x"), None);
+        let stat = "12 (a) b (c)) S 1 12 34 0 -1 4194560 0";
+        let parsed = Stat {
+            state: 'S',
+            session: 34,
+            flags: 4_194_560,
+        };
+        assert_eq!(Stat::parse(stat), Some(parsed));
+        assert_eq!(Stat::parse("12 (x"), None);
     }
 
     #[test]
@@ -159,6 +201,27 @@ mod tests {
         assert_eq!(chosen(&all, None), [10, 14]);
         // A number that belongs to a stranger by now, and nothing marked: nobody is touched.
         assert!(chosen(&all[2..4], Some(10)).is_empty());
+    }
+
+    #[test]
+    fn one_that_shows_no_environment_is_looked_at_again() {
+        let proc = tempfile::tempdir().unwrap();
+        let dir = proc.path().join("40");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("stat"), "40 (sh) R 1 40 40 0 -1 4194560 0").unwrap();
+        std::fs::write(dir.join("environ"), "").unwrap();
+        let environ = dir.join("environ");
+        let later = std::thread::spawn(move || {
+            std::thread::sleep(3 * LOOK_EVERY);
+            std::fs::write(environ, "A=1\0FAIRLEAD_TERMINAL=x\0").unwrap();
+        });
+        assert_eq!(targets(proc.path(), None, "FAIRLEAD_TERMINAL=x"), [40]);
+        later.join().unwrap();
+        // One that has none for good, and threads of the kernel, hold nobody up.
+        std::fs::write(dir.join("environ"), "").unwrap();
+        assert!(targets(proc.path(), None, "FAIRLEAD_TERMINAL=x").is_empty());
+        std::fs::write(dir.join("stat"), "40 (kworker) I 2 0 0 0 -1 69238880 0").unwrap();
+        assert!(!look(&dir, "x").unwrap().unclear);
     }
 
     #[test]
