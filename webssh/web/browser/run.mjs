@@ -12,7 +12,9 @@ const browser = await chromium.launch({
 const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1100, height: 700 }, colorScheme: "dark" });
 const page = await context.newPage();
 const trouble = [];
-page.on("console", (line) => { if (line.type() === "error") trouble.push(line.text()); });
+page.on("console", (line) => {
+  if (line.type() === "error" && !line.text().includes("ERR_NETWORK_CHANGED")) trouble.push(line.text());
+});
 page.on("pageerror", (error) => trouble.push(String(error)));
 const found = {};
 
@@ -37,6 +39,18 @@ async function until(what, holds, within = 20_000, state = async () => (await te
     await new Promise((resolve) => setTimeout(resolve, 30));
   }
 }
+// Containers that come and go beside this test change the machine's network, which a browser takes for a
+// change of place: it gives up what it was loading.
+const load = (how, shown) => until("the page is loaded", async () => {
+  try {
+    await how();
+    await page.waitForSelector(shown, { timeout: 5_000 });
+    return true;
+  } catch (error) {
+    if (!/ERR_NETWORK_CHANGED|Timeout/.test(String(error))) throw error;
+    return false;
+  }
+}, 60_000);
 const shows = (what, tab = 0, within = 20_000) => until(`shows ${what}`, async () => (await text(tab)).includes(what), within);
 const shot = (name) => page.screenshot({ path: `${shots}/${name}.png` });
 async function type(line) {
@@ -57,12 +71,7 @@ const cell = (needle) => page.evaluate((needle) => {
 }, needle);
 
 try {
-  // Containers that come and go beside this test change the machine's network, which a browser takes for
-  // a change of place: it gives up what it was loading.
-  await until("the page is loaded", () => page.goto(`${url}/terminal`).then(() => true, (error) => {
-    if (!String(error).includes("ERR_NETWORK_CHANGED")) throw error;
-    return false;
-  }));
+  await load(() => page.goto(`${url}/terminal`), "input[name=token]");
   await page.fill("input[name=token]", "FA1wrong.wrong");
   await page.click("button");
   await page.waitForSelector(".problem:not(:empty)");
@@ -168,7 +177,7 @@ try {
   await shows("ready-2");
 
   // Loaded anew: the same sessions, the same screen, the shell's own memory.
-  await page.reload();
+  await load(() => page.reload(), ".bar");
   await until("two tabs", async () => (await page.locator(".item").count()) === 2);
   await shows("ready-2");
   await type("echo $X");
