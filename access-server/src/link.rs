@@ -40,7 +40,8 @@ const DRAIN_SPREAD_MS: u32 = 2000;
 
 /// Greets one agent; once it is admitted, a task of its own serves it to its end. That task lives for months
 /// and there are tens of thousands of it, so it is kept small: what is needed now and then is on the heap
-/// while it is needed.
+/// while it is needed. So is what greeting needs: after a cut all agents of a region wait here at once, and
+/// what they take then the process keeps.
 pub async fn run(
     mut socket: Agent,
     host: HostId,
@@ -48,25 +49,41 @@ pub async fn run(
     region: Arc<Region>,
     shutdown: Shutdown,
 ) {
-    let hello = match socket.hear_message(limits::HELLO_TIMEOUT).await {
+    let hello = match Box::pin(socket.hear_message(limits::HELLO_TIMEOUT)).await {
         Ok(LinkUp {
             kind: Some(link_up::Kind::Hello(hello)),
         }) => hello,
         Ok(_) => {
             let message = "the first message must be hello".to_owned();
-            return doors::refuse(&mut socket, (codes::PROTOCOL_VIOLATION, message), 0).await;
+            let refusal = (codes::PROTOCOL_VIOLATION, message);
+            return Box::pin(doors::refuse(&mut socket, refusal, 0)).await;
         }
         Err(error) => return tracing::debug!(%host, %error, "left before hello"),
     };
-    let admitted = Link::admit(&mut socket, host, serial, hello, Arc::clone(&region)).await;
+    // Boxed where it is made: what is moved from a local keeps the local's room in the task.
+    let admitted = Box::pin(Link::admit(
+        &mut socket,
+        host,
+        serial,
+        hello,
+        Arc::clone(&region),
+    ))
+    .await;
     let (link, queue, presence) = match admitted {
         Ok(admitted) => admitted,
         Err((refusal, retry_after_ms)) => {
             tracing::warn!(%host, code = refusal.0, reason = refusal.1, "link refused");
             if refusal.0 == codes::CLONE {
-                return clones::serve(socket, host, refusal, retry_after_ms, &region).await;
+                return Box::pin(clones::serve(
+                    socket,
+                    host,
+                    refusal,
+                    retry_after_ms,
+                    &region,
+                ))
+                .await;
             }
-            return doors::refuse(&mut socket, refusal, retry_after_ms).await;
+            return Box::pin(doors::refuse(&mut socket, refusal, retry_after_ms)).await;
         }
     };
     tracing::info!(host = %link.host, epoch = presence.epoch, "link up");
