@@ -38,58 +38,84 @@ const DRAIN_AFTER_MS: u32 = 200;
 /// See [`DRAIN_AFTER_MS`].
 const DRAIN_SPREAD_MS: u32 = 2000;
 
-/// Greets one agent; once it is admitted, a task of its own serves it to its end. That task lives for months
-/// and there are tens of thousands of it, so it is kept small: what is needed now and then is on the heap
-/// while it is needed. So is what greeting needs: after a cut all agents of a region wait here at once, and
-/// what they take then the process keeps.
-pub async fn run(
-    mut socket: Agent,
+/// Greets one agent and, once it is admitted, serves it to its end. There are tens of thousands of these
+/// tasks for months, so they are small: what is needed now and then is on the heap while it is needed, and
+/// that begins with the greeting. Nor is there a second task for what follows it: until the first heartbeat
+/// the socket's wakers would keep both.
+pub fn run(
+    socket: Agent,
     host: HostId,
     serial: String,
     region: Arc<Region>,
     shutdown: Shutdown,
-) {
-    let hello = match Box::pin(socket.hear_message(limits::HELLO_TIMEOUT)).await {
+) -> impl Future<Output = ()> + Send {
+    let greeting = Box::pin(greet(socket, host, serial, region));
+    async move {
+        if let Some(mut linked) = greeting.await {
+            linked.serve(&shutdown).await;
+        }
+    }
+}
+
+async fn greet(
+    mut socket: Agent,
+    host: HostId,
+    serial: String,
+    region: Arc<Region>,
+) -> Option<Box<Linked>> {
+    let hello = match socket.hear_message(limits::HELLO_TIMEOUT).await {
         Ok(LinkUp {
             kind: Some(link_up::Kind::Hello(hello)),
         }) => hello,
         Ok(_) => {
             let message = "the first message must be hello".to_owned();
-            let refusal = (codes::PROTOCOL_VIOLATION, message);
-            return Box::pin(doors::refuse(&mut socket, refusal, 0)).await;
+            doors::refuse(&mut socket, (codes::PROTOCOL_VIOLATION, message), 0).await;
+            return None;
         }
-        Err(error) => return tracing::debug!(%host, %error, "left before hello"),
+        Err(error) => {
+            tracing::debug!(%host, %error, "left before hello");
+            return None;
+        }
     };
-    // Boxed where it is made: what is moved from a local keeps the local's room in the task.
-    let admitted = Box::pin(Link::admit(
-        &mut socket,
-        host,
-        serial,
-        hello,
-        Arc::clone(&region),
-    ))
-    .await;
+    let admitted = Link::admit(&mut socket, host, serial, hello, Arc::clone(&region)).await;
     let (link, queue, presence) = match admitted {
         Ok(admitted) => admitted,
         Err((refusal, retry_after_ms)) => {
             tracing::warn!(%host, code = refusal.0, reason = refusal.1, "link refused");
             if refusal.0 == codes::CLONE {
-                return Box::pin(clones::serve(
-                    socket,
-                    host,
-                    refusal,
-                    retry_after_ms,
-                    &region,
-                ))
-                .await;
+                clones::serve(socket, host, refusal, retry_after_ms, &region).await;
+            } else {
+                doors::refuse(&mut socket, refusal, retry_after_ms).await;
             }
-            return Box::pin(doors::refuse(&mut socket, refusal, retry_after_ms)).await;
+            return None;
         }
     };
     tracing::info!(host = %link.host, epoch = presence.epoch, "link up");
     link.region.note_presence(link.host, presence);
-    // Ends with the link, or with the process.
-    tokio::spawn(link.serve(socket, queue, shutdown));
+    Some(Box::new(Linked {
+        link,
+        socket,
+        queue,
+    }))
+}
+
+/// An admitted link, with what it hears.
+struct Linked {
+    link: Link,
+    socket: Agent,
+    queue: FromRouter,
+}
+
+impl Linked {
+    async fn serve(&mut self, shutdown: &Shutdown) {
+        let link = &mut self.link;
+        let online = format!("epoch {}", link.entry.epoch);
+        Box::pin(link.region.record(link.host, "host.online", online)).await;
+        let reason = link
+            .until_end(&mut self.socket, &mut self.queue, shutdown)
+            .await;
+        Box::pin(link.ended(&reason)).await;
+    }
 }
 
 struct Link {
@@ -111,24 +137,6 @@ struct Link {
 }
 
 impl Link {
-    #[expect(
-        clippy::manual_async_fn,
-        reason = "an async fn would keep what it is given twice, for as long as the link lives"
-    )]
-    fn serve(
-        mut self,
-        mut socket: Agent,
-        mut queue: FromRouter,
-        shutdown: Shutdown,
-    ) -> impl Future<Output = ()> + Send {
-        async move {
-            let online = format!("epoch {}", self.entry.epoch);
-            Box::pin(self.region.record(self.host, "host.online", online)).await;
-            let reason = self.until_end(&mut socket, &mut queue, &shutdown).await;
-            Box::pin(self.ended(&reason)).await;
-        }
-    }
-
     async fn until_end(
         &mut self,
         socket: &mut Agent,
