@@ -17,7 +17,7 @@ use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::{
     Challenge, CommandId, CommandKeys, Deliver, HostId, LinkDown, LinkUp, Message, Reconnect,
-    SignedCommand, State, codes, limits, link_down, link_up,
+    SignedCommand, State, codes, events, limits, link_down, link_up,
 };
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -29,7 +29,10 @@ use crate::router::queue::FromRouter;
 use crate::{clones, doors};
 
 mod admission;
+pub mod allowance;
 mod heard;
+
+use allowance::Allowance;
 
 type Agent = Socket<LinkDown, LinkUp>;
 
@@ -132,8 +135,9 @@ struct Link {
     /// The keys that its welcome told; a change means that there are newer ones.
     keys: watch::Receiver<CommandKeys>,
     entry: Entry,
-    events: u32,
-    events_since: Instant,
+    allowance: Allowance,
+    /// It has said too much, and is not heard until then.
+    pause: Option<Instant>,
 }
 
 impl Link {
@@ -166,7 +170,7 @@ impl Link {
                     return "the access server was shut down".to_owned();
                 }
                 order = queue.next() => Box::pin(self.on_order(socket, order)).await,
-                heard = socket.hear() => match heard {
+                heard = socket.hear(), if self.pause.is_none() => match heard {
                     Ok(Heard::Life) => {
                         self.heard();
                         Ok(())
@@ -177,7 +181,7 @@ impl Link {
                     }
                     Err(error) => Err(error.to_string()),
                 },
-                () = tokio::time::sleep_until(self.beat_at) => Box::pin(self.beat(socket)).await,
+                () = tokio::time::sleep_until(self.next_time()) => Box::pin(self.on_time(socket)).await,
             };
             if let Err(reason) = done {
                 return reason;
@@ -190,12 +194,49 @@ impl Link {
         }
     }
 
+    /// A beat, or the end of a pause.
+    fn next_time(&self) -> Instant {
+        self.pause
+            .map_or(self.beat_at, |until| until.min(self.beat_at))
+    }
+
+    async fn on_time(&mut self, socket: &mut Agent) -> Result<(), String> {
+        let now = Instant::now();
+        if self.pause.is_some_and(|until| until <= now) {
+            self.pause = None;
+            // What it said meanwhile waits in the socket: it was not silent.
+            self.heard = now;
+        }
+        if self.beat_at <= now {
+            return self.beat(socket).await;
+        }
+        Ok(())
+    }
+
     fn heard(&mut self) {
         self.heard = Instant::now();
+        if let Some(pause) = self.allowance.heard(self.heard) {
+            self.pause = Some(self.heard + pause);
+            self.note_slowed();
+        }
         if self.is_suspect {
             self.is_suspect = false;
             self.region.note_state(self.host, "online", "", None);
         }
+    }
+
+    /// Says once for each link that it was slowed down.
+    fn note_slowed(&mut self) {
+        if std::mem::replace(&mut self.allowance.slowed, true) {
+            return;
+        }
+        tracing::warn!(host = %self.host, "an agent says too much; it is slowed down");
+        let (region, host) = (Arc::clone(&self.region), self.host);
+        // Ends with the sync.
+        tokio::spawn(async move {
+            let detail = "it says too much; it is heard more slowly".to_owned();
+            region.record(host, events::HOST_FLOODING, detail).await;
+        });
     }
 
     /// The next beat comes whatever flows meanwhile: it also finds out that nothing is heard.
