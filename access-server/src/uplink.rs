@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fairlead_daemon::shutdown::Shutdown;
-use fairlead_link::backoff::{Backoff, random_share};
+use fairlead_link::backoff::{Backoff, Last, random_share};
 use fairlead_link::dial::{DialError, Dialler};
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
@@ -74,9 +74,7 @@ pub async fn run(
             backoff.reset();
         }
         // The controller serves few uplinks; coming back soon matters more than spreading.
-        let wait = backoff
-            .next_wait(random_share(), None)
-            .min(std::time::Duration::from_secs(5));
+        let wait = backoff.next_wait(Last::NobodyThere, random_share(), None);
         tracing::warn!(address, error = %end, retry_in_ms = wait.as_millis(), "no uplink");
         tokio::select! {
             () = shutdown.cancelled() => return,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_daemon::shutdown::Shutdown;
-use fairlead_link::backoff::{Backoff, random_share};
+use fairlead_link::backoff::{Backoff, Last, random_share};
 use fairlead_link::dial::{DialError, Dialler};
 use fairlead_link::proxy::Proxy;
 use fairlead_link::socket::{Socket, SocketError};
@@ -104,6 +104,15 @@ impl LinkEnd {
         matches!(self, Self::Refused { code, .. } if code == codes::REVOKED)
     }
 
+    /// What that was, for the next wait. One who is refused later, on a link, is not wanted either.
+    fn last(&self, was_linked: bool) -> Last {
+        match self {
+            Self::Dial(error) if error.nobody_there() => Last::NobodyThere,
+            Self::Socket(_) | Self::Reconnect { .. } if was_linked => Last::Taken,
+            _ => Last::NotTaken,
+        }
+    }
+
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { after, .. } | Self::Reconnect { after, .. } if !after.is_zero() => {
@@ -131,9 +140,10 @@ impl Connection {
                 return;
             };
             let started = self.clock.boot_us();
+            let mut was_linked = false;
             // A session says goodbye by itself; dialling is simply dropped.
             let end = tokio::select! {
-                end = self.connect(&address, &mut renewals, &shutdown) => end,
+                end = self.connect(&address, &mut renewals, &mut was_linked, &shutdown) => end,
                 () = async {
                     shutdown.cancelled().await;
                     tokio::time::sleep(GOODBYE_WITHIN).await;
@@ -151,7 +161,7 @@ impl Connection {
                 backoff.reset();
             }
             attempt += 1;
-            let wait = backoff.next_wait(random_share(), end.retry_after());
+            let wait = backoff.next_wait(end.last(was_linked), random_share(), end.retry_after());
             tracing::warn!(address, error = %end, retry_in_ms = wait.as_millis(), "no link");
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -174,6 +184,7 @@ impl Connection {
         &self,
         address: &str,
         renewals: &mut mpsc::Receiver<RenewNow>,
+        was_linked: &mut bool,
         shutdown: &Shutdown,
     ) -> LinkEnd {
         let identity = self.identity.lock().await.clone();
@@ -184,6 +195,7 @@ impl Connection {
         }
         match self.open_link(address, shutdown).await {
             Ok((socket, welcome)) => {
+                *was_linked = true;
                 session::run(self, address, socket, welcome, renewals, shutdown).await
             }
             Err(end) => end,

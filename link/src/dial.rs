@@ -11,6 +11,7 @@ use prost::Message;
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{TlsConnector, TlsStream};
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::ClientRequestBuilder;
@@ -101,6 +102,15 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// Whether nobody was there at all: no name, no way, no answer, or no proxy.
+    #[must_use]
+    pub fn nobody_there(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::ProxyUnreachable { .. }
+        )
+    }
+
     /// The stable code of what a person can do something about; none for the rest.
     #[must_use]
     pub fn code(&self) -> Option<&'static str> {
@@ -209,27 +219,33 @@ impl Dialler {
         path: &str,
         message_bytes_max: usize,
     ) -> Result<(Raw, Vec<CertificateDer<'static>>, Option<Identity>), DialError> {
-        tokio::time::timeout(
-            limits::HANDSHAKE_TIMEOUT,
-            self.open_unbounded(address, path, message_bytes_max),
-        )
-        .await
-        .unwrap_or_else(|_| {
-            Err(DialError::Timeout {
-                address: address.to_owned(),
+        let until = Instant::now() + limits::HANDSHAKE_TIMEOUT;
+        let tcp = timeout_at(until, self.tcp(address))
+            .await
+            .unwrap_or_else(|_| {
+                Err(DialError::Unreachable {
+                    address: address.to_owned(),
+                    reason: format!("no answer within {:?}", limits::HANDSHAKE_TIMEOUT),
+                })
+            })?;
+        timeout_at(until, self.open_over(tcp, address, path, message_bytes_max))
+            .await
+            .unwrap_or_else(|_| {
+                Err(DialError::Timeout {
+                    address: address.to_owned(),
+                })
             })
-        })
     }
 
-    async fn open_unbounded(
+    async fn open_over(
         &self,
+        tcp: TcpStream,
         address: &str,
         path: &str,
         message_bytes_max: usize,
     ) -> Result<(Raw, Vec<CertificateDer<'static>>, Option<Identity>), DialError> {
         let owned = || address.to_owned();
         let name = ServerName::try_from(self.sni).map_err(|_| DialError::Address(owned()))?;
-        let tcp = self.tcp(address).await?;
         // Commands are small and must not wait for more bytes to share a packet with.
         let _ = tcp.set_nodelay(true);
         let tls = TlsConnector::from(Arc::clone(&self.tls))

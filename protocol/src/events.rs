@@ -6,6 +6,8 @@ pub const HOST_CLONE: &str = "host.clone";
 pub const HOST_LEFT: &str = "host.left";
 /// A host is held until an admin approves it.
 pub const HOST_HELD: &str = "host.held";
+/// A host says more than it may, or comes more often, and is slowed down (the detail says which).
+pub const HOST_FLOODING: &str = "host.flooding";
 /// A region cannot write its ledger (the detail says why), or can again (empty). Sent unnumbered: what
 /// cannot be written cannot be numbered either.
 pub const REGION_STORAGE: &str = "region.storage";

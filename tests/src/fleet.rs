@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::client::Api;
 use crate::disk::Disk;
+use crate::line::Line;
 use crate::loop_disk::LoopDisk;
 use crate::ports::Port;
 use crate::process::{Process, is_alive, send};
@@ -51,6 +52,8 @@ pub struct Options {
     pub small_disks: Vec<String>,
     /// The same, that lie on a disk whose power can be cut.
     pub loop_disks: Vec<String>,
+    /// Whether agents and access servers dial through a line that can be made bad.
+    pub lines: bool,
 }
 
 impl Options {
@@ -69,6 +72,7 @@ impl Options {
             agent_env: Vec::new(),
             small_disks: Vec::new(),
             loop_disks: Vec::new(),
+            lines: false,
         }
     }
 
@@ -86,12 +90,27 @@ impl Options {
         self
     }
 
+    /// With lines that can be made bad before access servers and controller.
+    #[must_use]
+    pub fn lines(mut self) -> Self {
+        self.lines = true;
+        self
+    }
+
     /// One region, one host, the machine's real engine.
     #[must_use]
     pub fn docker() -> Self {
         Self {
             engine: "docker",
             ..Self::simulated()
+        }
+    }
+
+    async fn line_to(&self, port: &Port) -> Option<Line> {
+        if self.lines {
+            Some(Line::to(&port.address()).await)
+        } else {
+            None
         }
     }
 
@@ -153,10 +172,32 @@ pub struct RegionSide {
     pub process: Process,
     /// Its data directory.
     pub dir: PathBuf,
-    /// Where agents dial.
+    /// Where it listens for agents.
     pub agents: Port,
     /// Its https.
     pub web: Port,
+    /// What its agents dial through, if the options say so.
+    line: Option<Line>,
+}
+
+impl RegionSide {
+    /// The line between its agents and it.
+    ///
+    /// # Panics
+    /// When the options asked for none.
+    #[must_use]
+    pub fn line(&self) -> &Line {
+        self.line.as_ref().expect("the options ask for lines")
+    }
+
+    /// Where agents dial.
+    #[must_use]
+    pub fn dialled_at(&self) -> String {
+        match &self.line {
+            Some(line) => line.address(),
+            None => self.agents.address(),
+        }
+    }
 }
 
 /// A host: a supervisor and the agent under it.
@@ -274,6 +315,7 @@ pub struct Fleet {
     pub hosts: Vec<HostSide>,
     /// The controller's port for access servers.
     pub uplink: Port,
+    uplink_line: Option<Line>,
     _web: Port,
     /// Unmounted after the processes have gone and before their directory goes.
     disks: Vec<Disk>,
@@ -356,12 +398,14 @@ impl Fleet {
         })
         .await;
         api.token = token.token;
+        let uplink_line = options.line_to(&uplink).await;
         Self {
             api,
             controller,
             regions: Vec::new(),
             hosts: Vec::new(),
             uplink,
+            uplink_line,
             _web: web,
             disks,
             loop_disks,
@@ -383,6 +427,12 @@ impl Fleet {
             .unwrap_or_else(|no| panic!("{no}"));
         let token = self.secret_file(&format!("{name}.token"), &made.join_token.token);
         let (agents, web) = (Port::claim(), Port::claim());
+        let line = self.options.line_to(&agents).await;
+        let dialled_at = line
+            .as_ref()
+            .map_or_else(|| agents.address(), Line::address);
+        let controller = self.uplink_line.as_ref();
+        let controller = controller.map_or_else(|| self.uplink.address(), Line::address);
         let dir = self.dir.path().join(format!("access-server-{name}"));
         let process = Process::start(
             &format!("access server of {name}"),
@@ -391,11 +441,11 @@ impl Fleet {
                 "run",
                 &[
                     ("--data-dir", dir.as_os_str()),
-                    ("--controller", self.uplink.address().as_ref()),
+                    ("--controller", controller.as_ref()),
                     ("--token-file", token.as_os_str()),
                     ("--name", "a1".as_ref()),
                     ("--agent-listen", agents.address().as_ref()),
-                    ("--agent-address", agents.address().as_ref()),
+                    ("--agent-address", dialled_at.as_ref()),
                     ("--listen", web.address().as_ref()),
                     ("--public-url", web.url().as_ref()),
                     (
@@ -413,6 +463,7 @@ impl Fleet {
             dir,
             agents,
             web,
+            line,
         });
         self.region_is(name, "online").await;
     }
@@ -458,7 +509,7 @@ impl Fleet {
     pub fn start_host(&self, name: &str, token: &str) -> HostSide {
         let dir = self.dir.path().join(format!("agent-{name}"));
         let token = self.secret_file(&format!("{name}.token"), token);
-        self.start_host_in(name, dir, &self.regions[0].agents.address(), Some(&token))
+        self.start_host_in(name, dir, &self.regions[0].dialled_at(), Some(&token))
     }
 
     /// The same in a state directory and at an address of the caller's.
@@ -543,6 +594,17 @@ impl Fleet {
             .expect("a file");
         file.write_all(text.as_bytes()).expect("it is written");
         path
+    }
+
+    /// The line between the access servers and the controller.
+    ///
+    /// # Panics
+    /// When the options asked for none.
+    #[must_use]
+    pub fn uplink_line(&self) -> &Line {
+        self.uplink_line
+            .as_ref()
+            .expect("the options ask for lines")
     }
 
     /// The first small disk.

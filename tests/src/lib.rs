@@ -14,6 +14,7 @@
 //! | `client` | the HTTP API, typed |
 //! | `stream` | a command's stream |
 //! | `disk` | a small disk that can be filled |
+//! | `line` | a bad line between two of the processes |
 //! | `loop_disk` | a disk whose power can be cut |
 //! | `hosts` | machines with systemd and an engine of their own |
 //! | `engine` | the container engine, asked through its own CLI |
@@ -32,6 +33,7 @@ pub mod disk;
 pub mod engine;
 pub mod fleet;
 pub mod hosts;
+pub mod line;
 pub mod loop_disk;
 pub mod oracle;
 pub mod package;

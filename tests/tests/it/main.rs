@@ -8,6 +8,7 @@
 
 mod acme;
 mod acts;
+mod bad_lines;
 mod cli;
 mod commands;
 mod enrol;
@@ -30,6 +31,7 @@ mod line;
 mod leaving;
 mod debian;
 mod machines;
+mod malicious_agent;
 mod servers;
 mod lanes;
 mod terminal;
