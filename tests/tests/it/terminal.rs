@@ -245,9 +245,7 @@ async fn s03_s04_another_token_and_another_container_are_refused() {
         "-d",
         "--name",
         &db,
-        &docker_says(&["inspect", "-f", "{{.Config.Image}}", &web])
-            .trim()
-            .to_owned(),
+        docker_says(&["inspect", "-f", "{{.Config.Image}}", &web]).trim(),
         "sleep",
         "300",
     ]);
