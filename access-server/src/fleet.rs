@@ -120,6 +120,12 @@ impl Fleet {
         self.known().entry(host).or_default().presence = Packed::of(presence);
     }
 
+    /// Since when a host has been online, if it is.
+    pub fn online_since_us(&self, host: HostId) -> Option<i64> {
+        let presence = self.known().get(&host)?.presence.get()?;
+        (presence.state == "online").then_some(presence.since_us)
+    }
+
     /// A host's state changed, since then if it is said; its presence now, if it is known at all.
     pub fn state(
         &self,

@@ -16,9 +16,10 @@ use fairlead_link::backoff::random_share;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::{
-    Challenge, CommandId, CommandKeys, Deliver, HostId, LinkDown, LinkUp, Message, Reconnect,
-    SignedCommand, State, codes, events, limits, link_down, link_up,
+    Challenge, CommandId, CommandKeys, Deliver, HostId, LinkDown, LinkUp, Message, Probe,
+    Reconnect, SignedCommand, State, codes, events, limits, link_down, link_up,
 };
+use fairlead_store::commands::CommandRow;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
@@ -93,8 +94,12 @@ async fn greet(
             return None;
         }
     };
-    tracing::info!(host = %link.host, epoch = presence.epoch, "link up");
-    link.region.note_presence(link.host, presence);
+    if link.beside {
+        tracing::info!(host = %link.host, epoch = presence.epoch, "link up, beside the owner's");
+    } else {
+        tracing::info!(host = %link.host, epoch = presence.epoch, "link up");
+        link.region.note_presence(link.host, presence);
+    }
     Some(Box::new(Linked {
         link,
         socket,
@@ -112,8 +117,10 @@ struct Linked {
 impl Linked {
     async fn serve(&mut self, shutdown: &Shutdown) {
         let link = &mut self.link;
-        let online = format!("epoch {}", link.entry.epoch);
-        Box::pin(link.region.record(link.host, "host.online", online)).await;
+        if !link.beside {
+            let online = format!("epoch {}", link.entry.epoch);
+            Box::pin(link.region.record(link.host, "host.online", online)).await;
+        }
         let reason = link
             .until_end(&mut self.socket, &mut self.queue, shutdown)
             .await;
@@ -132,6 +139,10 @@ struct Link {
     bodies: HashMap<CommandId, BytesMut>,
     /// Of newcomers that wait for an answer, each its own: several copies may come at once.
     challenges: Vec<(u64, oneshot::Sender<()>)>,
+    /// It does not own the host (yet, or any more, as far as it said at its hello).
+    beside: bool,
+    /// What it was asked to answer before it may own the host.
+    probe: Option<u64>,
     /// The keys that its welcome told; a change means that there are newer ones.
     keys: watch::Receiver<CommandKeys>,
     entry: Entry,
@@ -147,7 +158,12 @@ impl Link {
         queue: &mut FromRouter,
         shutdown: &Shutdown,
     ) -> String {
-        if let Err(error) = Box::pin(self.send_open_commands(socket)).await {
+        let begun = if self.beside {
+            Box::pin(self.send_probe(socket)).await
+        } else {
+            Box::pin(self.send_open_commands(socket)).await
+        };
+        if let Err(error) = begun {
             return error.to_string();
         }
         loop {
@@ -187,6 +203,7 @@ impl Link {
                 return reason;
             }
             if self.entry.lagging.swap(false, Ordering::SeqCst)
+                && self.region.registry.holds(self.host, self.connection)
                 && let Err(error) = Box::pin(self.send_open_commands(socket)).await
             {
                 return error.to_string();
@@ -213,6 +230,20 @@ impl Link {
         Ok(())
     }
 
+    async fn send_probe(&mut self, socket: &mut Agent) -> Result<(), SocketError> {
+        let nonce = u64::from_le_bytes(fairlead_identity::random::bytes());
+        self.probe = Some(nonce);
+        let probe = link_down::Kind::Probe(Probe { nonce });
+        socket.send(&LinkDown { kind: Some(probe) }).await
+    }
+
+    /// Tells how the host is, if it is this link that says so.
+    fn tell_state(&self, state: &str, reason: &str) {
+        if self.region.registry.holds(self.host, self.connection) {
+            self.region.note_state(self.host, state, reason, None);
+        }
+    }
+
     fn heard(&mut self) {
         self.heard = Instant::now();
         if let Some(pause) = self.allowance.heard(self.heard) {
@@ -221,7 +252,7 @@ impl Link {
         }
         if self.is_suspect {
             self.is_suspect = false;
-            self.region.note_state(self.host, "online", "", None);
+            self.tell_state("online", "");
         }
     }
 
@@ -282,6 +313,14 @@ impl Link {
         if planted::is(Defect::StragglerOvertaken) {
             open.reverse();
         }
+        self.send_commands(socket, open).await
+    }
+
+    async fn send_commands(
+        &self,
+        socket: &mut Agent,
+        open: Vec<CommandRow>,
+    ) -> Result<(), SocketError> {
         for row in open {
             let Ok(command) = SignedCommand::decode(&row.signed[..]) else {
                 continue;
@@ -343,8 +382,7 @@ impl Link {
         }
         if silent > self.interval * limits::PINGS_MISSED_SUSPECT && !self.is_suspect {
             self.is_suspect = true;
-            let reason = "heartbeats are missing";
-            self.region.note_state(self.host, "suspect", reason, None);
+            self.tell_state("suspect", "heartbeats are missing");
         }
         if self.keys.has_changed().unwrap_or(false) {
             // The next welcome tells the new ones. It is rare, and beats are spread over the links.

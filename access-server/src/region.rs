@@ -369,7 +369,7 @@ impl Region {
             .await?;
         self.set_revoked(&list);
         let mut gone = HashSet::new();
-        for (host, entry) in self.registry.hosts() {
+        for (host, entry) in self.registry.links() {
             if let Some((code, message)) = self.revoked(host, &entry.serial) {
                 // Nobody waits for a link that does not move: it ends by its own token.
                 let _ = entry.to_host.push(ToHost::End { code, message });

@@ -1,5 +1,10 @@
 //! Who is connected: the only owner of this fact.
 //!
+//! A host has one link that owns it: commands go there. While its agent is upgraded, or finishes what it had
+//! begun before, there are links *beside* it, of other instances of the same supervisor: they answer for
+//! what they have, and get nothing new. Which instance owns the host its supervisor decides; here the
+//! higher epoch counts.
+//!
 //! An entry is fenced by the connection's number: whoever removes or answers quotes it, so the late
 //! end of an old connection can never remove a newer one. Pure: no sockets, no clocks; the link tasks
 //! act on what it decides.
@@ -35,6 +40,24 @@ pub struct Entry {
     pub end: CancellationToken,
 }
 
+/// Links beside the owner's that a host may have: one that is to take over, or to return, and two that only
+/// see streams to their end.
+const BESIDE_MAX: usize = 4;
+
+/// The links of a host.
+#[derive(Debug, Default)]
+struct Links {
+    owner: Option<Entry>,
+    /// Oldest first.
+    beside: Vec<Entry>,
+}
+
+impl Links {
+    fn all(&self) -> impl Iterator<Item = &Entry> {
+        self.owner.iter().chain(&self.beside)
+    }
+}
+
 /// What is to be done about a newcomer.
 #[derive(Debug)]
 pub enum Admission {
@@ -49,45 +72,100 @@ pub enum Admission {
 /// All connected hosts.
 #[derive(Debug, Default)]
 pub struct Registry {
-    entries: Mutex<HashMap<HostId, Entry>>,
+    hosts: Mutex<HashMap<HostId, Links>>,
 }
 
 impl Registry {
-    fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<HostId, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<HostId, Links>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a newcomer in, unless an older link has to be challenged first. `displaces` is the
     /// connection that has been challenged and did not answer.
     pub fn admit(&self, host: HostId, newcomer: Entry, displaces: Option<u64>) -> Admission {
-        let mut entries = self.entries();
-        match entries.get(&host) {
+        let mut hosts = self.lock();
+        let owner = hosts.get(&host).and_then(|links| links.owner.as_ref());
+        match owner {
             Some(older) if older.run != newcomer.run && Some(older.connection) != displaces => {
                 Admission::Challenge(older.clone())
             }
             Some(older) if older.run == newcomer.run && older.epoch > newcomer.epoch => {
                 Admission::Outdated
             }
-            _ => Admission::Admitted(entries.insert(host, newcomer)),
+            _ => {
+                let links = hosts.entry(host).or_default();
+                Admission::Admitted(links.owner.replace(newcomer))
+            }
         }
     }
 
-    /// Removes a host, if this connection is still the one that holds it.
+    /// Takes a link in beside the owner's; it must be of the same supervisor. An older link of the same
+    /// instance, or one too many, is to be told that its time is over.
+    pub fn admit_beside(&self, host: HostId, newcomer: Entry) -> Admission {
+        let mut hosts = self.lock();
+        let links = hosts.entry(host).or_default();
+        let stranger = links.all().find(|other| other.run != newcomer.run);
+        if let Some(older) = stranger {
+            return Admission::Challenge(older.clone());
+        }
+        let same = |entry: &Entry| entry.instance == newcomer.instance;
+        let gone = match links.beside.iter().position(same) {
+            Some(at) => Some(links.beside.remove(at)),
+            None if links.beside.len() >= BESIDE_MAX => Some(links.beside.remove(0)),
+            None => links.owner.take_if(|owner| same(owner)),
+        };
+        links.beside.push(newcomer);
+        Admission::Admitted(gone)
+    }
+
+    /// The instance behind this link owns the host from now on, if nobody there has a higher epoch; the
+    /// link that owned it stays beside. Whether it is the owner now.
+    pub fn own(&self, host: HostId, connection: u64, epoch: u64) -> bool {
+        let mut hosts = self.lock();
+        let Some(links) = hosts.get_mut(&host) else {
+            return false;
+        };
+        if links
+            .owner
+            .as_ref()
+            .is_some_and(|owner| owner.epoch > epoch)
+        {
+            return false;
+        }
+        if let Some(owner) = links.owner.as_mut().filter(|o| o.connection == connection) {
+            owner.epoch = epoch;
+            return true;
+        }
+        let found = links.beside.iter().position(|b| b.connection == connection);
+        let Some(at) = found else {
+            return false;
+        };
+        let mut new = links.beside.remove(at);
+        new.epoch = epoch;
+        links.beside.extend(links.owner.replace(new));
+        true
+    }
+
+    /// Removes a link; whether it was the one that owned the host.
     pub fn remove(&self, host: HostId, connection: u64) -> bool {
-        let mut entries = self.entries();
-        let holds = entries
-            .get(&host)
-            .is_some_and(|entry| entry.connection == connection);
-        let holds = holds || planted::is(Defect::LateCloseRemovesNewer);
-        if holds {
-            entries.remove(&host);
+        let mut hosts = self.lock();
+        let Some(links) = hosts.get_mut(&host) else {
+            return false;
+        };
+        let is_it = |entry: &Entry| {
+            entry.connection == connection || planted::is(Defect::LateCloseRemovesNewer)
+        };
+        let held = links.owner.take_if(|owner| is_it(owner)).is_some();
+        links.beside.retain(|entry| !is_it(entry));
+        if links.owner.is_none() && links.beside.is_empty() {
+            hosts.remove(&host);
         }
-        holds
+        held
     }
 
-    /// The host's present link.
+    /// The link that owns the host.
     pub fn get(&self, host: HostId) -> Option<Entry> {
-        self.entries().get(&host).cloned()
+        self.lock().get(&host)?.owner.clone()
     }
 
     /// Whether this connection holds the host.
@@ -95,22 +173,38 @@ impl Registry {
         if planted::is(Defect::LateCloseRemovesNewer) {
             return true;
         }
-        self.entries()
-            .get(&host)
-            .is_some_and(|entry| entry.connection == connection)
+        let hosts = self.lock();
+        let owner = hosts.get(&host).and_then(|links| links.owner.as_ref());
+        owner.is_some_and(|entry| entry.connection == connection)
     }
 
-    /// All connected hosts.
-    pub fn hosts(&self) -> Vec<(HostId, Entry)> {
-        self.entries()
+    /// Whether this connection is there, holding the host or beside the one that does.
+    pub fn knows(&self, host: HostId, connection: u64) -> bool {
+        let hosts = self.lock();
+        let mut all = hosts.get(&host).into_iter().flat_map(Links::all);
+        all.any(|entry| entry.connection == connection)
+    }
+
+    /// Whether an instance of that supervisor is there.
+    pub fn knows_run(&self, host: HostId, run: RunId) -> bool {
+        let hosts = self.lock();
+        let mut all = hosts.get(&host).into_iter().flat_map(Links::all);
+        all.any(|entry| entry.run == run)
+    }
+
+    /// The links of all hosts, those beside the owners' too.
+    pub fn links(&self) -> Vec<(HostId, Entry)> {
+        let hosts = self.lock();
+        hosts
             .iter()
-            .map(|(host, entry)| (*host, entry.clone()))
+            .flat_map(|(host, links)| links.all().map(|entry| (*host, entry.clone())))
             .collect()
     }
 
-    /// How many are connected.
+    /// How many hosts are connected.
     pub fn len(&self) -> usize {
-        self.entries().len()
+        let hosts = self.lock();
+        hosts.values().filter(|links| links.owner.is_some()).count()
     }
 
     /// Whether none is.
@@ -183,7 +277,80 @@ mod tests {
         ));
     }
 
+    fn beside(connection: u64, instance: u8) -> Entry {
+        Entry {
+            instance: InstanceId::from_bytes([instance; 16]),
+            ..entry(connection, 1, 5)
+        }
+    }
+
+    #[test]
+    fn a_link_beside_gets_the_host_by_a_higher_epoch_only() {
+        let registry = Registry::default();
+        registry.admit(host(), entry(1, 1, 5), None);
+        assert!(matches!(
+            registry.admit_beside(host(), beside(2, 9)),
+            Admission::Admitted(None)
+        ));
+        assert!(registry.holds(host(), 1), "beside, not instead");
+        assert!(registry.knows(host(), 2));
+        assert!(!registry.own(host(), 2, 4), "an older grant");
+        assert!(registry.own(host(), 2, 6));
+        assert!(registry.holds(host(), 2) && registry.knows(host(), 1));
+        assert!(!registry.own(host(), 1, 5), "it was owner before");
+        assert!(registry.own(host(), 1, 7), "it takes over again");
+        assert!(!registry.remove(host(), 2), "nobody was away");
+        assert!(registry.remove(host(), 1));
+        assert!(!registry.knows(host(), 1));
+    }
+
+    #[test]
+    fn another_supervisor_gets_no_link_beside() {
+        let registry = Registry::default();
+        registry.admit(host(), entry(1, 2, 5), None);
+        assert!(matches!(
+            registry.admit_beside(host(), beside(2, 9)),
+            Admission::Challenge(_)
+        ));
+        assert!(!registry.knows(host(), 2));
+    }
+
+    #[test]
+    fn an_instance_has_one_link() {
+        let registry = Registry::default();
+        registry.admit_beside(host(), beside(1, 9));
+        let Admission::Admitted(Some(older)) = registry.admit_beside(host(), beside(2, 9)) else {
+            panic!("the older one is over");
+        };
+        assert_eq!(older.connection, 1);
+        assert!(!registry.knows(host(), 1));
+        assert!(registry.is_empty(), "nobody owns the host");
+    }
+
     proptest! {
+        /// Whatever comes, owns and goes: one owner, and its epoch never falls while it is there.
+        #[test]
+        fn owners_only_go_up(steps in prop::collection::vec((0u8..3, 1u64..6, 0u64..9), 0..60)) {
+            let registry = Registry::default();
+            let mut last = 0;
+            for (what, connection, epoch) in steps {
+                match what {
+                    0 => drop(registry.admit_beside(
+                        host(),
+                        beside(connection, u8::try_from(connection).unwrap()),
+                    )),
+                    1 => drop(registry.own(host(), connection, epoch)),
+                    _ => drop(registry.remove(host(), connection)),
+                }
+                let now = registry.get(host());
+                if let Some(owner) = &now {
+                    prop_assert!(owner.epoch >= last);
+                    prop_assert!(registry.knows(host(), owner.connection));
+                }
+                last = now.map_or(0, |owner| owner.epoch);
+            }
+        }
+
         /// Against a model: whatever opens and closes in whatever order, the holder is the last that
         /// was admitted and has not been removed by its own number.
         #[test]

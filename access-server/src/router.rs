@@ -31,10 +31,11 @@ pub enum ToHost {
 
 /// Hands a command to the host's link, if there is one; whether there was room. A full queue is no loss: the link is
 /// marked as lagging, and reads the ledger when it has caught up.
-pub fn deliver(registry: &Registry, host: HostId, deliver: Deliver) -> bool {
+pub fn deliver(registry: &Registry, host: HostId, mut deliver: Deliver) -> bool {
     let Some(entry) = registry.get(host) else {
         return false;
     };
+    deliver.epoch = entry.epoch;
     let message = LinkDown {
         kind: Some(link_down::Kind::Deliver(deliver)),
     };

@@ -11,13 +11,17 @@ use fairlead_identity::random;
 use fairlead_identity::signing::Verifier;
 use fairlead_link::proxy::{Proxy, ProxyError};
 use fairlead_protocol::{EngineFacts, HostFacts, InstanceId, RunId};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use crate::clone;
 use crate::config::{Config, EngineKind, Grant};
 use crate::connection::Connection;
 use crate::enrol::{EnrolError, enrol};
-use crate::executor::{self, Executor, Parts};
+use crate::executor::{self, Executor, LaneLocks, Parts};
+use crate::handoff::client::{self, LinkState};
+use crate::handoff::part::{Part, Standing};
+use crate::handoff::role::Role;
+use crate::handoff::words::{FromSupervisor, ToSupervisor};
 use crate::host_facts::host_facts;
 use crate::identity::{Identity, IdentityError, IdentityFiles};
 use crate::journal::{Journal, JournalError};
@@ -135,10 +139,12 @@ pub fn runtime(config: &Config) -> Result<Arc<dyn ContainerRuntime>, RuntimeErro
     })
 }
 
-fn prepare_state(config: &Config) -> Result<(), AppError> {
-    // What is left in the spool belongs to copies that have ended.
+fn prepare_state(config: &Config, grant: &Grant) -> Result<(), AppError> {
     let spool = config.spool_dir();
-    let _ = std::fs::remove_dir_all(&spool);
+    if !grant.among_others {
+        // What is left in the spool belongs to copies that have ended.
+        let _ = std::fs::remove_dir_all(&spool);
+    }
     for dir in [config.state_dir.clone(), config.journal_dir(), spool] {
         files::private_dir(&dir).map_err(|error| AppError::State {
             path: dir.display().to_string(),
@@ -148,9 +154,10 @@ fn prepare_state(config: &Config) -> Result<(), AppError> {
     Ok(())
 }
 
-/// Waits until no other instance acts for this host: one whose supervisor was killed may take a moment
-/// to leave. The lock is the kernel's, so it ends with the process.
-async fn only_instance(config: &Config) -> Result<std::fs::File, AppError> {
+/// Waits until no instance of another supervisor acts for this host: one whose supervisor was killed may
+/// take a moment to leave. Instances of one supervisor share the lock. It is the kernel's, so it ends with
+/// the process.
+async fn only_supervisors(config: &Config, among_others: bool) -> Result<std::fs::File, AppError> {
     let path = config.state_dir.join("agent.lock");
     let shown = path.display().to_string();
     let locked = tokio::task::spawn_blocking(move || {
@@ -160,7 +167,10 @@ async fn only_instance(config: &Config) -> Result<std::fs::File, AppError> {
             .write(true)
             .mode(0o600)
             .open(&path)?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+        if !among_others {
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+        }
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockShared)?;
         Ok::<_, std::io::Error>(file)
     });
     let failed = |reason: String| AppError::State {
@@ -226,14 +236,15 @@ pub enum Ended {
 /// Who this machine is: what it was enrolled as, or is now.
 async fn identity(
     config: &Config,
+    among_others: bool,
     files: &IdentityFiles,
     facts: &Facts,
     owner_log: &OwnerLog,
     proxy: Option<Proxy>,
 ) -> Result<Identity, AppError> {
-    if clone::has_own(&config.state_dir) {
+    if !among_others && clone::has_own(&config.state_dir) {
         // Its journals are this process's to remove only when no other instance writes there.
-        let _only = only_instance(config).await?;
+        let _only = only_supervisors(config, false).await?;
         clone::take_own(config, owner_log)?;
     }
     if let Some(identity) = files.load()? {
@@ -247,12 +258,7 @@ async fn identity(
     Ok(identity)
 }
 
-/// Runs an agent instance until shutdown, or until it is to be taken off.
-///
-/// # Errors
-/// When the machine is not a host and cannot become one, or its state cannot be used.
-pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<Ended, AppError> {
-    prepare_state(&config)?;
+fn proxy() -> Result<Option<Proxy>, ProxyError> {
     let proxy = Proxy::from_env()?;
     if let Some(proxy) = &proxy {
         tracing::info!(
@@ -260,6 +266,60 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<End
             "access servers are dialled through a proxy"
         );
     }
+    Ok(proxy)
+}
+
+/// What an instance has of its supervisor.
+struct Supervised {
+    role: Role,
+    say: mpsc::Sender<ToSupervisor>,
+    heard: mpsc::Receiver<FromSupervisor>,
+    link_state: LinkState,
+}
+
+/// Connects to the supervisor. It says that this instance is there, also while that waits for others to leave.
+fn supervised(grant: &Grant, shutdown: &Shutdown) -> Supervised {
+    let (say, words) = mpsc::channel(client::WORDS_MAX);
+    let (to_part, heard) = mpsc::channel(client::WORDS_MAX);
+    let link_state = LinkState::default();
+    if let Some(socket) = grant.handoff.clone() {
+        let (link_state, shutdown) = (link_state.clone(), shutdown.clone());
+        // Ends with shutdown.
+        tokio::spawn(client::run(socket, link_state, words, to_part, shutdown));
+    }
+    Supervised {
+        role: match grant.epoch {
+            0 => Role::Standby,
+            epoch => Role::Owner(epoch),
+        },
+        say,
+        heard,
+        link_state,
+    }
+}
+
+fn verifier(identity: &Identity, time: &ServerTime) -> Verifier {
+    let tenant = &identity.enrolment.tenant;
+    let mut verifier = Verifier::new(identity.root.clone(), identity.host, tenant);
+    if let Some(keys) = &identity.enrolment.command_keys {
+        for error in verifier.learn(keys, executor::unix(time.now_us())) {
+            tracing::error!(%error, "a stored command key cannot be used");
+        }
+    }
+    verifier
+}
+
+/// Runs an agent instance until shutdown, or until it is to be taken off.
+///
+/// # Errors
+/// When the machine is not a host and cannot become one, or its state cannot be used.
+#[expect(
+    clippy::too_many_lines,
+    reason = "the one list of what an agent is made of, in the order in which it is made"
+)]
+pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<Ended, AppError> {
+    prepare_state(&config, &grant)?;
+    let proxy = proxy()?;
     let clock = Clock::system();
     let runtime = runtime(&config)?;
     let policy = Arc::new(PolicyFile::new(&config.policy));
@@ -270,7 +330,9 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<End
     };
     let owner_log = OwnerLog::new(config.owner_log(), clock.clone());
     let files = IdentityFiles::new(&config.state_dir);
-    let identity = identity(&config, &files, &facts, &owner_log, proxy.clone()).await?;
+    let among_others = grant.among_others;
+    let asked = proxy.clone();
+    let identity = identity(&config, among_others, &files, &facts, &owner_log, asked).await?;
     let instance = InstanceId::from_bytes(random::bytes());
     let run: RunId = grant
         .run
@@ -278,24 +340,45 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<End
         .map_err(|_| AppError::Grant(grant.run.clone()))?;
     let host = identity.host;
     let now_us = clock.now_us();
-    // Never closed: jobs go on until the process ends, and only then may another instance act.
-    std::mem::forget(only_instance(&config).await?);
+    let Supervised {
+        role,
+        say,
+        heard,
+        link_state,
+    } = supervised(&grant, &shutdown);
+    // Never closed: jobs go on until the process ends, and only then may another supervisor's act.
+    std::mem::forget(only_supervisors(&config, grant.among_others).await?);
     let journal = Journal::open(&config.journal_dir(), instance, host, grant.epoch, now_us)?;
-    let mut verifier = Verifier::new(identity.root.clone(), host, &identity.enrolment.tenant);
     let time = Arc::new(ServerTime::new(clock.clone(), read_floor(&config)));
-    if let Some(keys) = &identity.enrolment.command_keys {
-        for error in verifier.learn(keys, executor::unix(time.now_us())) {
-            tracing::error!(%error, "a stored command key cannot be used");
-        }
-    }
+    let verifier = verifier(&identity, &time);
     let (to_executor, requests) = mpsc::channel(REQUESTS_MAX);
     let (to_observer, watched) = mpsc::channel(REQUESTS_MAX);
     let (renew, renewals) = mpsc::channel(1);
     let picture = Picture::default();
+    if !role.owns() {
+        // Another tells; what is heard meanwhile is kept.
+        let _ = picture.leave_events_to_another();
+    }
+    let (standing, stands) = watch::channel(Standing { role, turn: 0 });
+    let part = Part {
+        key: grant.key,
+        role,
+        instance,
+        host,
+        dir: config.state_dir.join("handoff"),
+        journals: config.journal_dir(),
+        executor: to_executor.clone(),
+        say: say.clone(),
+        standing,
+        picture: picture.clone(),
+        owner_log: owner_log.clone(),
+    };
     let executor = Executor::new(Parts {
         host,
         instance,
-        epoch: grant.epoch,
+        role,
+        safe: grant.safe,
+        say: grant.handoff.is_some().then(|| say.clone()),
         journal,
         runtime: Arc::clone(&runtime),
         policy,
@@ -305,6 +388,7 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<End
         picture: picture.clone(),
         owner_log: owner_log.clone(),
         spool: config.spool_dir(),
+        lane_locks: LaneLocks::new(&config.state_dir),
         renew,
         departure: Departure::new(&config.state_dir, host),
         floor: floor_writer(&config),
@@ -317,7 +401,9 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<End
         addresses: config.addresses.clone(),
         instance,
         run,
-        epoch: grant.epoch,
+        stands,
+        say,
+        link_state,
         time,
         clock,
         executor: to_executor,
@@ -326,10 +412,17 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<End
         proxy,
         facts,
     };
-    let (departs, (), ()) = tokio::join!(
+    let parting = async {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = part.run(heard) => {}
+        }
+    };
+    let (departs, (), (), ()) = tokio::join!(
         executor.run(requests, shutdown.clone()),
         observer.run(watched, shutdown.clone()),
         connection.run(renewals, shutdown.clone()),
+        parting,
     );
     Ok(if departs {
         Ended::Departs

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::handoff::decide::Times;
+
 /// Which container engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineKind {
@@ -57,12 +59,93 @@ pub struct Config {
 /// What the supervisor tells an instance at its start.
 #[derive(Debug, Clone, Args)]
 pub struct Grant {
-    /// Term of ownership.
+    /// Term of ownership; 0: another instance owns the host.
     #[arg(long, env = "FAIRLEAD_EPOCH", hide = true)]
     pub epoch: u64,
+    /// Which instance it is to its supervisor.
+    #[arg(long, env = "FAIRLEAD_INSTANCE_KEY", hide = true, default_value = "0")]
+    pub key: u32,
+    /// Where the supervisor listens.
+    #[arg(long, env = "FAIRLEAD_HANDOFF", hide = true)]
+    pub handoff: Option<PathBuf>,
+    /// The supervisor has started others that live.
+    #[arg(long, env = "FAIRLEAD_AMONG_OTHERS", hide = true)]
+    pub among_others: bool,
+    /// No version can be kept running: nothing is changed.
+    #[arg(long, env = "FAIRLEAD_SAFE", hide = true)]
+    pub safe: bool,
     /// The supervisor's run id.
     #[arg(long, env = "FAIRLEAD_RUN", hide = true)]
     pub run: String,
+}
+
+/// How long each step of an upgrade may take.
+#[derive(Debug, Clone, Args)]
+pub struct UpgradeTimes {
+    /// Milliseconds that a new version has, from its start, to prove that it works here.
+    #[arg(
+        long,
+        env = "FAIRLEAD_UPGRADE_PROVE_MS",
+        default_value = "60000",
+        hide = true
+    )]
+    pub prove_ms: u64,
+    /// Milliseconds that the old one has to yield.
+    #[arg(
+        long,
+        env = "FAIRLEAD_UPGRADE_YIELD_MS",
+        default_value = "2000",
+        hide = true
+    )]
+    pub yield_ms: u64,
+    /// Milliseconds that a version on trial may be silent.
+    #[arg(
+        long,
+        env = "FAIRLEAD_UPGRADE_SILENT_MS",
+        default_value = "5000",
+        hide = true
+    )]
+    pub silent_ms: u64,
+    /// Milliseconds that a version has to live until it is believed.
+    #[arg(
+        long,
+        env = "FAIRLEAD_UPGRADE_TRIAL_MS",
+        default_value = "600000",
+        hide = true
+    )]
+    pub trial_ms: u64,
+    /// Milliseconds that streams of a version before may go on.
+    #[arg(
+        long,
+        env = "FAIRLEAD_UPGRADE_STREAMS_MS",
+        default_value = "86400000",
+        hide = true
+    )]
+    pub streams_ms: u64,
+    /// Milliseconds of notice for the oldest of too many.
+    #[arg(
+        long,
+        env = "FAIRLEAD_UPGRADE_NOTICE_MS",
+        default_value = "600000",
+        hide = true
+    )]
+    pub notice_ms: u64,
+}
+
+impl UpgradeTimes {
+    /// As the supervisor's machine takes them.
+    #[must_use]
+    pub fn times(&self) -> Times {
+        Times {
+            prove: Duration::from_millis(self.prove_ms),
+            yields: Duration::from_millis(self.yield_ms),
+            silent: Duration::from_millis(self.silent_ms),
+            trial: Duration::from_millis(self.trial_ms),
+            streams: Duration::from_millis(self.streams_ms),
+            notice: Duration::from_millis(self.notice_ms),
+            ..Times::default()
+        }
+    }
 }
 
 impl Config {

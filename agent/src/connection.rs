@@ -15,14 +15,18 @@ use fairlead_link::proxy::Proxy;
 use fairlead_link::socket::{Socket, SocketError};
 use fairlead_protocol::version::{self, paths};
 use fairlead_protocol::{
-    Hello, InstanceId, LinkDown, LinkUp, RenewReply, RenewRequest, RunId, Welcome, codes, limits,
-    link_down, link_up,
+    Hello, HostFacts, InstanceId, LinkDown, LinkUp, RenewReply, RenewRequest, RunId, Welcome,
+    codes, limits, link_down, link_up,
 };
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::app::RenewNow;
 use crate::clone;
 use crate::executor::Request;
+use crate::handoff::client::LinkState;
+use crate::handoff::part::Standing;
+use crate::handoff::role::Role;
+use crate::handoff::words::ToSupervisor;
 use crate::identity::{Identity, IdentityFiles};
 use crate::observe::Watch;
 use crate::owner_log::OwnerLog;
@@ -49,8 +53,12 @@ pub struct Connection {
     pub instance: InstanceId,
     /// The supervisor's start.
     pub run: RunId,
-    /// The term of ownership.
-    pub epoch: u64,
+    /// Whether it owns the host, and in which epoch.
+    pub stands: watch::Receiver<Standing>,
+    /// To the supervisor.
+    pub say: mpsc::Sender<ToSupervisor>,
+    /// What the link knows of its server.
+    pub link_state: LinkState,
     /// Server time.
     pub time: Arc<ServerTime>,
     /// The machine's clock.
@@ -191,18 +199,45 @@ impl Connection {
         was_linked: &mut bool,
         shutdown: &Shutdown,
     ) -> LinkEnd {
+        if !self.role().owns() {
+            self.look_for_renewal().await;
+        }
         let identity = self.identity.lock().await.clone();
         if identity.not_after_s() <= self.clock.now_s()
             && let Err(end) = self.renew_at_door(address, &identity, shutdown).await
         {
             return end;
         }
-        match self.open_link(address, shutdown).await {
-            Ok((socket, welcome)) => {
+        // What it says in its hello; what changes from here on the session says.
+        let standing = *self.stands.borrow();
+        match self.open_link(address, standing.role, shutdown).await {
+            Ok((socket, welcome, facts)) => {
                 *was_linked = true;
-                session::run(self, address, socket, welcome, renewals, shutdown).await
+                let up = session::Up {
+                    address,
+                    welcome,
+                    standing,
+                    facts,
+                };
+                let end = session::run(self, up, socket, renewals, shutdown).await;
+                self.link_state.down();
+                end
             }
             Err(end) => end,
+        }
+    }
+
+    /// Who this instance is now.
+    pub fn role(&self) -> Role {
+        self.stands.borrow().role
+    }
+
+    /// The instance that owns the host renews the certificate for all of them.
+    pub async fn look_for_renewal(&self) {
+        match self.files.load() {
+            Ok(Some(kept)) => *self.identity.lock().await = kept,
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the identity could not be read anew"),
         }
     }
 
@@ -219,13 +254,15 @@ impl Connection {
     async fn open_link(
         &self,
         address: &str,
+        role: Role,
         shutdown: &Shutdown,
-    ) -> Result<(Socket<LinkUp, LinkDown>, Welcome), LinkEnd> {
+    ) -> Result<(Socket<LinkUp, LinkDown>, Welcome, HostFacts), LinkEnd> {
         let identity = self.identity.lock().await.clone();
         let dialler = self.dialler(&identity)?;
         let (mut socket, _): (Socket<LinkUp, LinkDown>, _) = dialler
             .messages(address, paths::LINK, limits::LINK_MESSAGE_BYTES_MAX)
             .await?;
+        let facts = self.facts.gather().await;
         let hello = Hello {
             version_min: version::OLDEST,
             version_max: version::NEWEST,
@@ -236,9 +273,10 @@ impl Connection {
                 .collect(),
             instance: self.instance.to_wire(),
             run: self.run.to_wire(),
-            epoch: self.epoch,
+            epoch: role.epoch(),
+            beside: !role.owns(),
             certificate_counter: identity.enrolment.certificate_counter,
-            facts: Some(self.facts.gather().await),
+            facts: Some(facts.clone()),
             ..Hello::default()
         };
         socket
@@ -248,7 +286,7 @@ impl Connection {
             .await?;
         let answer = socket.hear_message(limits::HELLO_TIMEOUT).await?;
         match answer.kind {
-            Some(link_down::Kind::Welcome(welcome)) => Ok((socket, welcome)),
+            Some(link_down::Kind::Welcome(welcome)) => Ok((socket, welcome, facts)),
             Some(link_down::Kind::Refused(refused)) if refused.may_ask_as_clone => {
                 tracing::warn!(code = refused.code, reason = refused.message, "no link");
                 Err(clone::ask(self, socket, shutdown).await)
@@ -332,7 +370,7 @@ impl Connection {
             Ok(_) => {
                 tracing::warn!(
                     seen,
-                    epoch = self.epoch,
+                    epoch = self.role().epoch(),
                     "the epoch went back; starting again above it"
                 );
                 shutdown.cancel();

@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `task` | the actor: owns journal index, lanes and verifier; the only one that decides |
 //! | `lanes` | pure: which command may begin |
+//! | `lane_lock` | the kernel's word on who acts on a lane |
 //! | `job` | one command's life in a task of its own: checks, intent, act, result |
 //! | `look` | before the act: the container, precondition and policy |
 //! | `act` | what each kind asks of the engine |
 //! | `own` | what is asked of the agent itself |
 //! | `turn` | who is first: the job that begins, or the person who withdraws |
+//! | `handover` | another instance beside this one: what is given away, what is left alone |
 //! | `fleeting` | results that are not journalled |
 //! | `attached` | exec, logs and copies, with or without a stream |
 //! | `settle` | after a crash: what became of a command that had begun |
@@ -20,13 +22,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use fairlead_protocol::{CommandId, LinkUp, OpenStream, SignedCommand, Stage, Stamp, State};
 use rustls::pki_types::UnixTime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::handoff::decide::Key;
+use crate::handoff::part::Flying;
+use crate::journal::{Dead, Known};
 
 pub mod lanes;
 mod act;
 mod attached;
 mod fleeting;
+mod handover;
 mod job;
+mod lane_lock;
 mod look;
 mod outcome;
 mod own;
@@ -35,6 +43,7 @@ mod terminal;
 mod task;
 mod turn;
 
+pub use lane_lock::LaneLocks;
 pub use outcome::Outcome;
 pub use task::{Executor, Parts};
 
@@ -45,6 +54,8 @@ pub enum Request {
     Deliver {
         /// As it came; not yet verified.
         command: SignedCommand,
+        /// The epoch that the server meant; 0: it did not say.
+        epoch: u64,
     },
     /// Withdraw it, if it has not begun.
     Cancel {
@@ -78,6 +89,44 @@ pub enum Request {
     Revoked,
     /// Keys that may sign commands.
     LearnKeys(fairlead_protocol::CommandKeys),
+    /// The server asks for a stream whose command this instance has under way, and another told.
+    OpenStreamHere(OpenStream),
+    /// The server tries whether commands could be carried out here.
+    Probe {
+        /// Quoted in the answer.
+        nonce: u64,
+    },
+    /// Begin nothing more.
+    Yield {
+        /// Where what is under way goes.
+        answer: oneshot::Sender<Vec<Flying>>,
+    },
+    /// The supervisor knows that this instance has yielded.
+    Yielded {
+        /// The epoch of the one that gets the host.
+        epoch: u64,
+    },
+    /// This instance owns the host.
+    Own {
+        /// Its epoch.
+        epoch: u64,
+        /// What the instance before has under way, and which that is.
+        flying: Vec<(Key, Flying)>,
+        /// What is in its journal.
+        known: Known,
+    },
+    /// What another instance had under way has ended.
+    Released {
+        /// Which.
+        id: CommandId,
+    },
+    /// Another instance is gone.
+    Gone {
+        /// Which.
+        key: Key,
+        /// What the journals of those that are gone hold.
+        dead: Vec<Dead>,
+    },
 }
 
 /// Dials streams to the server of the present link.

@@ -14,7 +14,7 @@
 //!   somebody else.
 //! * A record that could not be written leaves no trace: the file is cut back to its last good end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use fairlead_protocol::{Acked, ExecCreated, SignedCommand, State, journal_record::Kind};
@@ -59,6 +59,8 @@ pub enum Phase {
 pub struct Journal {
     writer: file::Writer,
     entries: HashMap<CommandId, Entry>,
+    /// What other instances, which live, have begun: theirs to finish.
+    theirs: HashSet<CommandId>,
     blocked: Option<String>,
 }
 
@@ -75,6 +77,8 @@ impl Journal {
         now_us: i64,
     ) -> Result<Self, JournalError> {
         let mut entries = HashMap::new();
+        // Of those that live only what has ended counts: what they have under way is theirs.
+        let mut theirs = HashMap::new();
         let mut blocked = None;
         let mut taken_over: Vec<PathBuf> = Vec::new();
         for path in file::others(dir, instance)? {
@@ -84,9 +88,12 @@ impl Journal {
                     if reading.torn {
                         tracing::warn!(path = %path.display(), "journal has a torn tail; what was synced is used");
                     }
-                    replay(&reading, &mut entries);
-                    if file::is_dead(&path) {
+                    // An instance that does not own the host takes nothing over.
+                    if epoch != 0 && file::is_dead(&path) {
+                        replay(&reading, &mut entries);
                         taken_over.push(path);
+                    } else {
+                        replay(&reading, &mut theirs);
                     }
                 }
                 Err(error) => {
@@ -114,11 +121,69 @@ impl Journal {
                 tracing::warn!(path = %path.display(), %error, "dead journal could not be removed");
             }
         }
-        Ok(Self {
+        let mut journal = Self {
             writer,
             entries,
+            theirs: HashSet::new(),
             blocked,
-        })
+        };
+        journal.know(Known(theirs));
+        Ok(journal)
+    }
+
+    /// What another instance, which lives, has begun or seen to its end. It sends the results itself.
+    pub fn know(&mut self, known: Known) {
+        for (id, mut entry) in known.0 {
+            match &mut entry.phase {
+                Phase::Done { acked, .. } => {
+                    *acked = true;
+                    self.entries.entry(id).or_insert(entry);
+                }
+                Phase::Begun { .. } => drop(self.theirs.insert(id)),
+            }
+        }
+    }
+
+    /// Whether another instance, which lives, has begun that command.
+    #[must_use]
+    pub fn is_theirs(&self, id: CommandId) -> bool {
+        self.theirs.contains(&id) && !self.entries.contains_key(&id)
+    }
+
+    /// Takes over what instances that are gone have left. Their files go once all of it is on disk here.
+    pub fn take_over(&mut self, dead: Vec<Dead>) {
+        let mut paths = Vec::new();
+        let mut taken = HashMap::new();
+        for Dead { path, entries } in dead {
+            paths.push(path);
+            for (id, entry) in entries {
+                self.theirs.remove(&id);
+                let ours = self.entries.get(&id).map(|entry| &entry.phase);
+                // A result that is known here by hearsay only may still be owed to the region.
+                let hearsay = matches!(ours, Some(Phase::Done { acked: true, .. }));
+                if ours.is_none() || (hearsay && matches!(entry.phase, Phase::Done { .. })) {
+                    taken.insert(id, entry.clone());
+                    self.entries.insert(id, entry);
+                }
+            }
+        }
+        let (handle, records) = (self.writer.handle(), snapshot(&taken));
+        // Ends with the sync.
+        tokio::spawn(async move {
+            if let Err(error) = handle.append(records).await {
+                tracing::warn!(%error, "a journal that was taken over stays where it is");
+                return;
+            }
+            for path in paths {
+                match std::fs::remove_file(&path) {
+                    // Two that went at once: it was read twice, and removed once.
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        tracing::warn!(path = %path.display(), %error, "dead journal could not be removed");
+                    }
+                    _ => {}
+                }
+            }
+        });
     }
 
     /// Why nothing with an effect may be begun, if so.
@@ -248,6 +313,69 @@ impl Journal {
             self.writer.compact(still_mattering(now_us));
         }
     }
+}
+
+/// What the journal of another instance holds.
+#[derive(Debug, Default)]
+pub struct Known(HashMap<CommandId, Entry>);
+
+/// What the journal of an instance that is gone holds.
+#[derive(Debug)]
+pub struct Dead {
+    path: PathBuf,
+    entries: HashMap<CommandId, Entry>,
+}
+
+/// Reads the journal of an instance, which may be writing it.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_of(dir: &Path, instance: &str) -> Result<Known, JournalError> {
+    let mut entries = HashMap::new();
+    if instance.parse::<InstanceId>().is_ok() {
+        replay(&read(&dir.join(instance))?, &mut entries);
+    }
+    Ok(Known(entries))
+}
+
+/// Whether this program can read all journals that are there.
+///
+/// # Errors
+/// When it cannot read one.
+pub fn check(dir: &Path) -> Result<(), JournalError> {
+    if !dir.exists() {
+        return Ok(());
+    }
+    // No instance has this id.
+    for path in file::others(dir, InstanceId::from_bytes([0; 16]))? {
+        read(&path)?;
+    }
+    Ok(())
+}
+
+/// Reads the journals of instances that are gone.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn of_the_dead(dir: &Path, own: InstanceId, host: HostId) -> Result<Vec<Dead>, JournalError> {
+    let mut dead = Vec::new();
+    for path in file::others(dir, own)?
+        .into_iter()
+        .filter(|path| file::is_dead(path))
+    {
+        match read(&path) {
+            Ok(reading) if reading.is_of_another(host) => file::put_aside(&path),
+            Ok(reading) => {
+                let mut entries = HashMap::new();
+                replay(&reading, &mut entries);
+                dead.push(Dead { path, entries });
+            }
+            Err(error) => {
+                tracing::error!(%error, "the journal of an instance that is gone cannot be read");
+            }
+        }
+    }
+    Ok(dead)
 }
 
 /// Appends records on behalf of a command's task.

@@ -13,6 +13,8 @@
 
 pub mod config;
 pub mod supervise;
+pub mod handoff;
+pub mod upgrade;
 pub mod leave;
 pub mod uninstall;
 pub mod app;

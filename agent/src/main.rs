@@ -3,8 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use fairlead_agent::config::{Config, Grant};
-use fairlead_agent::{app, leave, owner_log, policy, supervise, uninstall};
+use fairlead_agent::config::{Config, Grant, UpgradeTimes};
+use fairlead_agent::handoff::words::Status;
+use fairlead_agent::{app, leave, owner_log, policy, supervise, uninstall, upgrade};
 use fairlead_daemon::{files, shutdown, telemetry};
 
 /// The Fairlead agent: carries out signed commands on this machine's containers. It dials out and
@@ -19,7 +20,12 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Start the agent, watch it, start it again (what the system's service runs).
-    Supervise(Config),
+    Supervise {
+        #[command(flatten)]
+        config: Config,
+        #[command(flatten)]
+        times: UpgradeTimes,
+    },
     /// Run one agent instance (what the supervisor runs).
     #[command(hide = true)]
     Run {
@@ -58,6 +64,28 @@ enum Verb {
     /// Remove what makes this machine one host, before an image is made of its disk: each copy of it
     /// enrols as a host of its own.
     PrepareImage(Config),
+    /// Let another version of the agent take this machine over, without interruption.
+    Upgrade {
+        #[command(flatten)]
+        config: Config,
+        /// The folder of a signed package.
+        #[arg(long, value_name = "FOLDER")]
+        to: std::path::PathBuf,
+        /// A key whose packages are believed, as `fairlead-packer keygen` prints it.
+        #[arg(
+            long,
+            value_name = "KEYID:BASE64",
+            env = "FAIRLEAD_PACKAGE_KEYS",
+            value_delimiter = ','
+        )]
+        trust: Vec<fairlead_identity::package::PublicKey>,
+        /// Also a version below one that was here before.
+        #[arg(long)]
+        allow_older: bool,
+    },
+    /// Whether this program could work here (what an upgrade asks a new version).
+    #[command(hide = true)]
+    Check(Config),
     /// What runs here, and whether the engine, the policy and the identity are as they should be.
     Status(Config),
 }
@@ -65,7 +93,7 @@ enum Verb {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(2).collect();
     match Cli::parse().verb {
-        Verb::Supervise(config) => supervise_verb(&config, &arguments),
+        Verb::Supervise { config, times } => supervise_verb(&config, &times, &arguments),
         Verb::Run { config, grant } => run_verb(config, grant),
         Verb::Log { config, tail, json } => log_verb(&config, tail, json),
         Verb::Leave { config, forget } => leave_verb(&config, forget),
@@ -76,6 +104,20 @@ fn main() -> ExitCode {
             }
         }
         Verb::PrepareImage(config) => prepare_image_verb(&config),
+        Verb::Upgrade {
+            config,
+            to,
+            trust,
+            allow_older,
+        } => {
+            let wanted = upgrade::Wanted {
+                package: &to,
+                trusted: trust,
+                allow_older,
+            };
+            upgrade_verb(&config, wanted)
+        }
+        Verb::Check(config) => check_verb(&config),
         Verb::Status(config) => status_verb(&config),
     }
 }
@@ -85,26 +127,41 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn supervise_verb(config: &Config, arguments: &[String]) -> ExitCode {
+fn supervise_verb(config: &Config, times: &UpgradeTimes, arguments: &[String]) -> ExitCode {
     files::private_by_default();
     telemetry::start();
     shutdown::die_with_parent_if_asked();
-    match supervise::supervise(&config.state_dir, &without_state_dir(arguments)) {
+    let arguments = without_own_flags(arguments);
+    match supervise::supervise(&config.state_dir, &arguments, times.times()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
 
+/// What is the supervisor's only.
+const OWN_FLAGS: [&str; 7] = [
+    "--state-dir",
+    "--prove-ms",
+    "--yield-ms",
+    "--silent-ms",
+    "--trial-ms",
+    "--streams-ms",
+    "--notice-ms",
+];
+
 /// The supervisor passes its own arguments on, and the state directory by itself.
-fn without_state_dir(arguments: &[String]) -> Vec<String> {
+fn without_own_flags(arguments: &[String]) -> Vec<String> {
     let mut kept = Vec::new();
     let mut skip = false;
     for argument in arguments {
         if skip {
             skip = false;
-        } else if argument == "--state-dir" {
+        } else if OWN_FLAGS.contains(&argument.as_str()) {
             skip = true;
-        } else if !argument.starts_with("--state-dir=") {
+        } else if !argument
+            .split_once('=')
+            .is_some_and(|(flag, _)| OWN_FLAGS.contains(&flag))
+        {
             kept.push(argument.clone());
         }
     }
@@ -153,6 +210,29 @@ fn run_verb(config: Config, grant: Grant) -> ExitCode {
 
 fn exit_code(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+fn upgrade_verb(config: &Config, wanted: upgrade::Wanted<'_>) -> ExitCode {
+    match upgrade::upgrade(config, wanted, |step| eprintln!("{step}")) {
+        Ok(version) => {
+            println!("version {version} has this machine; it is on trial");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error),
+    }
+}
+
+fn check_verb(config: &Config) -> ExitCode {
+    match upgrade::check_here(config) {
+        Ok(()) => {
+            println!("fairlead-agent {}", fairlead_protocol::software::version());
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn leave_verb(config: &Config, forget: bool) -> ExitCode {
@@ -225,6 +305,62 @@ fn log_verb(config: &Config, tail: usize, json: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// The supervisor and its instances, in words.
+fn processes(config: &Config) -> String {
+    let kept = std::fs::read(config.state_dir.join("status.json"));
+    let status = kept
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Status>(&bytes).ok());
+    let Some(status) = status else {
+        return "the supervisor has not run here".to_owned();
+    };
+    let named = |version: &str| {
+        if version.is_empty() {
+            String::new()
+        } else {
+            format!(" version {version}")
+        }
+    };
+    let mut lines = vec![format!(
+        "supervisor {}{}, {}",
+        status.supervisor,
+        named(&status.supervisor_version),
+        if status.phase.is_empty() {
+            "steady"
+        } else {
+            &status.phase
+        }
+    )];
+    for instance in &status.instances {
+        lines.push(format!(
+            "{} {}{}, epoch {}",
+            instance.role,
+            instance.pid,
+            named(&instance.version),
+            instance.epoch
+        ));
+    }
+    if !status.current.is_empty() {
+        let trial = match (status.safe, status.tries_left) {
+            (true, _) => ", in safe mode: nothing is changed on this machine".to_owned(),
+            (false, Some(left)) => format!(", on trial, {left} starts left"),
+            (false, None) => String::new(),
+        };
+        let previous = status.previous.as_deref().unwrap_or("none");
+        lines.push(format!(
+            "started is {}{trial}; before it {previous}",
+            status.current
+        ));
+    }
+    if let Some(returned) = &status.returned {
+        lines.push(format!(
+            "last return: {} made room for {}: {}",
+            returned.from, returned.to, returned.why
+        ));
+    }
+    lines.join("\n          ")
+}
+
 fn status_verb(config: &Config) -> ExitCode {
     let identity = fairlead_agent::identity::IdentityFiles::new(&config.state_dir).load();
     let enrolled = match &identity {
@@ -238,11 +374,7 @@ fn status_verb(config: &Config) -> ExitCode {
         Err(error) => error.to_string(),
     };
     println!("identity  {enrolled}");
-    let running = std::fs::read_to_string(config.state_dir.join("status.json"));
-    println!(
-        "processes {}",
-        running.unwrap_or_else(|_| "the supervisor has not run here".to_owned())
-    );
+    println!("processes {}", processes(config));
     println!(
         "policy    {}",
         policy::PolicyFile::new(&config.policy).summary()

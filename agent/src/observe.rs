@@ -76,9 +76,21 @@ struct Listed {
     touched: HashMap<String, Instant>,
 }
 
+/// Which instance of the agent tells what it sees: the one that owns the host.
+#[derive(Debug, Default)]
+struct Teller {
+    /// Another does.
+    silent: bool,
+    /// Another has told the events up to this time of the engine.
+    floor_us: i64,
+    /// The time of the last event that this one has told.
+    until_us: i64,
+}
+
 /// The newest picture, shared with the executor.
 #[derive(Clone, Default)]
 pub struct Picture {
+    teller: Arc<Mutex<Teller>>,
     listed: Arc<RwLock<Listed>>,
     acts: Arc<Mutex<Acts>>,
     look: Arc<Notify>,
@@ -120,6 +132,27 @@ impl Picture {
         listed
             .asked
             .is_some_and(|asked| touched.is_none_or(|at| *at < asked))
+    }
+
+    /// Another instance tells what happens from now on; up to which time of the engine it has been told.
+    #[must_use]
+    pub fn leave_events_to_another(&self) -> i64 {
+        let mut teller = self.teller();
+        teller.silent = true;
+        teller.until_us.max(teller.floor_us)
+    }
+
+    /// This instance tells what happens after that time.
+    pub fn take_events(&self, until_us: i64) {
+        let mut teller = self.teller();
+        teller.silent = false;
+        teller.floor_us = teller.floor_us.max(until_us);
+        drop(teller);
+        self.look_again();
+    }
+
+    fn teller(&self) -> std::sync::MutexGuard<'_, Teller> {
+        self.teller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn touch(&self, name: &str) {
@@ -173,6 +206,9 @@ impl Picture {
     }
 }
 
+/// Events that are kept while another instance tells them.
+const HEARD_MAX: usize = 512;
+
 struct Link {
     outbound: mpsc::Sender<LinkUp>,
     connection: u64,
@@ -193,6 +229,8 @@ pub struct Observer {
     /// When all that waits was last told.
     events_told_at: Instant,
     last_event_us: i64,
+    /// Events while another instance tells them: it may go before it has told all.
+    heard: std::collections::VecDeque<EngineEvent>,
     /// Whether the engine has been asked at all.
     looked: bool,
     /// Whether the last look failed, so that the engine's going and coming are told once.
@@ -221,6 +259,7 @@ impl Observer {
             events: Untold::default(),
             events_told_at: Instant::now(),
             last_event_us: 0,
+            heard: std::collections::VecDeque::new(),
             looked: false,
             engine_gone: false,
         }
@@ -258,7 +297,7 @@ impl Observer {
                 // Last, because it is always ready while the engine floods.
                 event = events.next(), if follows => match event {
                     Some(Ok(event)) => {
-                        self.on_event(&event);
+                        self.on_event(event);
                         look_at = look_at.min(Instant::now() + LOOK_AFTER_EVENT);
                     }
                     ended => {
@@ -321,16 +360,42 @@ impl Observer {
             .is_some_and(|link| link.outbound.try_send(LinkUp { kind: Some(kind) }).is_ok())
     }
 
-    fn on_event(&mut self, event: &EngineEvent) {
+    fn on_event(&mut self, event: EngineEvent) {
         self.last_event_us = self.last_event_us.max(event.at_us);
+        if !first_word(&event.action).starts_with("exec_") && event.object != "image" {
+            self.picture.touch(&event.name);
+        }
+        if self.heard.len() >= HEARD_MAX {
+            self.heard.pop_front();
+        }
+        self.heard.push_back(event);
+        self.report_heard();
+    }
+
+    /// Reports what was heard, and left to another instance so far; not what that one has told.
+    fn report_heard(&mut self) {
+        let floor_us = {
+            let teller = self.picture.teller();
+            if teller.silent {
+                return;
+            }
+            teller.floor_us
+        };
+        for event in std::mem::take(&mut self.heard) {
+            if event.at_us > floor_us {
+                self.report(&event);
+            }
+            let mut teller = self.picture.teller();
+            teller.until_us = teller.until_us.max(event.at_us);
+        }
+    }
+
+    fn report(&mut self, event: &EngineEvent) {
         let word = first_word(&event.action);
         let ours = if event.object == "image" {
             let names = [&event.id[..], &event.name[..]];
             self.picture.acting().image_cause(names, word, event.at_us)
         } else {
-            if !word.starts_with("exec_") {
-                self.picture.touch(&event.name);
-            }
             self.picture.acting().cause(&event.name, word, event.at_us)
         };
         if let Some(mut report) = self.log.report(event, ours) {
@@ -359,6 +424,7 @@ impl Observer {
     }
 
     async fn look(&mut self) {
+        self.report_heard();
         let asked = Instant::now();
         match self.runtime.list().await {
             Ok(containers) => {
@@ -388,6 +454,9 @@ impl Observer {
     }
 
     fn engine_changed(&mut self, action: &str, detail: String) {
+        if self.picture.teller().silent {
+            return;
+        }
         let event = HostEvent {
             at_us: self.time.now_us(),
             action: action.to_owned(),
@@ -399,6 +468,10 @@ impl Observer {
     }
 
     fn tell_picture(&mut self) {
+        if self.picture.teller().silent {
+            // Whoever is told next is told all of it.
+            return self.inventory.start_over();
+        }
         // Before the first look there is none: an empty one would wipe out what the others know, and an id
         // would mean nothing there until the next.
         if self.link.is_none() || self.engine.kind.is_empty() || !self.looked {
@@ -418,7 +491,7 @@ impl Observer {
     }
 
     async fn measure(&mut self) {
-        if self.link.is_none() {
+        if self.link.is_none() || self.picture.teller().silent {
             return;
         }
         let Some(mut sampler) = self.sampler.take() else {

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_link::socket::{Heard, Socket, SocketError};
+use fairlead_protocol::version::HANDOFF;
 use fairlead_protocol::{
-    ChallengeAnswer, CommandId, LinkDown, LinkUp, Unsupported, Welcome, limits, link_down, link_up,
+    ChallengeAnswer, CommandId, HostFacts, LinkDown, LinkUp, Own, Unsupported, Welcome, limits,
+    link_down, link_up,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -17,6 +19,9 @@ use tokio::time::Instant;
 use crate::app::RenewNow;
 use crate::connection::{Connection, LinkEnd};
 use crate::executor::{Request, StreamDialler};
+use crate::handoff::part::Standing;
+use crate::handoff::role::Role;
+use crate::handoff::words::ToSupervisor;
 use crate::observe::Watch;
 
 /// Messages that wait for the link; progress and metrics beyond are dropped, results come again.
@@ -45,49 +50,52 @@ fn plausible(welcome: &Welcome, epoch: u64) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// A link that is up.
+#[derive(Debug)]
+pub struct Up<'a> {
+    /// Where it goes.
+    pub address: &'a str,
+    /// What the server has said.
+    pub welcome: Welcome,
+    /// Who this instance was when it said hello.
+    pub standing: Standing,
+    /// What it said of the machine.
+    pub facts: HostFacts,
+}
+
 /// Runs a link until it ends.
 pub async fn run(
     connection: &Connection,
-    address: &str,
+    up: Up<'_>,
     mut socket: Socket<LinkUp, LinkDown>,
-    welcome: Welcome,
     renewals: &mut mpsc::Receiver<RenewNow>,
     shutdown: &Shutdown,
 ) -> LinkEnd {
-    let number = welcome.connection;
-    if let Err(what) = plausible(&welcome, connection.epoch) {
-        return odd(what);
-    }
-    connection.time.told(welcome.server_time_us);
-    connection.learn_region(&welcome.addresses).await;
-    if welcome.epoch > connection.epoch {
-        return connection.go_on_above(welcome.epoch, shutdown);
-    }
-    tracing::info!(
-        address,
-        server = welcome.server,
-        epoch = connection.epoch,
-        "link up"
-    );
-    connection
-        .owner_log
-        .agent(&format!("connected to {} at {address}", welcome.server));
-    let (outbound, mut queue) = mpsc::channel(OUTBOUND_MAX);
-    if let Err(end) = announce(connection, address, &welcome, outbound).await {
-        return end;
-    }
-    let interval = match welcome.ping_interval_ms {
-        0 => limits::LINK_PING_INTERVAL,
-        told => Duration::from_millis(u64::from(told)).clamp(PING_MIN, PING_MAX),
+    let (number, standing) = (up.welcome.connection, up.standing);
+    // The engine is not asked while commands wait for their new owner.
+    let facts = up.facts.clone();
+    let (mut queue, mut live) = match begin(connection, up, &mut socket, shutdown).await {
+        Ok(begun) => begun,
+        Err(end) => return end,
     };
-    let mut live = Live::new(interval);
+    let mut stands = connection.stands.clone();
+    let mut told = standing.turn;
     let end = loop {
+        let now = *stands.borrow_and_update();
+        if now.turn != told {
+            told = now.turn;
+            if let Err(end) = say_owner(connection, &mut socket, now.role, &facts).await {
+                break end;
+            }
+        }
         tokio::select! {
             biased;
             () = shutdown.cancelled() => {
                 socket.close().await;
                 break LinkEnd::Shutdown;
             }
+            // The loop's beginning says it. Without a supervisor nobody changes it.
+            Ok(()) = stands.changed() => {}
             Some(message) = queue.recv() => if let Err(error) = socket.send(&message).await {
                 break error.into();
             },
@@ -128,10 +136,81 @@ pub async fn run(
         .observer
         .send(Watch::LinkDown { connection: number })
         .await;
-    connection
-        .owner_log
-        .agent(&format!("the connection ended: {end}"));
+    if connection.role().owns() {
+        connection
+            .owner_log
+            .agent(&format!("the connection ended: {end}"));
+    }
     end
+}
+
+/// From the welcome to a link that carries commands.
+async fn begin(
+    connection: &Connection,
+    up: Up<'_>,
+    socket: &mut Socket<LinkUp, LinkDown>,
+    shutdown: &Shutdown,
+) -> Result<(mpsc::Receiver<LinkUp>, Live), LinkEnd> {
+    let Up {
+        address,
+        welcome,
+        standing,
+        ..
+    } = up;
+    if let Err(what) = plausible(&welcome, standing.role.epoch()) {
+        return Err(odd(what));
+    }
+    let handoff = welcome.features.iter().any(|known| known == HANDOFF);
+    if !standing.role.owns() && !handoff {
+        // It knows owners only, and has taken this link for the owner's.
+        socket.close().await;
+        return Err(odd("the server knows no links beside the owner's"));
+    }
+    connection.time.told(welcome.server_time_us);
+    if standing.role.owns() {
+        connection.learn_region(&welcome.addresses).await;
+    }
+    if standing.role.owns() && welcome.epoch > standing.role.epoch() {
+        return Err(connection.go_on_above(welcome.epoch, shutdown));
+    }
+    tracing::info!(
+        address,
+        server = welcome.server,
+        role = ?standing.role,
+        "link up"
+    );
+    if standing.role.owns() {
+        connection
+            .owner_log
+            .agent(&format!("connected to {} at {address}", welcome.server));
+    }
+    connection.link_state.up(handoff);
+    let (outbound, queue) = mpsc::channel(OUTBOUND_MAX);
+    announce(connection, address, &welcome, outbound).await?;
+    let interval = match welcome.ping_interval_ms {
+        0 => limits::LINK_PING_INTERVAL,
+        told => Duration::from_millis(u64::from(told)).clamp(PING_MIN, PING_MAX),
+    };
+    Ok((queue, Live::new(interval)))
+}
+
+/// Tells the server that this instance owns the host.
+async fn say_owner(
+    connection: &Connection,
+    socket: &mut Socket<LinkUp, LinkDown>,
+    role: Role,
+    facts: &HostFacts,
+) -> Result<(), LinkEnd> {
+    let Role::Owner(epoch) = role else {
+        return Ok(());
+    };
+    let own = link_up::Kind::Own(Own {
+        epoch,
+        facts: Some(facts.clone()),
+    });
+    socket.send(&LinkUp { kind: Some(own) }).await?;
+    connection.look_for_renewal().await;
+    Ok(())
 }
 
 struct Live {
@@ -213,7 +292,10 @@ async fn on_message(
     let answer = |kind| Ok(Some(LinkUp { kind: Some(kind) }));
     match message.kind {
         Some(K::Deliver(deliver)) => match deliver.command {
-            Some(command) => send_on(connection, Request::Deliver { command }).await?,
+            Some(command) => {
+                let epoch = deliver.epoch;
+                send_on(connection, Request::Deliver { command, epoch }).await?;
+            }
             None => return Err(odd("a delivery without a command")),
         },
         Some(K::ResultAck(ack)) => {
@@ -266,6 +348,13 @@ async fn on_message(
                 "the server does not know what we sent"
             );
         }
+        Some(K::Probe(probe)) => {
+            send_on(connection, Request::Probe { nonce: probe.nonce }).await?;
+        }
+        Some(K::Proven(_)) => {
+            // A word that finds no room is said again with the next link.
+            let _ = connection.say.try_send(ToSupervisor::Proved);
+        }
         Some(K::Welcome(_) | K::Enrolled(_) | K::Left(_)) => {
             return Err(odd("a greeting out of turn"));
         }
@@ -294,7 +383,7 @@ async fn beat(
     socket.ping().await?;
     live.beaten();
     let left_s = connection.identity.lock().await.not_after_s() - connection.clock.now_s();
-    if left_s < RENEW_LEFT_S && live.renewing.is_none() {
+    if left_s < RENEW_LEFT_S && live.renewing.is_none() && connection.role().owns() {
         return ask_renewal(connection, socket, live, None).await;
     }
     Ok(())

@@ -1,38 +1,50 @@
 //! The supervisor: the unit's main process. Starts agents, watches them, grants epochs.
 //!
-//! Tiny on purpose: no async runtime, no TLS, no network. Who owns the host is its word alone: the
-//! epoch is on disk before the instance that gets it is started, grows with each start, and is never
-//! used again. When an agent dies it is started again, after a wait that grows while starts fail fast.
+//! Tiny on purpose: no async runtime, no TLS, no network, one thread. Who owns the host is its word alone: the
+//! epoch is on disk before the instance that gets it hears of it, grows with each grant, and is never used
+//! again. What is to be done `handoff::decide` says; here it is done. When an agent dies it is started again,
+//! after a wait that grows while starts fail fast. A new version is started beside the one that runs, and gets
+//! the host when it has proved itself (`handoff`).
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use fairlead_daemon::files::{self, LockError};
 use fairlead_daemon::service;
 use fairlead_protocol::RunId;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
+use crate::handoff::decide::{Decider, Phase, Times};
 use crate::uninstall;
+
+mod host;
+mod layout;
+mod processes;
+mod replace;
+mod socket;
+mod telling;
+
+pub use layout::{Layout, PROGRAM};
+
+use host::Host;
 
 /// The file in the state directory whose lock says that somebody works there.
 pub(crate) const LOCK: &str = "supervisor.lock";
-/// An agent that lived so long was healthy: the next wait is short again.
-const HEALTHY_AFTER: Duration = Duration::from_secs(10);
-/// First wait before an agent is started again.
-const WAIT_FIRST: Duration = Duration::from_millis(100);
-/// Longest wait: the supervisor never gives up.
-const WAIT_MAX: Duration = Duration::from_secs(30);
-/// Wait after a start that did not even begin.
-const WAIT_FAILED: Duration = Duration::from_secs(2);
 /// Taking the agent off is tried again after this.
 const DEPART_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How long an agent may take to leave when it is asked to.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked at what time has brought, while something is under way.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The same while nothing is.
+const LOOK_SELDOM: Duration = Duration::from_secs(1);
 /// Exit code of an agent that cannot run without somebody's doing (no token, refused).
 pub const EXIT_NEEDS_HELP: i32 = 78;
 
@@ -62,61 +74,126 @@ pub enum SuperviseError {
 ///
 /// # Errors
 /// When the state directory cannot be used or another supervisor uses it.
-pub fn supervise(state_dir: &Path, arguments: &[String]) -> Result<(), SuperviseError> {
+pub fn supervise(
+    state_dir: &Path,
+    arguments: &[String],
+    times: Times,
+) -> Result<(), SuperviseError> {
     files::private_dir(state_dir).map_err(|error| state_error(state_dir, &error))?;
     let _lock = hold(state_dir)?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(SuperviseError::Signals)?;
-    let run = RunId::from_bytes(fairlead_identity::random::bytes());
-    let program = std::env::current_exe().map_err(SuperviseError::Start)?;
+    let signals = Wakeups::new().map_err(SuperviseError::Signals)?;
+    let layout = Layout::of_this_program().map_err(SuperviseError::Start)?;
+    let mut host = match replace::resumed() {
+        Some(resumed) => Host::resume(state_dir, arguments, layout, times, resumed),
+        None => {
+            let run = RunId::from_bytes(fairlead_identity::random::bytes());
+            let versions = layout.versions(state_dir);
+            // An epoch that cannot be read is found out again, and said, with each start.
+            let epoch = read_epoch(&epoch_path(state_dir)).unwrap_or(0);
+            let decider = Decider::new(times, epoch, versions);
+            Host::new(state_dir, arguments, layout, run, decider)
+        }
+    };
     // To the service manager this process is the agent, also while no instance can be started: it goes on.
     service::ready();
-    let mut wait = WAIT_FIRST;
     loop {
-        let started = Instant::now();
-        let begun = next_epoch(state_dir)
-            .and_then(|epoch| Ok((epoch, start(&program, arguments, state_dir, epoch, run)?)));
-        let (epoch, mut child) = match begun {
-            Ok(begun) => begun,
-            Err(error) => {
-                // A full disk passes; a supervisor that gave up would be gone for good.
-                tracing::error!(%error, "the agent cannot be started; it is tried again");
-                if interrupted_while_waiting(WAIT_FAILED, &mut signals) {
-                    return Ok(());
-                }
-                continue;
-            }
-        };
-        write_status(state_dir, &child, epoch);
-        tracing::info!(pid = child.id(), epoch, "agent started");
-        let Some(status) = watch(&mut child, &mut signals) else {
-            stop(&mut child);
+        host.tick();
+        host.say_status();
+        host.replace_if_due();
+        wait(&host, &signals).map_err(SuperviseError::Signals)?;
+        if signals.asked_to_leave() {
+            host.stop(LEAVE_WITHIN);
             return Ok(());
-        };
-        if status.code() == Some(uninstall::EXIT_DEPARTS) {
-            return depart(&program, state_dir, &mut signals);
         }
-        wait = next_wait(wait, started.elapsed(), status);
-        tracing::warn!(%status, epoch, wait_ms = wait.as_millis(), "agent ended, will be started again");
-        if interrupted_while_waiting(wait, &mut signals) {
-            return Ok(());
+        host.listen();
+        host.reap();
+        if host.departs {
+            host.stop(LEAVE_WITHIN);
+            return depart(state_dir, &signals);
         }
     }
 }
 
 /// The agent is to be taken off: starts what does that, and waits to be stopped by it. When it does not
 /// come to that, it is started again.
-fn depart(program: &Path, state_dir: &Path, signals: &mut Signals) -> Result<(), SuperviseError> {
+fn depart(state_dir: &Path, signals: &Wakeups) -> Result<(), SuperviseError> {
+    let program = std::env::current_exe().map_err(SuperviseError::Start)?;
     loop {
-        match uninstall::begin(program, state_dir) {
+        match uninstall::begin(&program, state_dir) {
             Ok(()) => tracing::info!("the agent is being taken off this machine"),
             Err(error) => {
                 tracing::error!(%error, "the agent cannot be taken off; it is tried again");
             }
         }
-        if interrupted_while_waiting(DEPART_AGAIN_AFTER, signals) {
-            return Ok(());
+        let again = host::now() + DEPART_AGAIN_AFTER;
+        while host::now() < again {
+            wait_for(None, signals, LOOK_SELDOM).map_err(SuperviseError::Signals)?;
+            if signals.asked_to_leave() {
+                return Ok(());
+            }
         }
     }
+}
+
+/// Signals, as something that can be waited for together with sockets.
+struct Wakeups {
+    wake: UnixStream,
+    leave: Arc<AtomicBool>,
+}
+
+impl Wakeups {
+    fn new() -> io::Result<Self> {
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        let leave = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            signal_hook::flag::register(signal, Arc::clone(&leave))?;
+            signal_hook::low_level::pipe::register(signal, woken.try_clone()?)?;
+        }
+        signal_hook::low_level::pipe::register(SIGCHLD, woken)?;
+        Ok(Self { wake, leave })
+    }
+
+    fn asked_to_leave(&self) -> bool {
+        self.leave.load(Ordering::SeqCst)
+    }
+
+    fn drain(&self) {
+        let mut buffer = [0; 64];
+        while matches!(io::Read::read(&mut &self.wake, &mut buffer), Ok(read) if read > 0) {}
+    }
+}
+
+/// Waits for a signal, a word, or until it is time to look again.
+fn wait(host: &Host<'_>, signals: &Wakeups) -> io::Result<()> {
+    let quiet = matches!(host.decider.phase(), Phase::Steady { .. })
+        && host.decider.versions().tries_left.is_none()
+        && host.decider.instances().len() == 1;
+    let time = if quiet { LOOK_SELDOM } else { LOOK_EVERY };
+    wait_for(host.socket.as_ref(), signals, time)
+}
+
+fn wait_for(socket: Option<&socket::Socket>, signals: &Wakeups, time: Duration) -> io::Result<()> {
+    let mut watched = vec![PollFd::from_borrowed_fd(
+        signals.wake.as_fd(),
+        PollFlags::IN,
+    )];
+    for (fd, sends) in socket.into_iter().flat_map(socket::Socket::watched) {
+        let flags = if sends {
+            PollFlags::IN | PollFlags::OUT
+        } else {
+            PollFlags::IN
+        };
+        watched.push(PollFd::from_borrowed_fd(fd, flags));
+    }
+    let timeout = Timespec::try_from(time).map_err(io::Error::other)?;
+    match poll(&mut watched, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    signals.drain();
+    Ok(())
 }
 
 fn state_error(path: &Path, error: &io::Error) -> SuperviseError {
@@ -139,14 +216,16 @@ pub(crate) fn hold(state_dir: &Path) -> Result<File, SuperviseError> {
     })
 }
 
-/// The next term of ownership, on disk before anybody gets it.
-fn next_epoch(state_dir: &Path) -> Result<u64, SuperviseError> {
+/// Puts an epoch on disk, before anybody gets it; it must be beyond the one that is there.
+fn keep_epoch(state_dir: &Path, epoch: u64) -> Result<(), SuperviseError> {
     let path = epoch_path(state_dir);
     let last = read_epoch(&path)?;
-    let next = last + 1;
-    files::replace(&path, next.to_string().as_bytes())
-        .map_err(|error| state_error(&path, &error))?;
-    Ok(next)
+    if last >= epoch {
+        let reason =
+            format!("it holds {last}, which is not below {epoch}: it was raised meanwhile");
+        return Err(state_error(&path, &io::Error::other(reason)));
+    }
+    files::replace(&path, epoch.to_string().as_bytes()).map_err(|error| state_error(&path, &error))
 }
 
 fn epoch_path(state_dir: &Path) -> PathBuf {
@@ -177,95 +256,6 @@ pub fn raise_epoch(state_dir: &Path, seen: u64) -> Result<bool, SuperviseError> 
     Ok(true)
 }
 
-fn start(
-    program: &Path,
-    arguments: &[String],
-    state_dir: &Path,
-    epoch: u64,
-    run: RunId,
-) -> Result<Child, SuperviseError> {
-    Command::new(program)
-        .arg("run")
-        .arg("--state-dir")
-        .arg(state_dir)
-        .args(arguments)
-        .env("FAIRLEAD_EPOCH", epoch.to_string())
-        .env("FAIRLEAD_RUN", run.to_string())
-        .spawn()
-        .map_err(SuperviseError::Start)
-}
-
-/// Waits for the agent's end; `None` when we were told to stop first.
-fn watch(child: &mut Child, signals: &mut Signals) -> Option<ExitStatus> {
-    loop {
-        if let Ok(Some(status)) = child.try_wait() {
-            return Some(status);
-        }
-        if signals
-            .wait()
-            .any(|signal| signal == SIGTERM || signal == SIGINT)
-        {
-            return None;
-        }
-    }
-}
-
-/// The wait before the next start.
-fn next_wait(last: Duration, lived: Duration, status: ExitStatus) -> Duration {
-    if status.code() == Some(EXIT_NEEDS_HELP) {
-        WAIT_MAX
-    } else if lived > HEALTHY_AFTER {
-        WAIT_FIRST
-    } else {
-        (last * 2).min(WAIT_MAX)
-    }
-}
-
-/// Waits; whether we were told to stop meanwhile.
-fn interrupted_while_waiting(wait: Duration, signals: &mut Signals) -> bool {
-    let until = Instant::now() + wait;
-    while Instant::now() < until {
-        if signals
-            .pending()
-            .any(|signal| signal == SIGTERM || signal == SIGINT)
-        {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(20).min(wait));
-    }
-    false
-}
-
-/// Asks the agent to leave, and makes it.
-fn stop(child: &mut Child) {
-    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-        // It may have gone already.
-        let _ = kill_process(pid, Signal::TERM);
-    }
-    let until = Instant::now() + LEAVE_WITHIN;
-    while Instant::now() < until {
-        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-}
-
-/// Tells other programs of this machine who runs.
-fn write_status(state_dir: &Path, child: &Child, epoch: u64) {
-    let status = serde_json::json!({
-        "supervisor": std::process::id(), "agent": child.id(), "epoch": epoch,
-    });
-    if let Err(error) = files::replace(
-        &state_dir.join("status.json"),
-        status.to_string().as_bytes(),
-    ) {
-        tracing::warn!(%error, "status could not be written");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,14 +263,16 @@ mod tests {
     #[test]
     fn epochs_grow_and_go_on_from_what_a_server_has_seen() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(next_epoch(dir.path()).unwrap(), 1);
-        assert_eq!(next_epoch(dir.path()).unwrap(), 2);
+        keep_epoch(dir.path(), 1).unwrap();
+        keep_epoch(dir.path(), 3).unwrap();
+        assert!(keep_epoch(dir.path(), 3).is_err(), "granted once");
         assert!(raise_epoch(dir.path(), 40).unwrap());
         assert!(!raise_epoch(dir.path(), 7).unwrap(), "never backwards");
-        assert_eq!(next_epoch(dir.path()).unwrap(), 41);
+        assert!(keep_epoch(dir.path(), 5).is_err());
+        keep_epoch(dir.path(), 41).unwrap();
         std::fs::write(epoch_path(dir.path()), "rubbish").unwrap();
         assert!(
-            next_epoch(dir.path()).is_err(),
+            keep_epoch(dir.path(), 42).is_err(),
             "a damaged record is not guessed"
         );
     }

@@ -143,7 +143,7 @@ pub async fn run(server: Server) {
             order = orders.recv() => {
                 let Some(order) = order else { return };
                 if links.hosts.len() != links.region.registry.len() {
-                    let connected: HashMap<_, _> = links.region.registry.hosts().into_iter().collect();
+                    let connected: HashMap<_, _> = links.region.registry.links().into_iter().collect();
                     links.hosts = connected.into_keys().collect();
                 }
                 answer(&follow(&mut links, &order).await);

@@ -168,6 +168,8 @@ codes! {
     CANNOT_UNINSTALL = "cannot_uninstall";
     /// What is installed came as a package of the system, which alone removes it.
     INSTALLER_PACKAGED = "installer_packaged";
+    /// No version of the agent can be kept running on the host: it looks, but changes nothing.
+    SAFE_MODE = "safe_mode";
 }
 
 #[cfg(test)]

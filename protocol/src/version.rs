@@ -43,6 +43,11 @@ pub const AGENT_FEATURES: &[&str] = &[
     "uninstall",
 ];
 
+/// The features that an access server tells in its welcome.
+pub const SERVER_FEATURES: &[&str] = &[HANDOFF];
+/// Links of one host beside the link of the instance that owns it.
+pub const HANDOFF: &str = "handoff";
+
 /// The version both sides speak, or `None` when they have none in common.
 #[must_use]
 pub fn negotiate(their_min: u32, their_max: u32) -> Option<u32> {

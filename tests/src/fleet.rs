@@ -45,6 +45,8 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// More flags of each agent.
     pub agent_flags: Vec<(String, String)>,
+    /// The agent's program; absent: the one under test, as it was built.
+    pub agent_program: Option<PathBuf>,
     /// The environment of each agent.
     pub agent_env: Vec<(String, String)>,
     /// What each agent's supervisor is started by, before its own words; empty: nothing.
@@ -71,6 +73,7 @@ impl Options {
             programs: None,
             env: Vec::new(),
             agent_flags: Vec::new(),
+            agent_program: None,
             agent_env: Vec::new(),
             agent_wrapper: Vec::new(),
             small_disks: Vec::new(),
@@ -158,6 +161,13 @@ impl Options {
         self
     }
 
+    /// With this program as the agent's.
+    #[must_use]
+    pub fn agent_program(mut self, path: PathBuf) -> Self {
+        self.agent_program = Some(path);
+        self
+    }
+
     /// With one more variable in each agent's environment.
     #[must_use]
     pub fn agent_env(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -217,7 +227,9 @@ pub struct HostSide {
 }
 
 impl HostSide {
-    fn status(&self) -> Option<serde_json::Value> {
+    /// What the supervisor says of itself and its agents.
+    #[must_use]
+    pub fn status(&self) -> Option<serde_json::Value> {
         let text = std::fs::read(self.dir.join("status.json")).ok()?;
         let status: serde_json::Value = serde_json::from_slice(&text).ok()?;
         // An earlier supervisor's status says nothing about this one's agent.
@@ -545,7 +557,12 @@ impl Fleet {
             .map(|(flag, value)| (*flag, value.as_os_str()))
             .collect();
         let mut words: Vec<OsString> = self.options.agent_wrapper.iter().map(Into::into).collect();
-        words.push(self.options.program("fairlead-agent").into());
+        let program = self.options.agent_program.clone();
+        words.push(
+            program
+                .unwrap_or_else(|| self.options.program("fairlead-agent"))
+                .into(),
+        );
         words.extend(flags("supervise", &pairs));
         let supervisor = Process::start(
             &format!("host {name}"),

@@ -11,6 +11,7 @@
 //! | `process` | one child process: start, kill -9, stop and continue, start again |
 //! | `programs` | where the programs under test are; builds them once |
 //! | `acme` | a real ACME CA and the DNS that it asks |
+//! | `versions` | versions of the agent, installed and packed |
 //! | `client` | the HTTP API, typed |
 //! | `stream` | a command's stream |
 //! | `disk` | a small disk that can be filled |
@@ -43,6 +44,7 @@ pub mod process;
 pub mod programs;
 pub mod stream;
 pub mod terminal;
+pub mod versions;
 pub mod wait;
 pub mod witness;
 pub mod wrong_clock;

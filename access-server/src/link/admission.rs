@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use fairlead_link::socket::SocketError;
 use fairlead_protocol::{
-    Hello, HostId, HostPresence, InstanceId, LinkDown, Message, RunId, Welcome, codes, events,
-    link_down, version,
+    Hello, HostFacts, HostId, HostPresence, InstanceId, LinkDown, Message, RunId, Welcome, codes,
+    events, link_down, version,
 };
 use fairlead_store::hosts::HostRow;
 use tokio::time::Instant;
@@ -70,11 +70,10 @@ impl Link {
         Self::check_continuity(&region, host, run, &known, &hello)
             .await
             .map_err(|refusal| {
-                let is_clone = refusal.0 == codes::CLONE;
-                let again = if is_clone {
-                    clones::RETRY_MS
-                } else {
-                    HELD_RETRY_MS
+                let again = match refusal.0 {
+                    codes::CLONE => clones::RETRY_MS,
+                    codes::BUSY => 0,
+                    _ => HELD_RETRY_MS,
                 };
                 (refusal, again)
             })?;
@@ -90,27 +89,21 @@ impl Link {
             lagging: Arc::default(),
             end: CancellationToken::new(),
         };
-        Self::take_place(&region, host, entry.clone()).await?;
+        Self::take_place(&region, host, entry.clone(), hello.beside).await?;
         // It may have been revoked since the door; from here on a new list finds it in the registry.
         if let Some(refusal) = region.revoked(host, &entry.serial) {
             region.registry.remove(host, connection);
             return Err((refusal, 0));
         }
         let now_us = region.clock.now_us();
-        let presence = HostPresence {
-            host: host.to_wire(),
-            state: "online".to_owned(),
-            since_us: now_us,
-            reason: String::new(),
-            epoch: hello.epoch,
-            instance: instance.to_wire(),
-            facts: hello.facts.clone(),
-            address: socket
-                .remote
-                .map(|remote| remote.ip().to_string())
-                .unwrap_or_default(),
-            clock_offset_us: 0,
-        };
+        let presence = presence(
+            host,
+            hello.epoch,
+            instance,
+            hello.facts.clone(),
+            socket,
+            now_us,
+        );
         let interval = Duration::from_millis(u64::from(region.ping_interval_ms));
         let now = Instant::now();
         let link = Self {
@@ -122,6 +115,8 @@ impl Link {
             beat_at: now + interval,
             bodies: HashMap::new(),
             challenges: Vec::new(),
+            beside: hello.beside,
+            probe: None,
             keys: region.command_keys(),
             entry,
             allowance: Allowance::new(now),
@@ -135,7 +130,9 @@ impl Link {
                 link.region.registry.remove(host, connection);
                 no(codes::PROTOCOL_VIOLATION, error.to_string())
             })?;
-        link.note_hello(hello, now_us);
+        if !hello.beside {
+            link.note_hello(hello, now_us);
+        }
         Ok((link, queue, presence))
     }
 
@@ -215,15 +212,26 @@ impl Link {
             );
             return Err((codes::HELD, message));
         }
+        // Nobody is owner by a hello beside: what it says when it becomes one is judged then.
+        let epoch = if hello.beside {
+            known.epoch
+        } else {
+            hello.epoch
+        };
+        if epoch < known.epoch && region.registry.knows_run(host, run) {
+            // The same supervisor has granted a higher epoch meanwhile: no older copy, only late.
+            let message = "another instance of this agent owns the host by now".to_owned();
+            return Err((codes::BUSY, message));
+        }
         let went_back =
-            hello.epoch < known.epoch || hello.certificate_counter + 1 < known.certificate_counter;
+            epoch < known.epoch || hello.certificate_counter + 1 < known.certificate_counter;
         if went_back
             && let Some(older) = region.registry.get(host).filter(|older| older.run != run)
             && clones::lives(&older).await
         {
             return Err(clones::noticed(region, host).await);
         }
-        if hello.epoch < known.epoch && !Self::approved(region, host).await? {
+        if epoch < known.epoch && !Self::approved(region, host).await? {
             let reason = format!(
                 "its epoch went back from {} to {}: an older copy of the machine is in use",
                 known.epoch, hello.epoch
@@ -247,10 +255,24 @@ impl Link {
 
     /// Enters the registry, challenging an older link of another supervisor first: silence means that
     /// it is a ghost, an answer that the newcomer is a clone.
-    async fn take_place(region: &Region, host: HostId, entry: Entry) -> Result<(), (Refusal, u32)> {
+    async fn take_place(
+        region: &Region,
+        host: HostId,
+        entry: Entry,
+        beside: bool,
+    ) -> Result<(), (Refusal, u32)> {
         let mut displaces = None;
         loop {
-            match region.registry.admit(host, entry.clone(), displaces) {
+            let admission = if beside {
+                region.registry.admit_beside(host, entry.clone())
+            } else {
+                region.registry.admit(host, entry.clone(), displaces)
+            };
+            match admission {
+                Admission::Challenge(_) if beside => {
+                    let message = "this host's link is another supervisor's".to_owned();
+                    return Err(((codes::BUSY, message), 1000));
+                }
                 Admission::Admitted(older) => {
                     if let Some(older) = older {
                         let message = "a newer connection of this host took over".to_owned();
@@ -288,7 +310,10 @@ impl Link {
                 "fairlead-access-server {}",
                 fairlead_protocol::software::version()
             ),
-            features: Vec::new(),
+            features: version::SERVER_FEATURES
+                .iter()
+                .map(|&feature| feature.to_owned())
+                .collect(),
             server: self.region.server.to_string(),
             connection: self.connection,
             server_time_us: self.region.clock.now_us(),
@@ -303,5 +328,28 @@ impl Link {
                 kind: Some(link_down::Kind::Welcome(welcome)),
             })
             .await
+    }
+}
+
+/// A host that is online, by the word of this instance of its agent.
+pub(super) fn presence(
+    host: HostId,
+    epoch: u64,
+    instance: InstanceId,
+    facts: Option<HostFacts>,
+    socket: &Agent,
+    now_us: i64,
+) -> HostPresence {
+    let remote = socket.remote.map(|remote| remote.ip().to_string());
+    HostPresence {
+        host: host.to_wire(),
+        state: "online".to_owned(),
+        since_us: now_us,
+        reason: String::new(),
+        epoch,
+        instance: instance.to_wire(),
+        facts,
+        address: remote.unwrap_or_default(),
+        clock_offset_us: 0,
     }
 }

@@ -5,16 +5,20 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use fairlead_protocol::{
     CancelRefused, CommandId, CommandProgress, CommandResult, EventAck, HostId, HostInventory,
-    HostMetrics, LinkDown, LinkUp, Message, Numbered, Progress, RegionResult, ResultAck,
-    ResultPart, Stage, Stamp, State, StreamId, StreamRefused, Unsupported, codes, events, limits,
-    link_down, link_up, numbered, uplink_up,
+    HostMetrics, HostPresence, LinkDown, LinkUp, Message, Numbered, Own, ProbeAnswer, Progress,
+    Proven, RegionResult, ResultAck, ResultPart, Stage, Stamp, State, StreamId, StreamRefused,
+    Unsupported, codes, events, limits, link_down, link_up, numbered, uplink_up,
 };
+use fairlead_store::commands::CommandRow;
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Enqueued, StoreError, Tx};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::admission::presence;
 use super::{Agent, Link};
 use crate::doors;
+use crate::region::Region;
 use crate::router::ToHost;
 
 /// Bodies of results that are being received on one link, together.
@@ -45,9 +49,10 @@ impl Link {
         socket: &mut Agent,
         message: LinkUp,
     ) -> Result<(), String> {
-        if !self.region.registry.holds(self.host, self.connection) {
+        if !self.region.registry.knows(self.host, self.connection) {
             return Err("a newer connection of this host took over".to_owned());
         }
+        let owns = self.region.registry.holds(self.host, self.connection);
         use link_up::Kind as K;
         if message.kind.as_ref().is_some_and(is_swollen) {
             return Err("a list longer than a message may have".to_owned());
@@ -57,6 +62,8 @@ impl Link {
             Some(K::Progress(progress)) => self.progress(progress).await,
             Some(K::ResultPart(part)) => return self.result_part(&part),
             Some(K::Result(result)) => return self.result(result).await,
+            // Pictures are the owner's to send; one that was on the way at a hand-over is of no use.
+            Some(K::Inventory(_) | K::Metrics(_)) if !owns => {}
             Some(K::Inventory(part)) => {
                 if !self.region.fleet.inventory(self.host, &part) {
                     return Err("more containers than a host may have".to_owned());
@@ -112,6 +119,8 @@ impl Link {
                     let _ = answered.send(());
                 }
             }
+            Some(K::ProbeAnswer(answer)) => return self.probe_answered(socket, &answer).await,
+            Some(K::Own(own)) => return self.own(socket, own).await,
             Some(K::StreamRefused(refused)) => self.stream_refused(refused),
             Some(K::CancelRefused(refused)) => self.cancel_refused(&refused),
             Some(K::Unsupported(unsupported)) => {
@@ -125,6 +134,69 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    async fn probe_answered(
+        &mut self,
+        socket: &mut Agent,
+        said: &ProbeAnswer,
+    ) -> Result<(), String> {
+        if self.probe.take_if(|nonce| *nonce == said.nonce).is_none() {
+            return Ok(());
+        }
+        if said.error.is_empty() {
+            return answer(socket, link_down::Kind::Proven(Proven {})).await;
+        }
+        tracing::warn!(host = %self.host, error = said.error, "an instance beside cannot take over");
+        Ok(())
+    }
+
+    /// The supervisor has made this instance the owner: all that has no final state comes here, in order,
+    /// before anything that is asked for later.
+    async fn own(&mut self, socket: &mut Agent, own: Own) -> Result<(), String> {
+        let epoch = own.epoch;
+        let (region, host) = (Arc::clone(&self.region), self.host);
+        let known = region.ledger.look(|tx| tx.host(host));
+        let known = known.map_err(|error| error.to_string())?;
+        if known.is_some_and(|row| epoch < row.epoch) {
+            return Err("it claims the host with an epoch that is over".to_owned());
+        }
+        let again = epoch == self.entry.epoch && region.registry.holds(host, self.connection);
+        if again {
+            // An instance beside it is gone, and with it what it was to say. Nothing was given to another.
+            let sent = self.send_open_commands(socket).await;
+            return sent.map_err(|error| error.to_string());
+        }
+        if !region.registry.own(host, self.connection, epoch) {
+            tracing::warn!(%host, epoch, "an older grant of ownership was passed over");
+            return Ok(());
+        }
+        tracing::info!(%host, epoch, connection = self.connection, "the host is owned by this link");
+        self.entry.epoch = epoch;
+        self.is_suspect = false;
+        let now_us = region.clock.now_us();
+        let facts = own.facts.unwrap_or_default();
+        let kept = facts.encode_to_vec();
+        let presence = HostPresence {
+            // It was not away in between.
+            since_us: region.fleet.online_since_us(host).unwrap_or(now_us),
+            ..presence(
+                host,
+                epoch,
+                self.entry.instance,
+                Some(facts),
+                socket,
+                now_us,
+            )
+        };
+        region.note_presence(host, presence);
+        let open = open_behind_all(&region, host, move |tx| {
+            tx.host_seen(host, now_us, epoch, &kept)
+        });
+        let open = open.await.map_err(|error| error.to_string())?;
+        self.send_commands(socket, open)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     /// Events and results cost disk here and at the centre, so a host that floods has to wait: without
@@ -327,6 +399,36 @@ fn complete(
     result
         .stamps
         .push(Stamp::at(Stage::RegionResultReceived, received_us));
+}
+
+/// All without a final state, as the writer sees it behind every write that was asked for before: what the link
+/// before was given while its sync was under way is in it. Commands wait meanwhile, so no sync is waited for
+/// unless it has to be.
+async fn open_behind_all(
+    region: &Region,
+    host: HostId,
+    note: impl FnOnce(&Tx<'_>) -> Result<(), StoreError> + Send + 'static,
+) -> Result<Vec<CommandRow>, StoreError> {
+    let (answer, open) = oneshot::channel();
+    let written = region.ledger.enqueue(move |tx| {
+        note(tx)?;
+        let open = tx.open_commands(Some(host))?;
+        let queued = open.iter().filter(|row| row.state == State::Queued);
+        let unsent: Vec<CommandId> = queued.map(|row| row.id).collect();
+        for id in &unsent {
+            tx.command_sent(*id)?;
+        }
+        // Nobody is left to hear it when the link has ended.
+        let _ = answer.send((open, unsent.is_empty()));
+        Ok(())
+    });
+    let written = written.await?;
+    match open.await {
+        Ok((open, true)) => Ok(open),
+        // From here on only the agent knows what becomes of them: that has to be on disk first.
+        Ok((open, false)) => written.outcome().await.map(|()| open),
+        Err(_) => written.outcome().await.and(Err(StoreError::Closed)),
+    }
 }
 
 enum Known {

@@ -97,6 +97,7 @@ impl Uplink {
             .await?;
         let deliver = Deliver {
             command: Some(signed),
+            // Whose it is the router knows.
             epoch: 0,
             region_received_us: received_us,
         };

@@ -19,6 +19,7 @@ use fairlead_protocol::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::lane_lock::{self, LaneLock, LaneLocks};
 use super::look::{
     allowed, existing_container, look_before, needs_no_look, wait_for_engine, withdrawn,
     withdrawn_by,
@@ -66,6 +67,7 @@ pub(super) struct Surroundings {
     pub(super) appender: Appender,
     pub(super) picture: Picture,
     pub(super) spool: std::path::PathBuf,
+    pub(super) lane_locks: LaneLocks,
     pub(super) renew: mpsc::Sender<RenewNow>,
     pub(super) departure: Departure,
     pub(super) news: mpsc::Sender<News>,
@@ -95,6 +97,8 @@ pub(super) fn has_effect(kind: &Kind) -> bool {
 /// Carries a command out and reports its end.
 pub(super) async fn carry_out(mut job: Job, around: Arc<Surroundings>) {
     let id = job.id;
+    // Until the result is on disk.
+    let held = hold_lane(&job, &around).await;
     let outcome = match job.command.kind.clone() {
         Some(kind) => live(&mut job, &kind, &around).await,
         None => Outcome::failed(codes::UNSUPPORTED, "this agent does not know that kind"),
@@ -130,8 +134,35 @@ pub(super) async fn carry_out(mut job: Job, around: Arc<Surroundings>) {
             .stamps
             .push(stamp(Stage::ResultStored, around.time.now_us()));
     }
+    drop(held);
     // The actor outlives its jobs; when it is gone, the process is going.
     let _ = around.news.send(News::Ended { id, result }).await;
+}
+
+/// The kernel's lock on the lane, for what changes something. A kill does its work within another's hold.
+async fn hold_lane(job: &Job, around: &Surroundings) -> Option<LaneLock> {
+    let kind = job.command.kind.as_ref()?;
+    if !kind.changes() || matches!(kind, Kind::Kill(_)) {
+        return None;
+    }
+    let mut said = false;
+    loop {
+        match around.lane_locks.try_lock(&job.lane) {
+            Ok(Some(held)) => return Some(held),
+            Ok(None) => {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(command = %job.id, lane = job.lane, "another instance acts on the lane");
+                    waits(around, job.id, "another instance of the agent acts on it").await;
+                }
+                tokio::time::sleep(lane_lock::TRY_AGAIN_AFTER).await;
+            }
+            Err(error) => {
+                // Which command may begin has been decided without it.
+                tracing::warn!(%error, "the lane's lock cannot be had; it goes on without");
+                return None;
+            }
+        }
+    }
 }
 
 pub(super) async fn waits(around: &Surroundings, id: CommandId, why: &str) {

@@ -12,7 +12,7 @@ use fairlead_protocol::CommandId;
 use fairlead_protocol::command::Lane;
 
 /// How a command behaves on its lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Manner {
     /// Holds the lane while it acts.
     Changes,
@@ -24,15 +24,17 @@ pub enum Manner {
     Looks,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Place {
     id: CommandId,
     manner: Manner,
     running: bool,
+    /// In another instance.
+    elsewhere: bool,
 }
 
 /// Every command that has been accepted and has not finished.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lanes {
     /// Places in order of acceptance, per lane.
     lanes: HashMap<Lane, BTreeMap<u64, Place>>,
@@ -70,8 +72,55 @@ impl Lanes {
                 id,
                 manner,
                 running: false,
+                elsewhere: false,
             },
         );
+    }
+
+    /// A command that another instance has begun: it holds its place until it has finished there. How many
+    /// may run side by side here it does not change.
+    pub fn accept_running(&mut self, id: CommandId, lane: Lane, manner: Manner) {
+        self.accept(id, lane, manner);
+        if let Some((lane, place)) = self.at.get(&id)
+            && let Some(found) = self
+                .lanes
+                .get_mut(lane)
+                .and_then(|places| places.get_mut(place))
+            && !found.running
+        {
+            found.running = true;
+            found.elsewhere = true;
+        }
+    }
+
+    /// A command that counted as running keeps its place and may begin (again).
+    pub fn give_back(&mut self, id: CommandId) {
+        if let Some((lane, place)) = self.at.get(&id)
+            && let Some(found) = self
+                .lanes
+                .get_mut(lane)
+                .and_then(|places| places.get_mut(place))
+            && std::mem::take(&mut found.running)
+            && !std::mem::take(&mut found.elsewhere)
+        {
+            self.running -= 1;
+        }
+    }
+
+    /// Everything that has not begun is given up, but for what is to be kept; in order of acceptance.
+    pub fn give_up_waiting(&mut self, keep: impl Fn(CommandId) -> bool) -> Vec<CommandId> {
+        let mut waiting: Vec<(u64, CommandId)> = self
+            .lanes
+            .values()
+            .flat_map(|places| places.iter().filter(|(_, found)| !found.running))
+            .filter(|(_, found)| !keep(found.id))
+            .map(|(place, found)| (*place, found.id))
+            .collect();
+        waiting.sort_unstable();
+        for (_, id) in &waiting {
+            self.finish(*id);
+        }
+        waiting.into_iter().map(|(_, id)| id).collect()
     }
 
     /// Everything that may begin now, in order of acceptance; it counts as running from here.
@@ -108,7 +157,8 @@ impl Lanes {
             return;
         };
         if let Some(places) = self.lanes.get_mut(&lane) {
-            if places.remove(&place).is_some_and(|found| found.running) {
+            let counted = |found: Place| found.running && !found.elsewhere;
+            if places.remove(&place).is_some_and(counted) {
                 self.running -= 1;
             }
             if places.is_empty() {
@@ -228,6 +278,35 @@ mod tests {
         lanes.accept(id(3), lane(1), Manner::Kills);
         assert_eq!(lanes.begin(), [id(1)]);
         assert_eq!(lanes.begin(), [], "the start before it would be overtaken");
+    }
+
+    #[test]
+    fn what_runs_elsewhere_holds_its_place_and_what_waits_is_given_up() {
+        let mut lanes = Lanes::new(10);
+        lanes.accept_running(id(1), lane(1), Manner::ChangesWithGrace);
+        lanes.accept(id(2), lane(1), Manner::Changes);
+        lanes.accept(id(3), lane(2), Manner::Changes);
+        assert_eq!(lanes.begin(), [id(3)]);
+        assert!(lanes.is_running(id(1)));
+        lanes.give_back(id(1));
+        assert_eq!(lanes.begin(), [id(1)], "in the place that it had");
+        assert_eq!(lanes.give_up_waiting(|_| false), [id(2)]);
+        assert!(!lanes.holds(id(2)) && lanes.holds(id(1)) && lanes.holds(id(3)));
+        lanes.finish(id(1));
+        lanes.finish(id(3));
+        assert!(lanes.is_empty());
+        assert_eq!(lanes.running, 0);
+
+        let mut lanes = Lanes::new(1);
+        lanes.accept_running(id(1), lane(1), Manner::Changes);
+        lanes.accept(id(2), lane(2), Manner::Changes);
+        assert_eq!(
+            lanes.begin(),
+            [id(2)],
+            "what runs elsewhere leaves room here"
+        );
+        lanes.finish(id(1));
+        assert_eq!(lanes.running, 1);
     }
 
     #[test]

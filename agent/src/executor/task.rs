@@ -23,12 +23,16 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::fleeting::Fleeting;
+use super::handover::{Beside, resolved};
 use super::job::{Job, News, Surroundings, carry_out, has_effect};
+use super::lane_lock::LaneLocks;
 use super::lanes::{Lanes, Manner};
 use super::outcome::Outcome;
 use super::turn::Turn;
 use super::{Request, StreamDialler, in_words, unix};
 use crate::app::RenewNow;
+use crate::handoff::role::Role;
+use crate::handoff::words::ToSupervisor;
 use crate::journal::{Journal, Phase};
 use crate::observe::Picture;
 use crate::observe::acts::objects;
@@ -60,8 +64,12 @@ pub struct Parts {
     pub host: HostId,
     /// This start of the agent.
     pub instance: InstanceId,
-    /// The term of ownership.
-    pub epoch: u64,
+    /// Whether it owns the host, and in which epoch.
+    pub role: Role,
+    /// No version of the agent can be kept running here: nothing is changed.
+    pub safe: bool,
+    /// To the supervisor, where it listens.
+    pub say: Option<mpsc::Sender<ToSupervisor>>,
     /// The journal, opened.
     pub journal: Journal,
     /// The engine.
@@ -80,6 +88,8 @@ pub struct Parts {
     pub owner_log: OwnerLog,
     /// Where archives wait for their digest.
     pub spool: std::path::PathBuf,
+    /// The kernel's locks on lanes.
+    pub lane_locks: LaneLocks,
     /// Where renewals are asked for.
     pub renew: mpsc::Sender<RenewNow>,
     /// Where an order to take the agent off is kept.
@@ -89,38 +99,39 @@ pub struct Parts {
 }
 
 /// A command that has been accepted and has not ended.
-struct Live {
-    command: Command,
-    signed: SignedCommand,
-    stamps: Vec<Stamp>,
-    lane: Lane,
-    stream: Option<oneshot::Receiver<StreamSocket>>,
-    unsettled: Option<(fairlead_protocol::Intent, Option<String>)>,
-    waiting_for: String,
+pub(super) struct Live {
+    pub(super) command: Command,
+    pub(super) signed: SignedCommand,
+    pub(super) stamps: Vec<Stamp>,
+    pub(super) lane: Lane,
+    pub(super) stream: Option<oneshot::Receiver<StreamSocket>>,
+    pub(super) unsettled: Option<(fairlead_protocol::Intent, Option<String>)>,
+    pub(super) waiting_for: String,
     /// Its intent is on disk (or it needs none).
-    begun: bool,
-    turn: Arc<Turn>,
+    pub(super) begun: bool,
+    pub(super) turn: Arc<Turn>,
 }
 
-struct Link {
-    outbound: mpsc::Sender<LinkUp>,
+pub(super) struct Link {
+    pub(super) outbound: mpsc::Sender<LinkUp>,
     connection: u64,
     streams: StreamDialler,
 }
 
 /// The actor.
 pub struct Executor {
-    parts: Parts,
-    lanes: Lanes,
-    live: HashMap<CommandId, Live>,
-    stream_slots: HashMap<CommandId, oneshot::Sender<StreamSocket>>,
+    pub(super) parts: Parts,
+    pub(super) lanes: Lanes,
+    pub(super) beside: Beside,
+    pub(super) live: HashMap<CommandId, Live>,
+    pub(super) stream_slots: HashMap<CommandId, oneshot::Sender<StreamSocket>>,
     early_streams: Vec<(OpenStream, Instant)>,
     withdrawn_early: HashMap<CommandId, String>,
-    link: Option<Link>,
+    pub(super) link: Option<Link>,
     around: Arc<Surroundings>,
     news: mpsc::Receiver<News>,
     /// Results of commands without effect: kept until acknowledged, not journalled.
-    fleeting: Fleeting,
+    pub(super) fleeting: Fleeting,
     /// When each result without an acknowledgement was last sent on this link; only those of late.
     sent: HashMap<CommandId, Instant>,
     /// The command with which the agent leaves: it succeeded.
@@ -142,11 +153,13 @@ impl Executor {
             appender: parts.journal.appender(),
             picture: parts.picture.clone(),
             spool: parts.spool.clone(),
+            lane_locks: parts.lane_locks.clone(),
             renew: parts.renew.clone(),
             departure: parts.departure.clone(),
             news: news_sender,
         });
         let mut executor = Self {
+            beside: Beside::new(parts.role),
             parts,
             lanes: Lanes::new(RUNNING_MAX),
             live: HashMap::new(),
@@ -161,8 +174,10 @@ impl Executor {
             leaves_with: None,
             departs: false,
         };
-        executor.take_up_unsettled();
-        executor.take_up_departure();
+        if executor.beside.role.owns() {
+            executor.take_up_unsettled();
+            executor.take_up_departure();
+        }
         executor
     }
 
@@ -185,14 +200,24 @@ impl Executor {
                     Some(request) => self.on_request(request),
                     None => return self.departs,
                 },
-                _ = tidy.tick() => self.tidy(),
+                _ = tidy.tick() => {
+                    self.tidy();
+                    if self.is_over() {
+                        tracing::info!("nothing is left to do for this instance");
+                        shutdown.cancel();
+                        return false;
+                    }
+                }
             }
             self.begin_ready();
         }
     }
 
-    fn take_up_unsettled(&mut self) {
+    pub(super) fn take_up_unsettled(&mut self) {
         for (id, intent, exec) in self.parts.journal.unsettled() {
+            if self.live.contains_key(&id) {
+                continue;
+            }
             let Some(signed) = intent.command.clone() else {
                 continue;
             };
@@ -203,11 +228,7 @@ impl Executor {
                 continue;
             };
             tracing::info!(command = %id, kind = kind.name(), "settling what an earlier instance began");
-            // As it was resolved when the command was accepted.
-            let lane = match intent.lane.strip_prefix("container/") {
-                Some(name) => Lane::Container(name.to_owned()),
-                None => kind.lane(),
-            };
+            let lane = resolved(&intent.lane, kind);
             self.lanes.accept(id, lane.clone(), manner(kind));
             let live = Live {
                 stamps: intent.stamps.clone(),
@@ -225,7 +246,7 @@ impl Executor {
     }
 
     /// An earlier instance was to be taken off.
-    fn take_up_departure(&mut self) {
+    pub(super) fn take_up_departure(&mut self) {
         let Some(id) = self.parts.departure.kept() else {
             return;
         };
@@ -244,7 +265,7 @@ impl Executor {
 
     fn on_request(&mut self, request: Request) {
         match request {
-            Request::Deliver { command } => self.deliver(command),
+            Request::Deliver { command, epoch } => self.deliver(command, epoch),
             Request::Cancel { id, by } => self.cancel(id, &by),
             Request::Acked { id } => {
                 self.sent.remove(&id);
@@ -277,7 +298,30 @@ impl Executor {
                     self.link = None;
                 }
             }
-            Request::OpenStream(open) => self.open_stream(open),
+            Request::OpenStream(open) => {
+                let command = CommandId::from_wire(&open.command);
+                if command.is_ok_and(|id| self.is_elsewhere(id)) {
+                    self.pass_stream(&open);
+                } else {
+                    self.open_stream(open);
+                }
+            }
+            Request::OpenStreamHere(open) => {
+                let command = CommandId::from_wire(&open.command);
+                if command.is_ok_and(|id| self.live.contains_key(&id)) {
+                    self.open_stream(open);
+                }
+            }
+            Request::Probe { nonce } => self.probe(nonce),
+            Request::Yield { answer } => drop(answer.send(self.give_away())),
+            Request::Yielded { epoch } => self.yielded(epoch),
+            Request::Own {
+                epoch,
+                flying,
+                known,
+            } => self.own(epoch, flying, known),
+            Request::Released { id } => self.released(id),
+            Request::Gone { key, dead } => self.gone(key, dead),
             Request::LearnKeys(keys) => {
                 let now = unix(self.parts.time.now_us());
                 for error in self.parts.verifier.learn(&keys, now) {
@@ -287,6 +331,7 @@ impl Executor {
         }
     }
 
+    /// One that does not own the host has nothing here but what it is to see to its end.
     fn begin_ready(&mut self) {
         for id in self.lanes.begin() {
             let Some(live) = self.live.get_mut(&id) else {
@@ -353,7 +398,7 @@ impl Executor {
             self.parts.picture.acted(&object, id, now_us);
         }
         result.instance = self.parts.instance.to_wire();
-        result.epoch = self.parts.epoch;
+        result.epoch = self.beside.role.epoch();
         let effect = live.command.kind.as_ref().is_some_and(has_effect);
         let state = State::try_from(result.state).unwrap_or(State::Unknown);
         if matches!(live.command.kind, Some(Kind::UninstallAgent(_))) {
@@ -390,6 +435,7 @@ impl Executor {
         if planted::is(Defect::IdForgotten) {
             self.parts.journal.forget(id);
         }
+        self.say_released(id);
     }
 
     fn tidy(&mut self) {
@@ -438,7 +484,7 @@ impl Executor {
     }
 }
 
-fn manner(kind: &Kind) -> Manner {
+pub(super) fn manner(kind: &Kind) -> Manner {
     match kind {
         Kind::Stop(_) | Kind::Restart(_) => Manner::ChangesWithGrace,
         Kind::Kill(_) => Manner::Kills,

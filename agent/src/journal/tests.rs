@@ -42,6 +42,14 @@ fn open(dir: &Path, instance: u8, now_us: i64) -> Journal {
     Journal::open(dir, instance, HostId::from_bytes([9; 16]), 1, now_us).unwrap()
 }
 
+/// Waits until an instance's file is let go: its writer is a thread of its own.
+async fn gone(dir: &Path, instance: u8) {
+    let path = dir.join(InstanceId::from_bytes([instance; 16]).to_string());
+    while !file::is_dead(&path) {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn the_next_instance_takes_over_what_is_live_and_removes_the_dead_file() {
     let dir = tempfile::tempdir().unwrap();
@@ -52,6 +60,7 @@ async fn the_next_instance_takes_over_what_is_live_and_removes_the_dead_file() {
     appender.intent(intent(2, HOUR_US)).await.unwrap();
     appender.exec_created(id(2), "e2").await.unwrap();
     drop((first, appender));
+    gone(dir.path(), 1).await;
 
     let second = open(dir.path(), 2, 10);
     assert_eq!(second.unacked(), vec![result(1)]);
@@ -62,6 +71,7 @@ async fn the_next_instance_takes_over_what_is_live_and_removes_the_dead_file() {
         (id(2), Some("e2"))
     );
     drop(second);
+    gone(dir.path(), 2).await;
 
     // A day after the deadline a finished id is forgotten once the region has its result; until then,
     // and as long as it is unsettled, never.
@@ -79,12 +89,48 @@ async fn a_living_instance_is_read_but_not_taken_over() {
     let living = open(dir.path(), 1, 0);
     living.appender().intent(intent(1, HOUR_US)).await.unwrap();
     let other = open(dir.path(), 2, 0);
-    assert!(other.entry(id(1)).is_some(), "its ids count");
+    assert!(other.is_theirs(id(1)), "its ids count");
+    assert_eq!(other.unsettled(), [], "and are its own to settle");
     assert!(
         dir.path()
             .join(InstanceId::from_bytes([1; 16]).to_string())
             .exists()
     );
+}
+
+#[tokio::test]
+async fn what_an_instance_leaves_is_taken_over_when_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = HostId::from_bytes([9; 16]);
+    let old = open(dir.path(), 1, 0);
+    old.appender().intent(intent(1, HOUR_US)).await.unwrap();
+    // It does not own the host yet.
+    let new_id = InstanceId::from_bytes([2; 16]);
+    let mut new = Journal::open(dir.path(), new_id, host, 0, 0).unwrap();
+    let appender = old.appender();
+    appender.intent(intent(2, HOUR_US)).await.unwrap();
+    appender.result(id(2), result(2), HOUR_US).await.unwrap();
+    let old_name = InstanceId::from_bytes([1; 16]).to_string();
+    new.know(read_of(dir.path(), &old_name).unwrap());
+    assert!(new.entry(id(2)).is_some(), "it has ended");
+    assert_eq!(new.unacked(), [], "and its result is the other's to send");
+    assert_eq!(new.unsettled(), []);
+    assert!(of_the_dead(dir.path(), new_id, host).unwrap().is_empty());
+
+    drop((old, appender));
+    gone(dir.path(), 1).await;
+    let dead = of_the_dead(dir.path(), new_id, host).unwrap();
+    new.take_over(dead);
+    assert_eq!(new.unacked(), [result(2)], "now it is ours to send");
+    assert_eq!(new.unsettled().len(), 1);
+    assert!(!new.is_theirs(id(1)));
+    while dir.path().join(&old_name).exists() {
+        tokio::task::yield_now().await;
+    }
+    drop(new);
+    gone(dir.path(), 2).await;
+    let next = open(dir.path(), 3, 0);
+    assert_eq!((next.unacked().len(), next.unsettled().len()), (1, 1));
 }
 
 #[tokio::test]
@@ -131,6 +177,7 @@ async fn compaction_keeps_what_matters_and_appends_go_on_after_it() {
     journal.writer.compact(still_mattering(0));
     appender.result(id(2), result(2), HOUR_US).await.unwrap();
     drop((journal, appender));
+    gone(dir.path(), 1).await;
     let next = open(dir.path(), 2, 0);
     assert_eq!(next.unacked().len(), 2);
     assert_eq!(next.unsettled().len(), 1);
@@ -180,6 +227,7 @@ async fn a_journal_of_another_host_is_kept_and_not_acted_on() {
     appender.intent(intent(1, HOUR_US)).await.unwrap();
     appender.result(id(2), result(2), HOUR_US).await.unwrap();
     drop((first, appender));
+    gone(dir.path(), 1).await;
 
     let instance = InstanceId::from_bytes([2; 16]);
     let other = HostId::from_bytes([8; 16]);

@@ -22,6 +22,7 @@ mod storage;
 mod power_cut;
 mod storm;
 mod survive;
+mod upgrade;
 mod causes;
 mod withdrawn;
 mod wrong_clocks;

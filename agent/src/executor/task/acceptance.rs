@@ -18,9 +18,17 @@ use crate::executor::{stamp, unix};
 use crate::journal::Phase;
 
 impl Executor {
-    pub(super) fn deliver(&mut self, signed: SignedCommand) {
+    pub(super) fn deliver(&mut self, signed: SignedCommand, epoch: u64) {
+        if self.takes(&signed, epoch) {
+            let now_us = self.parts.time.now_us();
+            self.deliver_that_came(signed, now_us);
+        }
+    }
+
+    /// Takes a command that came at that time.
+    pub(in crate::executor) fn deliver_that_came(&mut self, signed: SignedCommand, at_us: i64) {
         let now_us = self.parts.time.now_us();
-        let received = stamp(Stage::DeliveredToHost, now_us);
+        let received = stamp(Stage::DeliveredToHost, at_us);
         let command = match self.parts.verifier.verify(&signed, unix(now_us)) {
             Ok(command) => command,
             Err(error) => return self.reject(&signed, &error),
@@ -52,6 +60,11 @@ impl Executor {
         if self.lanes.len() >= ACCEPTED_MAX {
             let message = format!("{ACCEPTED_MAX} commands wait on this host already");
             return self.answer_unaccepted(id, Outcome::failed(codes::HOST_BUSY, message));
+        }
+        if self.parts.safe && has_effect(&kind) {
+            let message = "no version of the agent could be kept running on this host, so it changes \
+                           nothing: install one that works (fairlead-agent upgrade, or install.sh)";
+            return self.answer_unaccepted(id, Outcome::failed(codes::SAFE_MODE, message));
         }
         let lane = self.resolve(kind.lane());
         self.lanes.accept(id, lane.clone(), manner(&kind));
@@ -118,6 +131,10 @@ impl Executor {
         }
         if let Some(result) = self.fleeting.get(id).cloned() {
             self.send_result(&result);
+            return true;
+        }
+        if self.is_elsewhere(id) {
+            // Who has it says how it is.
             return true;
         }
         if self.live.contains_key(&id) {

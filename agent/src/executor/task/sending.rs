@@ -123,7 +123,7 @@ impl Executor {
         self.send(link_up::Kind::Result(last));
     }
 
-    pub(super) fn send_unacked(&mut self) {
+    pub(in crate::executor) fn send_unacked(&mut self) {
         let fleeting = self.fleeting.all();
         for result in self.parts.journal.unacked().iter().chain(&fleeting) {
             let Ok(id) = CommandId::from_wire(&result.command) else {

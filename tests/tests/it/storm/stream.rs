@@ -20,7 +20,7 @@ const CLIENTS: usize = 4;
 const OPEN_MAX: usize = 4;
 const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(90);
 /// Instances reckon server time from their own hello, which may have waited on a busy machine.
-const STAMPS_APART_US: i64 = 500_000;
+pub(crate) const STAMPS_APART_US: i64 = 500_000;
 
 /// How much of it.
 #[derive(Debug, Clone, Copy)]
