@@ -228,6 +228,7 @@ demo_greeting() {
 
   up in $START_TIME${BUILD_TIME:+ (build $BUILD_TIME)}; the agent listens on no port
   controller  $FAIRLEAD_URL   region $(json_text "$demo_ready" region)  $(json_text "$demo_ready" region_url)   host $(json_text "$demo_ready" host)
+  terminals   $FAIRLEAD_URL/terminal   in a browser; the token to sign in: ./dev env
 
   in a second terminal:   eval "\$(./dev env)"
   then, for instance:     fairlead ps -a

@@ -55,7 +55,14 @@ missing_packages() {
         for missing_tool in shellcheck curl openssl; do
             has "$missing_tool" || say "$missing_tool some tests of the installer's script"
         done
+        has faketime || say "faketime wrong clocks, for the tests of them"
         has pebble || say "pebble a test CA, for the tests of ACME"
+    fi
+    if [ "$2" = test ]; then
+        has node || say "nodejs the terminal page: its bundle, its test"
+        has npm || say "npm its packages, as webssh/web/package-lock.json has them"
+        has chromium || has chromium-browser || has google-chrome ||
+            say "chromium the browser in which the terminal page is tested"
     fi
     [ "$1" = docker ] || return 0
     if ! engine_answers && ! has dockerd; then

@@ -26,6 +26,8 @@ verb_test() {
     if wants_test_hosts "$@" && ! ensure_test_image "$test_agreed"; then
         note "SKIPPED: the tests on test hosts: $(cat "$TEST_HOST_WHY")"
     fi
+    # The browser's test is driven by one of the page's packages; it says itself what is missing.
+    page_tools || note "the terminal page's packages are not here (webssh/web: npm ci)"
     lint || test_code=1
 
     note "== build the tests"
@@ -124,6 +126,14 @@ lint() {
     else
         note "  clippy is not here: rustup component add clippy"
     fi
+    if page_tools; then
+        lint_step "terminal page" same_page
+    elif [ "${CI:-}" = true ]; then
+        note "  the terminal page's tools are missing, and in CI nothing is left out"
+        lint_code=1
+    else
+        note "  node and npm are not here: the terminal page's bundle is not compared with its sources"
+    fi
     lint_step "one TLS provider" no_ring
     lint_step "names in dev.d" no_name_twice
     if has shellcheck; then
@@ -139,6 +149,34 @@ lint() {
         note "  cargo-deny is not here: cargo install --locked cargo-deny (some minutes)"
     fi
     return "$lint_code"
+}
+
+# Node, and the page's packages as its lock file has them.
+page_tools() {
+    has node && has npm || return 1
+    cmp -s "$ROOT/webssh/web/package-lock.json" "$ROOT/webssh/web/node_modules/.as-locked" ||
+        (cd "$ROOT/webssh/web" && npm ci --no-audit --no-fund --ignore-scripts >/dev/null 2>&1 &&
+            cp package-lock.json node_modules/.as-locked)
+}
+
+build_page() (
+    cd "$ROOT/webssh/web" && npx --no-install tsc --noEmit && OUT=$1 npm run --silent build >/dev/null
+)
+
+# The bundle in the repository is what its sources give.
+same_page() {
+    same_page_is="$STATE/page.$$"
+    same_page_code=0
+    if build_page "$same_page_is"; then
+        diff -rq "$same_page_is" webssh/web/dist >&2 || {
+            note "webssh/web/dist is not what its sources give: ./dev bless"
+            same_page_code=1
+        }
+    else
+        same_page_code=1
+    fi
+    rm -rf "$same_page_is"
+    return "$same_page_code"
 }
 
 # All parts of ./dev share one shell: of two functions with one name the first would be gone.
@@ -184,6 +222,11 @@ verb_bless() {
     [ $# -eq 0 ] || usage_error "bless takes no options"
     need_rust
     FAIRLEAD_BLESS=1 cargo test -p fairlead-api openapi
+    if page_tools; then
+        build_page dist
+    else
+        note "node and npm are not here: webssh/web/dist is left as it is"
+    fi
     git -C "$ROOT" --no-pager diff --stat
 }
 
@@ -203,6 +246,8 @@ verb_doctor() {
     doctor_line "root or sudo" "$doctor_root" "needed only to install and start an engine"
     doctor_line rustfmt "$(cargo fmt --version 2>/dev/null)" "rustup component add rustfmt"
     doctor_line clippy "$(cargo clippy --version 2>/dev/null)" "rustup component add clippy"
+    doctor_line "node, npm" "$(node --version 2>/dev/null && npm --version 2>/dev/null | tail -n 1)" "apt-get install nodejs npm, for the terminal page (./dev test does)"
+    doctor_line chromium "$(command -v chromium || command -v chromium-browser || command -v google-chrome)" "apt-get install chromium, for the terminal page's test (./dev test does)"
     doctor_line shellcheck "$(shellcheck --version 2>/dev/null | sed -n 's/^version: //p')" "apt-get install shellcheck"
     doctor_line cargo-deny "$(cargo deny --version 2>/dev/null)" "cargo install --locked cargo-deny"
     doctor_line qemu-user "$(qemu-aarch64 --version 2>/dev/null | head -n 1)" "apt-get install qemu-user (./dev package does)"

@@ -42,6 +42,7 @@ tour_steps() {
     step "ps -a: state, health, memory; your own containers too" tour_ps
     step "logs" tour_logs
     step "exec: output, input, exit code" tour_exec
+    step "shell: a terminal, typed into; its page, its recording; nothing of it is left" tour_shell
     step "restart: once, with its time" tour_restart
     step "command show: the way of that restart" tour_show
     step "kill agent, restart while it is away: once" tour_kill agent
@@ -222,6 +223,36 @@ tour_exec() {
     expect_out '^inside$'
     exec_answer=$(echo "through and back" | fairlead exec -i "$WEB" cat)
     expect_same "cat in the container" "$exec_answer" "through and back"
+}
+
+# `script` is the terminal that a shell wants.
+tour_shell() {
+    has script || {
+        SKIPPED="script (util-linux) is not here"
+        return
+    }
+    CODE=0
+    printf 'echo typed-here\nexit 5\n' |
+        timeout 60 script -qec "fairlead shell $WEB" /dev/null >"$TOUR_DIR.tmp/shell" || CODE=$?
+    OUT=$(tr -d '\r' <"$TOUR_DIR.tmp/shell")
+    ERR=
+    CLI="fairlead shell $WEB"
+    expect_code 5
+    expect_out '(^|# )typed-here$'
+    if real; then
+        expect_same "shells left in the container" \
+            "$(docker top "$WEB" -eo pid,args | awk '$2 ~ /(^|\/)(ba)?sh$/ && NF == 2' | wc -l | tr -d ' ')" 0
+    fi
+    cli api GET "/api/v1/recordings?container=$WEB"
+    expect_code 0
+    expect_out "\"container\": *\"$WEB\""
+    cli audit
+    expect_out "terminal.end .*$WEB"
+    has curl || return 0
+    expect_same "the page's answer" \
+        "$(curl -s -o /dev/null -w '%{http_code}' --cacert "$FAIRLEAD_CA" "$FAIRLEAD_URL/terminal")" 200
+    expect_same "a socket without an Origin" \
+        "$(curl -s -o /dev/null -w '%{http_code}' --cacert "$FAIRLEAD_CA" "$FAIRLEAD_URL/terminal/socket")" 403
 }
 
 tour_restart() {

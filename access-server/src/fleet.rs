@@ -18,6 +18,8 @@ const CONTAINERS_PER_PART: usize = 128;
 
 /// Containers of one host: what a hostile one says must not fill the memory.
 const CONTAINERS_PER_HOST_MAX: usize = 5000;
+/// What these may weigh together; one with many labels is about 1 KiB.
+const CONTAINERS_BYTES_MAX: usize = 8 << 20;
 
 /// A message, encoded; empty when there is none.
 struct Packed<M> {
@@ -55,11 +57,18 @@ struct KnownContainer {
     rest: Packed<Container>,
 }
 
+impl KnownContainer {
+    fn bytes(&self) -> usize {
+        self.id.len() + self.rest.bytes.len()
+    }
+}
+
 #[derive(Default)]
 struct Known {
     presence: Packed<HostPresence>,
     /// By id.
     containers: Vec<KnownContainer>,
+    containers_bytes: usize,
     generation: u64,
     as_of_us: i64,
     engine: Packed<EngineFacts>,
@@ -67,6 +76,27 @@ struct Known {
 }
 
 impl Known {
+    /// The picture that comes begins anew.
+    fn empty(&mut self) {
+        self.containers = Vec::new();
+        self.containers_bytes = 0;
+    }
+
+    fn take_away(&mut self, at: usize) {
+        self.containers_bytes -= self.containers.remove(at).bytes();
+    }
+
+    fn put(&mut self, at: Result<usize, usize>, newest: KnownContainer) {
+        self.containers_bytes += newest.bytes();
+        match at {
+            Ok(at) => {
+                self.containers_bytes -= self.containers[at].bytes();
+                self.containers[at] = newest;
+            }
+            Err(at) => self.containers.insert(at, newest),
+        }
+    }
+
     fn find(&self, id: &str) -> Result<usize, usize> {
         self.containers
             .binary_search_by(|container| (*container.id).cmp(id))
@@ -114,16 +144,16 @@ impl Fleet {
         Some(presence)
     }
 
-    /// Part of a host's inventory; `false` when it has more containers than a host may have.
+    /// Part of a host's inventory; `false` when it has more of containers than a host may have.
     pub fn inventory(&self, host: HostId, part: &InventoryPart) -> bool {
         let mut all = self.known();
         let known = all.entry(host).or_default();
         if part.full {
-            known.containers = Vec::new();
+            known.empty();
         }
         for id in &part.removed {
             if let Ok(at) = known.find(id) {
-                known.containers.remove(at);
+                known.take_away(at);
             }
         }
         for container in &part.upserts {
@@ -131,9 +161,13 @@ impl Fleet {
                 id: container.id.as_str().into(),
                 rest: Packed::of(container),
             };
-            match known.find(&container.id) {
-                Ok(at) => known.containers[at] = newest,
-                Err(at) => known.containers.insert(at, newest),
+            known.put(known.find(&container.id), newest);
+            if known.containers.len() > CONTAINERS_PER_HOST_MAX
+                || known.containers_bytes > CONTAINERS_BYTES_MAX
+            {
+                // Nothing of it is kept: who comes again must not begin where it was cut.
+                known.empty();
+                return false;
             }
         }
         known.containers.shrink_to_fit();
@@ -142,7 +176,7 @@ impl Fleet {
         if let Some(engine) = &part.engine {
             known.engine = Packed::of(engine);
         }
-        known.containers.len() <= CONTAINERS_PER_HOST_MAX
+        true
     }
 
     /// A round of measurements (or its first part).
@@ -242,6 +276,28 @@ mod tests {
         let all = fleet.whole().into_iter().flat_map(containers);
         all.map(|container| (container.id, container.state))
             .collect()
+    }
+
+    #[test]
+    fn a_host_that_has_too_much_is_refused_and_leaves_nothing_behind() {
+        let (fleet, host) = (Fleet::default(), HostId::from_bytes([1; 16]));
+        let part = |number: usize, bytes: usize| InventoryPart {
+            upserts: vec![Container {
+                image: "x".repeat(bytes),
+                ..container(&number.to_string(), "running")
+            }],
+            ..InventoryPart::default()
+        };
+        let taken = |bytes| (0..100_000).find(|n| !fleet.inventory(host, &part(*n, bytes)));
+        for _ in 0..2 {
+            assert_eq!(taken(10), Some(CONTAINERS_PER_HOST_MAX));
+            let by_weight = taken(8_000).unwrap();
+            assert!((1_000..1_100).contains(&by_weight), "{by_weight}");
+        }
+        // The same ones again and again are no more.
+        for _ in 0..3 {
+            assert!((0..1_000).all(|n| fleet.inventory(host, &part(n, 8_000))));
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::{
     Challenge, CommandId, CommandKeys, Deliver, HostId, LinkDown, LinkUp, Message, Probe,
-    Reconnect, SignedCommand, State, codes, limits, link_down, link_up,
+    Reconnect, SignedCommand, State, codes, events, limits, link_down, link_up,
 };
 use fairlead_store::commands::CommandRow;
 use tokio::sync::{oneshot, watch};
@@ -30,7 +30,10 @@ use crate::router::queue::FromRouter;
 use crate::{clones, doors};
 
 mod admission;
+pub mod allowance;
 mod heard;
+
+use allowance::Allowance;
 
 type Agent = Socket<LinkDown, LinkUp>;
 
@@ -39,25 +42,44 @@ const DRAIN_AFTER_MS: u32 = 200;
 /// See [`DRAIN_AFTER_MS`].
 const DRAIN_SPREAD_MS: u32 = 2000;
 
-/// Greets one agent; once it is admitted, a task of its own serves it to its end. That task lives for months
-/// and there are tens of thousands of it, so it is kept small: what is needed now and then is on the heap
-/// while it is needed.
-pub async fn run(
-    mut socket: Agent,
+/// Greets one agent and, once it is admitted, serves it to its end. There are tens of thousands of these
+/// tasks for months, so they are small: what is needed now and then is on the heap while it is needed, and
+/// that begins with the greeting. Nor is there a second task for what follows it: until the first heartbeat
+/// the socket's wakers would keep both.
+pub fn run(
+    socket: Agent,
     host: HostId,
     serial: String,
     region: Arc<Region>,
     shutdown: Shutdown,
-) {
+) -> impl Future<Output = ()> + Send {
+    let greeting = Box::pin(greet(socket, host, serial, region));
+    async move {
+        if let Some(mut linked) = greeting.await {
+            linked.serve(&shutdown).await;
+        }
+    }
+}
+
+async fn greet(
+    mut socket: Agent,
+    host: HostId,
+    serial: String,
+    region: Arc<Region>,
+) -> Option<Box<Linked>> {
     let hello = match socket.hear_message(limits::HELLO_TIMEOUT).await {
         Ok(LinkUp {
             kind: Some(link_up::Kind::Hello(hello)),
         }) => hello,
         Ok(_) => {
             let message = "the first message must be hello".to_owned();
-            return doors::refuse(&mut socket, (codes::PROTOCOL_VIOLATION, message), 0).await;
+            doors::refuse(&mut socket, (codes::PROTOCOL_VIOLATION, message), 0).await;
+            return None;
         }
-        Err(error) => return tracing::debug!(%host, %error, "left before hello"),
+        Err(error) => {
+            tracing::debug!(%host, %error, "left before hello");
+            return None;
+        }
     };
     let admitted = Link::admit(&mut socket, host, serial, hello, Arc::clone(&region)).await;
     let (link, queue, presence) = match admitted {
@@ -65,9 +87,11 @@ pub async fn run(
         Err((refusal, retry_after_ms)) => {
             tracing::warn!(%host, code = refusal.0, reason = refusal.1, "link refused");
             if refusal.0 == codes::CLONE {
-                return clones::serve(socket, host, refusal, retry_after_ms, &region).await;
+                clones::serve(socket, host, refusal, retry_after_ms, &region).await;
+            } else {
+                doors::refuse(&mut socket, refusal, retry_after_ms).await;
             }
-            return doors::refuse(&mut socket, refusal, retry_after_ms).await;
+            return None;
         }
     };
     if link.beside {
@@ -76,8 +100,32 @@ pub async fn run(
         tracing::info!(host = %link.host, epoch = presence.epoch, "link up");
         link.region.note_presence(link.host, presence);
     }
-    // Ends with the link, or with the process.
-    tokio::spawn(link.serve(socket, queue, shutdown));
+    Some(Box::new(Linked {
+        link,
+        socket,
+        queue,
+    }))
+}
+
+/// An admitted link, with what it hears.
+struct Linked {
+    link: Link,
+    socket: Agent,
+    queue: FromRouter,
+}
+
+impl Linked {
+    async fn serve(&mut self, shutdown: &Shutdown) {
+        let link = &mut self.link;
+        if !link.beside {
+            let online = format!("epoch {}", link.entry.epoch);
+            Box::pin(link.region.record(link.host, "host.online", online)).await;
+        }
+        let reason = link
+            .until_end(&mut self.socket, &mut self.queue, shutdown)
+            .await;
+        Box::pin(link.ended(&reason)).await;
+    }
 }
 
 struct Link {
@@ -98,31 +146,12 @@ struct Link {
     /// The keys that its welcome told; a change means that there are newer ones.
     keys: watch::Receiver<CommandKeys>,
     entry: Entry,
-    events: u32,
-    events_since: Instant,
+    allowance: Allowance,
+    /// It has said too much, and is not heard until then.
+    pause: Option<Instant>,
 }
 
 impl Link {
-    #[expect(
-        clippy::manual_async_fn,
-        reason = "an async fn would keep what it is given twice, for as long as the link lives"
-    )]
-    fn serve(
-        mut self,
-        mut socket: Agent,
-        mut queue: FromRouter,
-        shutdown: Shutdown,
-    ) -> impl Future<Output = ()> + Send {
-        async move {
-            if !self.beside {
-                let online = format!("epoch {}", self.entry.epoch);
-                Box::pin(self.region.record(self.host, "host.online", online)).await;
-            }
-            let reason = self.until_end(&mut socket, &mut queue, &shutdown).await;
-            Box::pin(self.ended(&reason)).await;
-        }
-    }
-
     async fn until_end(
         &mut self,
         socket: &mut Agent,
@@ -157,7 +186,7 @@ impl Link {
                     return "the access server was shut down".to_owned();
                 }
                 order = queue.next() => Box::pin(self.on_order(socket, order)).await,
-                heard = socket.hear() => match heard {
+                heard = socket.hear(), if self.pause.is_none() => match heard {
                     Ok(Heard::Life) => {
                         self.heard();
                         Ok(())
@@ -168,7 +197,7 @@ impl Link {
                     }
                     Err(error) => Err(error.to_string()),
                 },
-                () = tokio::time::sleep_until(self.beat_at) => Box::pin(self.beat(socket)).await,
+                () = tokio::time::sleep_until(self.next_time()) => Box::pin(self.on_time(socket)).await,
             };
             if let Err(reason) = done {
                 return reason;
@@ -180,6 +209,25 @@ impl Link {
                 return error.to_string();
             }
         }
+    }
+
+    /// A beat, or the end of a pause.
+    fn next_time(&self) -> Instant {
+        self.pause
+            .map_or(self.beat_at, |until| until.min(self.beat_at))
+    }
+
+    async fn on_time(&mut self, socket: &mut Agent) -> Result<(), String> {
+        let now = Instant::now();
+        if self.pause.is_some_and(|until| until <= now) {
+            self.pause = None;
+            // What it said meanwhile waits in the socket: it was not silent.
+            self.heard = now;
+        }
+        if self.beat_at <= now {
+            return self.beat(socket).await;
+        }
+        Ok(())
     }
 
     async fn send_probe(&mut self, socket: &mut Agent) -> Result<(), SocketError> {
@@ -198,10 +246,28 @@ impl Link {
 
     fn heard(&mut self) {
         self.heard = Instant::now();
+        if let Some(pause) = self.allowance.heard(self.heard) {
+            self.pause = Some(self.heard + pause);
+            self.note_slowed();
+        }
         if self.is_suspect {
             self.is_suspect = false;
             self.tell_state("online", "");
         }
+    }
+
+    /// Says once for each link that it was slowed down.
+    fn note_slowed(&mut self) {
+        if std::mem::replace(&mut self.allowance.slowed, true) {
+            return;
+        }
+        tracing::warn!(host = %self.host, "an agent says too much; it is slowed down");
+        let (region, host) = (Arc::clone(&self.region), self.host);
+        // Ends with the sync.
+        tokio::spawn(async move {
+            let detail = "it says too much; it is heard more slowly".to_owned();
+            region.record(host, events::HOST_FLOODING, detail).await;
+        });
     }
 
     /// The next beat comes whatever flows meanwhile: it also finds out that nothing is heard.

@@ -59,7 +59,8 @@ async fn through_door(
         .and_then(|(host, serial)| region.revoked(*host, serial));
     match (accepted.door, agent) {
         (Door::Link, Some((host, serial))) if !accepted.expired && revoked.is_none() => {
-            // A small task of its own: the handshake's future is large and must not stay.
+            // A small task of its own: the handshake's is large and must not stay. It ends with the link,
+            // or with the process.
             tokio::spawn(link::run(
                 accepted.messages(),
                 host,

@@ -17,6 +17,7 @@ use fairlead_store::{Enqueued, Store, StoreError};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
 use crate::fleet::Fleet;
+use crate::link::allowance::Comings;
 use crate::metrics::Counters;
 use crate::registry::Registry;
 use crate::router::{self, ToHost};
@@ -55,6 +56,8 @@ pub struct Region {
     pub fleet: Fleet,
     /// Streams under way.
     pub streams: Streams,
+    /// How often hosts come.
+    pub comings: Comings,
     /// Clones that are heard at a time.
     pub clone_places: Semaphore,
     /// Time.
@@ -75,7 +78,7 @@ pub struct Region {
     revoked: RwLock<Revoked>,
     command_keys: watch::Sender<CommandKeys>,
     /// When each open command was on the ledger's disk, for its timeline.
-    stored_at: Mutex<HashMap<CommandId, i64>>,
+    stored_at: Mutex<HashMap<CommandId, (HostId, i64)>>,
 }
 
 /// What a region is made of.
@@ -122,6 +125,7 @@ impl Region {
             registry: Registry::default(),
             fleet: Fleet::default(),
             streams: Streams::default(),
+            comings: Comings::default(),
             clone_places: Semaphore::new(crate::clones::PLACES),
             counters: Counters::default(),
             ping_interval_ms: parts.ping_interval_ms,
@@ -448,11 +452,11 @@ impl Region {
     // === timelines
 
     /// The command is on the ledger's disk since then.
-    pub fn note_stored(&self, id: CommandId, at_us: i64) {
+    pub fn note_stored(&self, id: CommandId, host: HostId, at_us: i64) {
         self.stored_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, at_us);
+            .insert(id, (host, at_us));
     }
 
     /// Forgets times that nobody has asked for: commands of hosts that stay away.
@@ -460,15 +464,20 @@ impl Region {
         self.stored_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .retain(|_, at_us| *at_us >= before_us);
+            .retain(|_, (_, at_us)| *at_us >= before_us);
     }
 
-    /// When it was; asked once, at its end.
-    pub fn take_stored(&self, id: CommandId) -> Option<i64> {
-        self.stored_at
+    /// When it was; asked once, at its end, by the host whose command it is.
+    pub fn take_stored(&self, id: CommandId, host: HostId) -> Option<i64> {
+        let mut stored_at = self
+            .stored_at
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&id)
+            .unwrap_or_else(PoisonError::into_inner);
+        let (of, at_us) = stored_at.get(&id).copied()?;
+        (of == host).then(|| {
+            stored_at.remove(&id);
+            at_us
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_daemon::shutdown::Shutdown;
-use fairlead_link::backoff::{Backoff, random_share};
+use fairlead_link::backoff::{Backoff, Last, random_share};
 use fairlead_link::dial::{DialError, Dialler};
 use fairlead_link::proxy::Proxy;
 use fairlead_link::socket::{Socket, SocketError};
@@ -32,6 +32,10 @@ use crate::observe::Watch;
 use crate::owner_log::OwnerLog;
 use crate::session;
 
+/// No server's wish keeps a host away for longer: one that was taken over must not do so for weeks.
+const AWAY_MAX: Duration = Duration::from_secs(5 * 60);
+/// Addresses of a region that are kept.
+const ADDRESSES_MAX: usize = 16;
 /// How long a session may take to say goodbye.
 const GOODBYE_WITHIN: Duration = Duration::from_millis(1500);
 
@@ -112,10 +116,19 @@ impl LinkEnd {
         matches!(self, Self::Refused { code, .. } if code == codes::REVOKED)
     }
 
+    /// What that was, for the next wait. One who is refused later, on a link, is not wanted either.
+    fn last(&self, was_linked: bool) -> Last {
+        match self {
+            Self::Dial(error) if error.nobody_there() => Last::NobodyThere,
+            Self::Socket(_) | Self::Reconnect { .. } if was_linked => Last::Taken,
+            _ => Last::NotTaken,
+        }
+    }
+
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { after, .. } | Self::Reconnect { after, .. } if !after.is_zero() => {
-                Some(*after)
+                Some(AWAY_MAX.min(*after))
             }
             _ => None,
         }
@@ -139,9 +152,10 @@ impl Connection {
                 return;
             };
             let started = self.clock.boot_us();
+            let mut was_linked = false;
             // A session says goodbye by itself; dialling is simply dropped.
             let end = tokio::select! {
-                end = self.connect(&address, &mut renewals, &shutdown) => end,
+                end = self.connect(&address, &mut renewals, &mut was_linked, &shutdown) => end,
                 () = async {
                     shutdown.cancelled().await;
                     tokio::time::sleep(GOODBYE_WITHIN).await;
@@ -159,7 +173,7 @@ impl Connection {
                 backoff.reset();
             }
             attempt += 1;
-            let wait = backoff.next_wait(random_share(), end.retry_after());
+            let wait = backoff.next_wait(end.last(was_linked), random_share(), end.retry_after());
             tracing::warn!(address, error = %end, retry_in_ms = wait.as_millis(), "no link");
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -182,6 +196,7 @@ impl Connection {
         &self,
         address: &str,
         renewals: &mut mpsc::Receiver<RenewNow>,
+        was_linked: &mut bool,
         shutdown: &Shutdown,
     ) -> LinkEnd {
         if !self.role().owns() {
@@ -197,6 +212,7 @@ impl Connection {
         let standing = *self.stands.borrow();
         match self.open_link(address, standing.role, shutdown).await {
             Ok((socket, welcome, facts)) => {
+                *was_linked = true;
                 let up = session::Up {
                     address,
                     welcome,
@@ -366,6 +382,8 @@ impl Connection {
 
     /// Keeps what a welcome says about the region, if it is new.
     pub async fn learn_region(&self, addresses: &[String]) {
+        // Each that leads nowhere costs a wait.
+        let addresses = &addresses[..addresses.len().min(ADDRESSES_MAX)];
         let mut identity = self.identity.lock().await;
         if addresses.is_empty() || identity.enrolment.addresses == addresses {
             return;

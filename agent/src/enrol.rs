@@ -8,7 +8,7 @@ use std::path::Path;
 
 use fairlead_identity::tls::{self, Expected, Trust};
 use fairlead_identity::token::{JoinToken, TokenError};
-use fairlead_link::backoff::{Backoff, random_share};
+use fairlead_link::backoff::{Backoff, Last, random_share};
 use fairlead_link::dial::{DialError, Dialler};
 use fairlead_link::proxy::Proxy;
 use fairlead_link::socket::{Socket, SocketError};
@@ -148,7 +148,7 @@ pub async fn enrol(
             return Err(error);
         }
         tracing::warn!(address, %error, "enrolment is tried again");
-        tokio::time::sleep(backoff.next_wait(random_share(), None)).await;
+        tokio::time::sleep(backoff.next_wait(Last::NotTaken, random_share(), None)).await;
     }
 }
 

@@ -39,6 +39,7 @@ mod look;
 mod outcome;
 mod own;
 mod settle;
+mod terminal;
 mod task;
 mod turn;
 

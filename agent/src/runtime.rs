@@ -216,6 +216,9 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     async fn exec_start(&self, exec: &str, tty: bool) -> Result<ExecIo, RuntimeError>;
     /// Where it stands.
     async fn exec_state(&self, exec: &str) -> Result<ExecState, RuntimeError>;
+    /// Ends all that a started exec has left: its processes, and theirs, told apart by the environment
+    /// variable that it was made with (`KEY=VALUE`). They get time to go by themselves first.
+    async fn exec_end(&self, exec: &str, marker: &str) -> Result<(), RuntimeError>;
     /// Resizes its terminal.
     async fn exec_resize(&self, exec: &str, columns: u16, rows: u16) -> Result<(), RuntimeError>;
     /// Log lines, oldest first.

@@ -60,6 +60,7 @@ const fn rule(method: Method, path: &'static str, need: Need, action: &'static s
 }
 
 const READ: Need = Need::Permission(Permission::Read);
+const SHELL: Need = Need::Permission(Permission::Shell);
 const ADMIN: Need = Need::Permission(Permission::Admin);
 
 const TABLE: &[Rule] = &[
@@ -118,6 +119,27 @@ const TABLE: &[Rule] = &[
         action: "command.stream",
         browsers_refused: true,
     },
+    rule(Method::POST, "/api/v1/terminals", SHELL, "terminal.ask"),
+    rule(Method::GET, "/api/v1/terminals", SHELL, "terminal.list"),
+    rule(
+        Method::POST,
+        "/api/v1/terminals/{id}/ticket",
+        SHELL,
+        "terminal.return",
+    ),
+    rule(
+        Method::DELETE,
+        "/api/v1/terminals/{id}",
+        SHELL,
+        "terminal.end",
+    ),
+    rule(Method::GET, "/api/v1/recordings", ADMIN, "recording.list"),
+    rule(
+        Method::GET,
+        "/api/v1/recordings/{id}",
+        ADMIN,
+        "recording.read",
+    ),
     rule(Method::GET, "/api/v1/packages", READ, "package.list"),
     rule(Method::GET, "/api/v1/events", READ, "event.list"),
     rule(Method::GET, "/api/v1/events/stream", READ, "event.follow"),

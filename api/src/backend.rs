@@ -17,7 +17,8 @@ use crate::error::ApiError;
 use crate::types::{
     ApiToken, ApiTokenRequest, AuditRow, Command, CommandRequest, Container, Event, Host,
     JoinToken, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Packages, Page, Permission,
-    Region, RegionRequest, Scope, SetupRequest, Status, time,
+    Recording, Region, RegionRequest, Scope, SetupRequest, Status, Terminal, TerminalRequest,
+    TerminalTicket, time,
 };
 
 /// Who is asking: a good API token, and where the request comes from.
@@ -169,6 +170,17 @@ pub struct EventQuery {
     pub before: Option<i64>,
 }
 
+/// Which recordings.
+#[derive(Debug, Clone, Default)]
+pub struct RecordingQuery {
+    /// Of this user, or part of it.
+    pub user: Option<String>,
+    /// Of this host.
+    pub host: Option<String>,
+    /// Of this container.
+    pub container: Option<String>,
+}
+
 /// One request as it was answered, for metrics. Labels are bounded: routes come from the table.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed {
@@ -248,6 +260,37 @@ pub trait Backend: Send + Sync + 'static {
     ) -> Result<BoxStream<'static, Command>, ApiError>;
     /// Opens a command's stream.
     async fn open_stream(&self, caller: &Caller, id: &str) -> Result<ClientStream, ApiError>;
+
+    /// Asks for a terminal; `origin` is that of the page that asks, where it is one.
+    async fn create_terminal(
+        &self,
+        caller: &Caller,
+        origin: Option<&str>,
+        request: TerminalRequest,
+    ) -> Result<TerminalTicket, ApiError>;
+    /// Asks to come back to a terminal.
+    async fn terminal_ticket(
+        &self,
+        caller: &Caller,
+        origin: Option<&str>,
+        id: &str,
+    ) -> Result<TerminalTicket, ApiError>;
+    /// Terminals that are open.
+    async fn terminals(&self, caller: &Caller) -> Result<Vec<Terminal>, ApiError>;
+    /// Ends a terminal.
+    async fn end_terminal(&self, caller: &Caller, id: &str) -> Result<Terminal, ApiError>;
+    /// Recordings, newest first.
+    async fn recordings(
+        &self,
+        caller: &Caller,
+        query: RecordingQuery,
+    ) -> Result<Vec<Recording>, ApiError>;
+    /// One recording, in pieces.
+    async fn recording(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>, ApiError>;
 
     /// Events in scope, newest first.
     async fn events(&self, caller: &Caller, query: EventQuery) -> Result<Page<Event>, ApiError>;

@@ -71,12 +71,15 @@ impl ApiError {
 fn status_of(code: &str) -> StatusCode {
     match code {
         codes::UNAUTHENTICATED => StatusCode::UNAUTHORIZED,
-        codes::PERMISSION_DENIED | codes::SETUP_CLOSED => StatusCode::FORBIDDEN,
+        codes::PERMISSION_DENIED | codes::SETUP_CLOSED | codes::TICKET_REFUSED => {
+            StatusCode::FORBIDDEN
+        }
         codes::HOST_NOT_FOUND
         | codes::CONTAINER_NOT_FOUND
         | codes::COMMAND_NOT_FOUND
         | codes::REGION_NOT_FOUND
         | codes::TOKEN_NOT_FOUND
+        | codes::TERMINAL_NOT_FOUND
         | codes::NOT_FOUND => StatusCode::NOT_FOUND,
         codes::AMBIGUOUS | codes::ALREADY_EXISTS | codes::DUPLICATE_ID | codes::NO_STREAM => {
             StatusCode::CONFLICT

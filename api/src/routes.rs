@@ -21,6 +21,7 @@ mod fleet;
 mod follow;
 mod service;
 mod share;
+mod terminals;
 
 use share::Shares;
 
@@ -74,6 +75,11 @@ pub(crate) fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(commands::cancel))
         .routes(routes!(follow::watch))
         .routes(routes!(follow::stream))
+        .routes(routes!(terminals::create, terminals::list))
+        .routes(routes!(terminals::ticket))
+        .routes(routes!(terminals::end))
+        .routes(routes!(terminals::recordings))
+        .routes(routes!(terminals::recording))
         .routes(routes!(fleet::packages))
         .routes(routes!(fleet::events))
         .routes(routes!(follow::events))

@@ -14,11 +14,13 @@ mod access;
 mod command;
 mod fleet;
 mod packages;
+mod terminals;
 
 pub use access::*;
 pub use command::*;
 pub use fleet::*;
 pub use packages::*;
+pub use terminals::*;
 
 /// Labels of a host.
 pub type Labels = BTreeMap<String, String>;

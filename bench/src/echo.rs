@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fairlead_daemon::arrivals::{Arrivals, listen};
 use fairlead_identity::Role;
 use fairlead_link::accept::Accepted;
-use fairlead_link::backoff::{Backoff, random_share};
+use fairlead_link::backoff::{Backoff, Last, random_share};
 use fairlead_link::dial::Dialler;
 use fairlead_link::doorkeeper::{self, Waiting};
 use fairlead_protocol::StreamId;
@@ -165,6 +165,6 @@ pub async fn live(
                 count(&counts.failed);
             }
         }
-        tokio::time::sleep(backoff.next_wait(random_share(), None)).await;
+        tokio::time::sleep(backoff.next_wait(Last::NotTaken, random_share(), None)).await;
     }
 }

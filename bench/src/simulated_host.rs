@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use fairlead_agent::identity::Identity;
-use fairlead_link::backoff::{Backoff, random_share};
+use fairlead_link::backoff::{Backoff, Last, random_share};
 use fairlead_link::dial::Dialler;
 use fairlead_link::socket::{Heard, Socket};
 use fairlead_protocol::version::{self, paths};
@@ -115,7 +115,7 @@ impl SimulatedHost {
         let mut backoff = Backoff::default();
         loop {
             // On the heap: the handshake's future is large and must not stay.
-            let retry_after = match Box::pin(self.open()).await {
+            let (last, retry_after) = match Box::pin(self.open()).await {
                 Ok((socket, welcome)) => {
                     let opened = Instant::now();
                     self.counts.connected.fetch_add(1, Ordering::Relaxed);
@@ -124,18 +124,18 @@ impl SimulatedHost {
                     if opened.elapsed() > GOOD_AFTER {
                         backoff.reset();
                     }
-                    wish
+                    (Last::Taken, wish)
                 }
-                Err(wish) => {
+                Err(failed) => {
                     self.counts.failed.fetch_add(1, Ordering::Relaxed);
-                    wish
+                    failed
                 }
             };
-            tokio::time::sleep(backoff.next_wait(random_share(), retry_after)).await;
+            tokio::time::sleep(backoff.next_wait(last, random_share(), retry_after)).await;
         }
     }
 
-    async fn open(&self) -> Result<(Socket<LinkUp, LinkDown>, Welcome), Option<Duration>> {
+    async fn open(&self) -> Result<(Socket<LinkUp, LinkDown>, Welcome), (Last, Option<Duration>)> {
         let (mut socket, _): (Socket<LinkUp, LinkDown>, _) = self
             .dialler
             .messages(
@@ -146,7 +146,13 @@ impl SimulatedHost {
             .await
             .map_err(|error| {
                 tracing::debug!(%error, "no link");
-                None
+                let nobody = error.nobody_there();
+                let last = if nobody {
+                    Last::NobodyThere
+                } else {
+                    Last::NotTaken
+                };
+                (last, None)
             })?;
         let hello = Hello {
             version_min: version::OLDEST,
@@ -164,17 +170,18 @@ impl SimulatedHost {
             ..Hello::default()
         };
         let said = say(&mut socket, link_up::Kind::Hello(hello)).await;
-        said.map_err(|()| None)?;
+        said.map_err(|()| (Last::NotTaken, None))?;
         match socket.hear_message(limits::HELLO_TIMEOUT).await {
             Ok(LinkDown {
                 kind: Some(link_down::Kind::Welcome(welcome)),
             }) => Ok((socket, welcome)),
             Ok(LinkDown {
                 kind: Some(link_down::Kind::Refused(refused)),
-            }) => Err(Some(Duration::from_millis(u64::from(
-                refused.retry_after_ms,
-            )))),
-            _ => Err(None),
+            }) => {
+                let after = Duration::from_millis(u64::from(refused.retry_after_ms));
+                Err((Last::NotTaken, Some(after)))
+            }
+            _ => Err((Last::NotTaken, None)),
         }
     }
 

@@ -89,6 +89,8 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// Run a process in a container
     Exec(Exec),
+    /// Open a shell in a container, in this terminal
+    Shell(Shell),
     /// Copy files into or out of a container
     Cp(Cp),
     /// Ask agents for a sign of life
@@ -481,8 +483,8 @@ pub(crate) struct Exec {
     /// Attach standard input
     #[arg(short, long)]
     pub(crate) interactive: bool,
-    /// A terminal: not here, see `fairlead shell`
-    #[arg(short, long, hide = true)]
+    /// In a terminal, with -i
+    #[arg(short, long)]
     pub(crate) tty: bool,
     /// Set a variable; KEY alone takes it from here
     #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
@@ -512,6 +514,21 @@ pub(crate) struct Exec {
     #[arg(required = true, num_args = 2.., trailing_var_arg = true,
           value_names = ["CONTAINER", "COMMAND"])]
     pub(crate) container_and_command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Shell {
+    /// The container
+    pub(crate) container: String,
+    /// USER[:GROUP]
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub(crate) user: String,
+    /// Working directory
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub(crate) workdir: String,
+    /// The host, where the container's name does not say it
+    #[arg(long)]
+    pub(crate) host: Option<String>,
 }
 
 #[derive(Debug, Args)]

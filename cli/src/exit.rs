@@ -49,7 +49,7 @@ impl Exit {
     }
 
     /// The exit code for a stable error code; `None` for those that only say "failed".
-    fn of_code(code: &str) -> Option<Self> {
+    pub(crate) fn of_code(code: &str) -> Option<Self> {
         Some(match code {
             codes::HOST_NOT_FOUND
             | codes::CONTAINER_NOT_FOUND

@@ -22,6 +22,8 @@ use crate::exit::{Exit, Failure};
 
 /// The subprotocol of a command's stream.
 const SUBPROTOCOL: &str = "fairlead.stream.v1";
+/// The subprotocol of a terminal's socket.
+const TERMINAL_SUBPROTOCOL: &str = "fairlead.terminal.v1";
 /// How long the connection and its handshakes may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -48,7 +50,35 @@ pub(crate) async fn open(client: &Client, id: &str) -> Result<Stream, Failure> {
     }
 }
 
+/// Opens the socket of a terminal; it is a ticket that opens the terminal.
+pub(crate) async fn open_terminal(
+    client: &Client,
+    path: &str,
+    origin: &str,
+) -> Result<Stream, Failure> {
+    let wrong = |_| Failure::new(Exit::Failed, "the server names a socket that is none");
+    let url = client.base().join(path).map_err(wrong)?;
+    let slow = || {
+        let text = "the server does not answer the terminal's socket";
+        Failure::new(Exit::Unreachable, text).transient()
+    };
+    let connected = connect_with(client, url, TERMINAL_SUBPROTOCOL, Some(origin));
+    tokio::time::timeout(OPEN_TIMEOUT, connected)
+        .await
+        .map_err(|_| slow())?
+}
+
 async fn connect(client: &Client, url: Url) -> Result<Stream, Failure> {
+    connect_with(client, url, SUBPROTOCOL, None).await
+}
+
+/// With an origin it is a terminal's socket, which is shown a ticket and no token.
+async fn connect_with(
+    client: &Client,
+    url: Url,
+    subprotocol: &'static str,
+    origin: Option<&str>,
+) -> Result<Stream, Failure> {
     let host = url
         .host_str()
         .unwrap_or_default()
@@ -77,9 +107,14 @@ async fn connect(client: &Client, url: Url) -> Result<Stream, Failure> {
     let headers = request.headers_mut();
     headers.insert(
         "sec-websocket-protocol",
-        HeaderValue::from_static(SUBPROTOCOL),
+        HeaderValue::from_static(subprotocol),
     );
-    if let Some(token) = client.token() {
+    if let Some(origin) = origin {
+        headers.insert(
+            "origin",
+            HeaderValue::from_str(origin).map_err(|_| wrong())?,
+        );
+    } else if let Some(token) = client.token() {
         let mut value =
             HeaderValue::from_str(&format!("Bearer {}", token.reveal())).map_err(|_| wrong())?;
         value.set_sensitive(true);

@@ -19,6 +19,7 @@ mod act;
 mod lifecycle;
 mod attach;
 mod process;
+mod shell;
 mod copy;
 mod command;
 mod journal;
@@ -149,7 +150,9 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Completion { shell } => raw::completion(context, shell),
         Verb::Api(args) => raw::api(context, args).await,
         Verb::Logs(args) => process::logs(context, args).await,
+        Verb::Exec(args) if args.tty => shell::exec(context, args).await,
         Verb::Exec(args) => process::exec(context, args).await,
+        Verb::Shell(args) => shell::shell(context, args).await,
         Verb::Cp(args) => copy::cp(context, args).await,
     }
 }

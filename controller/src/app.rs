@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use fairlead_api::server::{Limits, serve};
+use fairlead_api::server::{Limits, Peer, serve};
 use fairlead_api::{Options, router};
 use fairlead_daemon::arrivals::ListenError;
 use fairlead_daemon::clock::Clock;
@@ -17,10 +17,13 @@ use fairlead_identity::{random, tls};
 use fairlead_link::accept::Acceptor;
 use fairlead_protocol::HostId;
 use fairlead_store::{Store, StoreError};
+use fairlead_webssh::recording::file::Recordings;
+use fairlead_webssh::{Origins, page, socket};
 
 use crate::acme::AcmeError;
 use crate::authority::{CaError, CertificateAuthority};
 use crate::backend::live::Live;
+use crate::backend::terminals::Desk;
 use crate::backend::{ControllerBackend, Parts};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
@@ -40,6 +43,8 @@ const HOUSEKEEP_EVERY: Duration = Duration::from_secs(2);
 /// While nothing can be written, every so many rounds it is tried.
 const PROBE_EVERY_ROUNDS: u32 = 5;
 
+/// Recordings of terminals, below the data directory.
+const RECORDINGS_DIR: &str = "recordings";
 /// How often it is asked whether the command key needs its next certificate.
 const LOOK_AT_COMMAND_KEY_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -76,6 +81,9 @@ pub enum AppError {
     /// Nor do those for https.
     #[error(transparent)]
     WebCertificate(#[from] WebCertificateError),
+    /// Recordings have no place.
+    #[error("cannot use the directory of recordings: {0}")]
+    Recordings(#[source] std::io::Error),
     /// Nor ACME.
     #[error(transparent)]
     Acme(#[from] AcmeError),
@@ -92,6 +100,19 @@ pub struct App {
     https: Https,
     packages: Arc<Packages>,
     acceptor: Acceptor,
+}
+
+/// What terminals need.
+fn desk(config: &Config, authority: &Arc<CertificateAuthority>) -> Result<Desk, AppError> {
+    let signing = Arc::clone(authority);
+    let addresses = std::iter::once(&config.public_url).chain(&config.browser_origins);
+    let dir = config.data_dir.join(RECORDINGS_DIR);
+    let max_bytes = config.recordings_max.saturating_mul(1 << 30);
+    Ok(Desk::new(
+        move || signing.signer(),
+        Origins::new(addresses.map(String::as_str)),
+        Recordings::open(&dir, max_bytes).map_err(AppError::Recordings)?,
+    ))
 }
 
 impl App {
@@ -146,12 +167,14 @@ impl App {
             put_in_place(from, packages.clone()).await;
         }
         let packages = Packages::new(&packages, move || for_packages.now_us());
+        let desk = desk(&config, &authority)?;
         let backend = ControllerBackend::new(Parts {
             store: store.clone(),
             fleet: Arc::clone(&fleet),
             dispatch: Arc::<Dispatch>::clone(&dispatch),
             feed: Arc::clone(&feed),
             live: Arc::new(Live::new()),
+            desk,
             metrics: Arc::clone(&metrics),
             setup,
             clock: clock.clone(),
@@ -197,8 +220,11 @@ impl App {
             event_streams_per_token_max: EVENT_STREAMS_PER_TOKEN_MAX,
             watches_per_token_max: WATCHES_PER_TOKEN_MAX,
         };
+        let terminals = self.backend.terminals_of(shutdown.clone());
         let router = router(Arc::<ControllerBackend>::clone(&self.backend), options)
-            .merge(self.packages.router());
+            .merge(self.packages.router())
+            .merge(page::router())
+            .merge(socket::router(Arc::clone(&terminals), Peer::of));
         let (web, uplinks, taking) = self.doors.split(shutdown.clone());
         let dispatch = Arc::clone(&self.centre.dispatch);
         let store = self.centre.store.clone();
@@ -213,6 +239,7 @@ impl App {
             regions::run(uplinks, self.acceptor, self.centre, shutdown.clone()),
             housekeep(self.backend, store, shutdown.clone()),
             keep_command_key(dispatch, shutdown.clone()),
+            terminals.drained(),
             self.https.keep(shutdown.clone()),
             taking,
         );

@@ -8,6 +8,7 @@
 //! | `regions` | regions, status, events, metrics |
 //! | `convert`, `spec`, `names` | from the API's words to the wire's, checked |
 //! | `show` | from rows to the API's words |
+//! | `terminals` | tickets, opening, ending, recordings |
 //! | `live` | what is open with which token |
 //!
 //! What a caller may not see does not exist for it: hosts out of scope or of another tenant are
@@ -16,11 +17,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fairlead_api::backend::{CommandQuery, ContainerQuery, EventQuery, Observed, Submitted};
+use bytes::Bytes;
+use fairlead_api::backend::{
+    CommandQuery, ContainerQuery, EventQuery, Observed, RecordingQuery, Submitted,
+};
 use fairlead_api::types::{
     ApiToken, ApiTokenRequest, AuditRow, Command, CommandRequest, Container, Event, Host,
-    JoinToken, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Packages, Page, Region,
-    RegionRequest, SetupRequest, Status,
+    JoinToken, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Packages, Page, Recording,
+    Region, RegionRequest, SetupRequest, Status, Terminal, TerminalRequest, TerminalTicket,
 };
 use fairlead_api::{ApiError, Backend, Caller, ClientStream};
 use fairlead_daemon::clock::Clock;
@@ -48,9 +52,11 @@ mod names;
 mod regions;
 mod show;
 mod spec;
+pub mod terminals;
 
 use dispatch::Dispatching;
 use live::Live;
+use terminals::Desk;
 
 /// Finished commands older than this are forgotten; the audit log keeps that they were.
 const COMMANDS_KEPT_US: i64 = 90 * 24 * 3600 * 1_000_000;
@@ -73,6 +79,8 @@ pub struct Parts {
     pub feed: Arc<Feed>,
     /// What is open with which token.
     pub live: Arc<Live>,
+    /// Terminals.
+    pub desk: Desk,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The first admin's door.
@@ -247,6 +255,7 @@ impl ControllerBackend {
     pub async fn housekeep(&self) -> Result<(), StoreError> {
         let now_us = self.now_us();
         self.parts.live.end_expired(now_us);
+        self.tidy_recordings().await;
         let used = self.parts.live.take_used();
         let pictures = self.parts.fleet.take_unsaved(HOUSEKEEPING_ROWS as usize);
         self.parts
@@ -379,6 +388,48 @@ impl Backend for ControllerBackend {
 
     async fn open_stream(&self, caller: &Caller, id: &str) -> Result<ClientStream, ApiError> {
         self.stream_of(caller, id).await
+    }
+
+    async fn create_terminal(
+        &self,
+        caller: &Caller,
+        origin: Option<&str>,
+        request: TerminalRequest,
+    ) -> Result<TerminalTicket, ApiError> {
+        self.promise_terminal(caller, origin, request).await
+    }
+
+    async fn terminal_ticket(
+        &self,
+        caller: &Caller,
+        origin: Option<&str>,
+        id: &str,
+    ) -> Result<TerminalTicket, ApiError> {
+        self.return_to_terminal(caller, origin, id).await
+    }
+
+    async fn terminals(&self, caller: &Caller) -> Result<Vec<Terminal>, ApiError> {
+        self.open_terminals(caller).await
+    }
+
+    async fn end_terminal(&self, caller: &Caller, id: &str) -> Result<Terminal, ApiError> {
+        self.close_terminal(caller, id).await
+    }
+
+    async fn recordings(
+        &self,
+        caller: &Caller,
+        query: RecordingQuery,
+    ) -> Result<Vec<Recording>, ApiError> {
+        self.list_recordings(caller, query).await
+    }
+
+    async fn recording(
+        &self,
+        caller: &Caller,
+        id: &str,
+    ) -> Result<BoxStream<'static, std::io::Result<Bytes>>, ApiError> {
+        self.read_recording(caller, id).await
     }
 
     async fn events(&self, caller: &Caller, query: EventQuery) -> Result<Page<Event>, ApiError> {

@@ -53,6 +53,16 @@ pub struct Config {
     /// Its private key (PEM).
     #[arg(long, env = "FAIRLEAD_WEB_KEY", requires = "web_certificate")]
     pub web_key: Option<PathBuf>,
+    /// Other origins (`https://HOST[:PORT]`) whose pages may open terminals; that of `--public-url` always may.
+    #[arg(
+        long = "browser-origin",
+        env = "FAIRLEAD_BROWSER_ORIGINS",
+        value_delimiter = ','
+    )]
+    pub browser_origins: Vec<String>,
+    /// What recordings of terminals may take of the disk all together, in GiB; beyond it the oldest go.
+    #[arg(long, env = "FAIRLEAD_RECORDINGS_MAX", default_value_t = 20)]
+    pub recordings_max: u64,
     /// Folder with packages that came with this program, for instance by apt: put into the data directory,
     /// from which machines get them, when they are newer than what is there.
     #[arg(long, env = "FAIRLEAD_PACKAGES_FROM")]

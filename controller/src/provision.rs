@@ -193,6 +193,8 @@ mod tests {
                 front_socket: None,
                 web_certificate: None,
                 web_key: None,
+                browser_origins: Vec::new(),
+                recordings_max: 1,
                 packages_from: None,
                 clones: crate::config::Clones::ReEnrol,
                 acme: crate::config::AcmeConfig::default(),

@@ -13,6 +13,7 @@
 //! | `public` | what a public CA asks for: requests with names, challenge certificates |
 //! | `token` | `FL1…` join tokens and `FA1…` API tokens |
 //! | `signing` | signing commands, and verifying them on the host |
+//! | `ticket` | permission to open one terminal once |
 //! | `package` | manifests of packaged versions, and the keys that sign them |
 
 pub mod digest;
@@ -24,6 +25,7 @@ pub mod authority;
 pub mod public;
 pub mod token;
 pub mod signing;
+pub mod ticket;
 pub mod package;
 
 pub use chain::{Identity, Root};

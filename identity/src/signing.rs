@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use fairlead_protocol::{
     Chain, CloneGrant, Command, CommandKeys, HostId, Message, SignedCloneGrant, SignedCommand,
     limits,
@@ -88,15 +88,33 @@ impl Signer {
         }
     }
 
+    /// A signature over these bytes behind words that say what they are, so that nothing that was signed
+    /// as one thing is ever taken for another (no command begins with such words).
+    pub(crate) fn sign_as(&self, words: &[u8], bytes: &[u8]) -> Vec<u8> {
+        self.pair.sign(&[words, bytes].concat()).as_ref().to_vec()
+    }
+
+    /// Whether it signed these bytes behind these words.
+    pub(crate) fn signed_as(&self, words: &[u8], bytes: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.pair.public_key().as_ref())
+            .verify(&[words, bytes].concat(), signature)
+            .is_ok()
+    }
+
+    /// The id of its key.
+    pub(crate) fn key_id(&self) -> [u8; KEY_ID_BYTES] {
+        self.key_id
+    }
+
     /// The grant, signed.
     #[must_use]
     pub fn sign_grant(&self, grant: &CloneGrant) -> SignedCloneGrant {
         let bytes = grant.encode_to_vec();
-        let signature = self.pair.sign(&[GRANT_WORDS, &bytes[..]].concat());
+        let signature = self.sign_as(GRANT_WORDS, &bytes);
         SignedCloneGrant {
             grant: bytes.into(),
             key_id: bytes::Bytes::copy_from_slice(&self.key_id),
-            signature: bytes::Bytes::copy_from_slice(signature.as_ref()),
+            signature: signature.into(),
         }
     }
 

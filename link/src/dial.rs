@@ -11,6 +11,7 @@ use prost::Message;
 use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{TlsConnector, TlsStream};
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::ClientRequestBuilder;
@@ -39,6 +40,17 @@ pub enum DialError {
     /// TLS failed: one side does not believe the other.
     #[error("no trust between us and {address}: {reason}")]
     Tls {
+        /// What was dialled.
+        address: String,
+        /// In the library's words.
+        reason: String,
+    },
+    /// The server's certificate is not good at the time that our clock shows.
+    #[error(
+        "the certificate of {address} is not good now ({reason}): is this machine's clock right? \
+         (clock_skew)"
+    )]
+    Clock {
         /// What was dialled.
         address: String,
         /// In the library's words.
@@ -101,10 +113,20 @@ pub enum DialError {
 }
 
 impl DialError {
+    /// Whether nobody was there at all: no name, no way, no answer, or no proxy.
+    #[must_use]
+    pub fn nobody_there(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::ProxyUnreachable { .. }
+        )
+    }
+
     /// The stable code of what a person can do something about; none for the rest.
     #[must_use]
     pub fn code(&self) -> Option<&'static str> {
         match self {
+            Self::Clock { .. } => Some(codes::CLOCK_SKEW),
             Self::ProxyAuth { .. } => Some(codes::PROXY_AUTH),
             Self::ProxyUnreachable { .. } => Some(codes::PROXY_UNREACHABLE),
             Self::ProxyRefused { .. } => Some(codes::PROXY_REFUSED),
@@ -209,36 +231,39 @@ impl Dialler {
         path: &str,
         message_bytes_max: usize,
     ) -> Result<(Raw, Vec<CertificateDer<'static>>, Option<Identity>), DialError> {
-        tokio::time::timeout(
-            limits::HANDSHAKE_TIMEOUT,
-            self.open_unbounded(address, path, message_bytes_max),
-        )
-        .await
-        .unwrap_or_else(|_| {
-            Err(DialError::Timeout {
-                address: address.to_owned(),
+        let until = Instant::now() + limits::HANDSHAKE_TIMEOUT;
+        let tcp = timeout_at(until, self.tcp(address))
+            .await
+            .unwrap_or_else(|_| {
+                Err(DialError::Unreachable {
+                    address: address.to_owned(),
+                    reason: format!("no answer within {:?}", limits::HANDSHAKE_TIMEOUT),
+                })
+            })?;
+        timeout_at(until, self.open_over(tcp, address, path, message_bytes_max))
+            .await
+            .unwrap_or_else(|_| {
+                Err(DialError::Timeout {
+                    address: address.to_owned(),
+                })
             })
-        })
     }
 
-    async fn open_unbounded(
+    async fn open_over(
         &self,
+        tcp: TcpStream,
         address: &str,
         path: &str,
         message_bytes_max: usize,
     ) -> Result<(Raw, Vec<CertificateDer<'static>>, Option<Identity>), DialError> {
         let owned = || address.to_owned();
         let name = ServerName::try_from(self.sni).map_err(|_| DialError::Address(owned()))?;
-        let tcp = self.tcp(address).await?;
         // Commands are small and must not wait for more bytes to share a packet with.
         let _ = tcp.set_nodelay(true);
         let tls = TlsConnector::from(Arc::clone(&self.tls))
             .connect(name, tcp)
             .await
-            .map_err(|error| DialError::Tls {
-                address: owned(),
-                reason: error.to_string(),
-            })?;
+            .map_err(|error| tls_error(owned(), &error))?;
         let chain: Vec<CertificateDer<'static>> = tls
             .get_ref()
             .1
@@ -301,6 +326,18 @@ impl Dialler {
                 address: address.to_owned(),
                 reason: error.to_string(),
             })
+    }
+}
+
+fn tls_error(address: String, error: &std::io::Error) -> DialError {
+    use rustls::CertificateError as C;
+    let reason = error.to_string();
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(
+            C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. },
+        )) => DialError::Clock { address, reason },
+        _ => DialError::Tls { address, reason },
     }
 }
 

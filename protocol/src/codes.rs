@@ -6,6 +6,11 @@
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
         $($(#[$doc])* pub const $name: &str = $text;)*
+        /// The code of that text; `internal` for what is none.
+        #[must_use]
+        pub fn known(text: &str) -> &'static str {
+            ALL.iter().find(|code| **code == text).copied().unwrap_or("internal")
+        }
         /// Every code, for documentation and tests.
         pub const ALL: &[&str] = &[$($text),*];
     };
@@ -81,6 +86,10 @@ codes! {
     SETUP_CLOSED = "setup_closed";
     /// The command has no stream, or its stream is over.
     NO_STREAM = "no_stream";
+    /// There is no such terminal, or it has ended.
+    TERMINAL_NOT_FOUND = "terminal_not_found";
+    /// The ticket opens no terminal: used, too old, altered, or of another page.
+    TICKET_REFUSED = "ticket_refused";
     /// The host (or its region) is not connected.
     HOST_OFFLINE = "host_offline";
     /// This server has no package of that name.
@@ -115,6 +124,8 @@ codes! {
     // Commands.
     /// Signature, signer or addressee of the command are not as they must be.
     SIGNATURE_REJECTED = "signature_rejected";
+    /// The clocks of two sides are so far apart that neither time can be believed.
+    CLOCK_SKEW = "clock_skew";
     /// The deadline passed before the command began.
     DEADLINE_PASSED = "deadline_passed";
     /// The act took longer than its timeout.
@@ -145,6 +156,8 @@ codes! {
     STREAM_LOST = "stream_lost";
     /// What arrived is not what was signed.
     DIGEST_MISMATCH = "digest_mismatch";
+    /// The container has no shell that a terminal could run.
+    NO_SHELL = "no_shell";
     /// The remote process ended with a code other than zero.
     EXIT_CODE = "exit_code";
     /// It cannot be found out what became of it.

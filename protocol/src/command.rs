@@ -140,6 +140,7 @@ impl Kind {
     pub fn feature(&self) -> &'static str {
         match self {
             Self::Pull(_) | Self::PruneImages(_) => "image",
+            Self::Exec(exec) if exec.tty => "terminal",
             Self::Exec(_) => "exec",
             Self::Logs(_) => "logs",
             Self::CopyIn(_) | Self::CopyOut(_) => "copy",

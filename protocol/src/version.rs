@@ -34,6 +34,7 @@ pub const AGENT_FEATURES: &[&str] = &[
     "container",
     "image",
     "exec",
+    "terminal",
     "logs",
     "copy",
     "certificate",

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::client::Api;
 use crate::disk::Disk;
+use crate::line::Line;
 use crate::loop_disk::LoopDisk;
 use crate::ports::Port;
 use crate::process::{Process, is_alive, send};
@@ -48,11 +49,15 @@ pub struct Options {
     pub agent_program: Option<PathBuf>,
     /// The environment of each agent.
     pub agent_env: Vec<(String, String)>,
+    /// What each agent's supervisor is started by, before its own words; empty: nothing.
+    pub agent_wrapper: Vec<String>,
     /// Data directories (`controller`, `access-server-REGION`, `agent-HOST`) that lie on a small disk
     /// of their own.
     pub small_disks: Vec<String>,
     /// The same, that lie on a disk whose power can be cut.
     pub loop_disks: Vec<String>,
+    /// Whether agents and access servers dial through a line that can be made bad.
+    pub lines: bool,
 }
 
 impl Options {
@@ -70,8 +75,10 @@ impl Options {
             agent_flags: Vec::new(),
             agent_program: None,
             agent_env: Vec::new(),
+            agent_wrapper: Vec::new(),
             small_disks: Vec::new(),
             loop_disks: Vec::new(),
+            lines: false,
         }
     }
 
@@ -89,12 +96,27 @@ impl Options {
         self
     }
 
+    /// With lines that can be made bad before access servers and controller.
+    #[must_use]
+    pub fn lines(mut self) -> Self {
+        self.lines = true;
+        self
+    }
+
     /// One region, one host, the machine's real engine.
     #[must_use]
     pub fn docker() -> Self {
         Self {
             engine: "docker",
             ..Self::simulated()
+        }
+    }
+
+    async fn line_to(&self, port: &Port) -> Option<Line> {
+        if self.lines {
+            Some(Line::to(&port.address()).await)
+        } else {
+            None
         }
     }
 
@@ -163,10 +185,32 @@ pub struct RegionSide {
     pub process: Process,
     /// Its data directory.
     pub dir: PathBuf,
-    /// Where agents dial.
+    /// Where it listens for agents.
     pub agents: Port,
     /// Its https.
     pub web: Port,
+    /// What its agents dial through, if the options say so.
+    line: Option<Line>,
+}
+
+impl RegionSide {
+    /// The line between its agents and it.
+    ///
+    /// # Panics
+    /// When the options asked for none.
+    #[must_use]
+    pub fn line(&self) -> &Line {
+        self.line.as_ref().expect("the options ask for lines")
+    }
+
+    /// Where agents dial.
+    #[must_use]
+    pub fn dialled_at(&self) -> String {
+        match &self.line {
+            Some(line) => line.address(),
+            None => self.agents.address(),
+        }
+    }
 }
 
 /// A host: a supervisor and the agent under it.
@@ -286,9 +330,11 @@ pub struct Fleet {
     pub hosts: Vec<HostSide>,
     /// The controller's port for access servers.
     pub uplink: Port,
+    uplink_line: Option<Line>,
     _web: Port,
-    /// Unmounted after the processes have gone and before their directory goes.
-    disks: Vec<Disk>,
+    /// Small disks, in the order of the options. Unmounted after the processes have gone and before their
+    /// directory goes.
+    pub disks: Vec<Disk>,
     /// Disks whose power can be cut, in the order of the options.
     pub loop_disks: Vec<LoopDisk>,
     dir: TempDir,
@@ -368,12 +414,14 @@ impl Fleet {
         })
         .await;
         api.token = token.token;
+        let uplink_line = options.line_to(&uplink).await;
         Self {
             api,
             controller,
             regions: Vec::new(),
             hosts: Vec::new(),
             uplink,
+            uplink_line,
             _web: web,
             disks,
             loop_disks,
@@ -395,6 +443,12 @@ impl Fleet {
             .unwrap_or_else(|no| panic!("{no}"));
         let token = self.secret_file(&format!("{name}.token"), &made.join_token.token);
         let (agents, web) = (Port::claim(), Port::claim());
+        let line = self.options.line_to(&agents).await;
+        let dialled_at = line
+            .as_ref()
+            .map_or_else(|| agents.address(), Line::address);
+        let controller = self.uplink_line.as_ref();
+        let controller = controller.map_or_else(|| self.uplink.address(), Line::address);
         let dir = self.dir.path().join(format!("access-server-{name}"));
         let process = Process::start(
             &format!("access server of {name}"),
@@ -403,11 +457,11 @@ impl Fleet {
                 "run",
                 &[
                     ("--data-dir", dir.as_os_str()),
-                    ("--controller", self.uplink.address().as_ref()),
+                    ("--controller", controller.as_ref()),
                     ("--token-file", token.as_os_str()),
                     ("--name", "a1".as_ref()),
                     ("--agent-listen", agents.address().as_ref()),
-                    ("--agent-address", agents.address().as_ref()),
+                    ("--agent-address", dialled_at.as_ref()),
                     ("--listen", web.address().as_ref()),
                     ("--public-url", web.url().as_ref()),
                     (
@@ -425,6 +479,7 @@ impl Fleet {
             dir,
             agents,
             web,
+            line,
         });
         self.region_is(name, "online").await;
     }
@@ -470,7 +525,7 @@ impl Fleet {
     pub fn start_host(&self, name: &str, token: &str) -> HostSide {
         let dir = self.dir.path().join(format!("agent-{name}"));
         let token = self.secret_file(&format!("{name}.token"), token);
-        self.start_host_in(name, dir, &self.regions[0].agents.address(), Some(&token))
+        self.start_host_in(name, dir, &self.regions[0].dialled_at(), Some(&token))
     }
 
     /// The same in a state directory and at an address of the caller's.
@@ -501,13 +556,18 @@ impl Fleet {
             .iter()
             .map(|(flag, value)| (*flag, value.as_os_str()))
             .collect();
+        let mut words: Vec<OsString> = self.options.agent_wrapper.iter().map(Into::into).collect();
+        let program = self.options.agent_program.clone();
+        words.push(
+            program
+                .unwrap_or_else(|| self.options.program("fairlead-agent"))
+                .into(),
+        );
+        words.extend(flags("supervise", &pairs));
         let supervisor = Process::start(
             &format!("host {name}"),
-            self.options
-                .agent_program
-                .clone()
-                .unwrap_or_else(|| self.options.program("fairlead-agent")),
-            flags("supervise", &pairs),
+            words.remove(0).into(),
+            words,
             [&self.options.env[..], &self.options.agent_env[..]].concat(),
             dir.with_extension("log"),
         );
@@ -558,6 +618,17 @@ impl Fleet {
             .expect("a file");
         file.write_all(text.as_bytes()).expect("it is written");
         path
+    }
+
+    /// The line between the access servers and the controller.
+    ///
+    /// # Panics
+    /// When the options asked for none.
+    #[must_use]
+    pub fn uplink_line(&self) -> &Line {
+        self.uplink_line
+            .as_ref()
+            .expect("the options ask for lines")
     }
 
     /// The first small disk.

@@ -15,12 +15,14 @@
 //! | `client` | the HTTP API, typed |
 //! | `stream` | a command's stream |
 //! | `disk` | a small disk that can be filled |
+//! | `line` | a bad line between two of the processes |
 //! | `loop_disk` | a disk whose power can be cut |
 //! | `hosts` | machines with systemd and an engine of their own |
 //! | `engine` | the container engine, asked through its own CLI |
 //! | `oracle` | judges a history: which promise was broken, by which command |
 //! | `ports` | ports that nobody else takes |
 //! | `wait` | the one place that sleeps |
+//! | `wrong_clock` | a process whose clock is wrong |
 //! | `witness` | collects a history for the oracle: engine, stores, journals |
 #![expect(
     clippy::expect_used,
@@ -33,6 +35,7 @@ pub mod disk;
 pub mod engine;
 pub mod fleet;
 pub mod hosts;
+pub mod line;
 pub mod loop_disk;
 pub mod oracle;
 pub mod package;
@@ -40,6 +43,8 @@ pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod stream;
+pub mod terminal;
 pub mod versions;
 pub mod wait;
 pub mod witness;
+pub mod wrong_clock;

@@ -10,12 +10,13 @@ use std::time::Duration;
 use fairlead_link::socket::SocketError;
 use fairlead_protocol::{
     Hello, HostFacts, HostId, HostPresence, InstanceId, LinkDown, Message, RunId, Welcome, codes,
-    link_down, version,
+    events, link_down, version,
 };
 use fairlead_store::hosts::HostRow;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::allowance::{Allowance, Coming};
 use super::{Agent, Link};
 use crate::region::{Refusal, Region, unavailable};
 use crate::registry::{Admission, Entry};
@@ -25,6 +26,9 @@ use crate::{clones, doors};
 
 /// When one that is held may: an admin who approves it looks at the screen.
 const HELD_RETRY_MS: u32 = 10_000;
+
+/// When one that comes too often may.
+const TOO_OFTEN_RETRY_MS: u32 = 5_000;
 
 /// The version that both speak.
 fn negotiated(hello: &Hello) -> Result<u32, Refusal> {
@@ -59,6 +63,7 @@ impl Link {
         };
         let instance = InstanceId::from_wire(&hello.instance).map_err(|_| odd())?;
         let run = RunId::from_wire(&hello.run).map_err(|_| odd())?;
+        Self::check_coming(&region, host).await?;
         let known = Self::known(&region, host)
             .await
             .map_err(|refusal| (refusal, 2000))?;
@@ -114,8 +119,8 @@ impl Link {
             probe: None,
             keys: region.command_keys(),
             entry,
-            events: 0,
-            events_since: now,
+            allowance: Allowance::new(now),
+            pause: None,
             region,
         };
         let epoch = known.epoch;
@@ -129,6 +134,21 @@ impl Link {
             link.note_hello(hello, now_us);
         }
         Ok((link, queue, presence))
+    }
+
+    /// Each coming and going is written down, here and at the centre: that must not be had without end.
+    async fn check_coming(region: &Region, host: HostId) -> Result<(), (Refusal, u32)> {
+        let coming = region.comings.comes(host, Instant::now());
+        if coming == Coming::Welcome {
+            return Ok(());
+        }
+        let message = "this host connects too often: see why its links end".to_owned();
+        if coming == Coming::TooOften {
+            region
+                .record(host, events::HOST_FLOODING, message.clone())
+                .await;
+        }
+        Err(((codes::BUSY, message), TOO_OFTEN_RETRY_MS))
     }
 
     /// What is merely good to know is not worth a wait: the next hello says it again.

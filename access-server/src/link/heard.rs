@@ -1,7 +1,6 @@
 //! What an agent says, message by message: all of it about its own host only, whatever it claims.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use fairlead_protocol::{
@@ -24,12 +23,25 @@ use crate::router::ToHost;
 
 /// Bodies of results that are being received on one link, together.
 const BODIES_BYTES_MAX: usize = 2 * limits::RESULT_BODY_BYTES_MAX;
+/// Results whose parts are being received on one link; an honest agent sends one after the other.
+const BODIES_MAX: usize = 64;
+/// Entries of any list in a message. An id alone has 64 characters, so no more of them fit.
+const LIST_MAX: usize = 256;
 /// Results with more of a body take the ordinary way only.
 const BODY_AHEAD_BYTES_MAX: usize = 4096;
-/// Events and results that are recorded of one host within [`EVENTS_WINDOW`]; a restart makes six.
-const EVENTS_PER_WINDOW_MAX: u32 = 1000;
-/// See [`EVENTS_PER_WINDOW_MAX`].
-const EVENTS_WINDOW: Duration = Duration::from_secs(10);
+/// Whether it holds a list that is far longer than any that makes sense: an entry of nothing costs its
+/// sender two bytes, and whoever keeps it some hundred.
+fn is_swollen(kind: &link_up::Kind) -> bool {
+    use link_up::Kind as K;
+    let length = match kind {
+        K::Inventory(part) => part.upserts.len().max(part.removed.len()),
+        K::Metrics(part) => part.containers.len(),
+        K::Progress(progress) => progress.stamps.len(),
+        K::Result(result) => result.stamps.len(),
+        _ => 0,
+    };
+    length > LIST_MAX
+}
 
 impl Link {
     pub(super) async fn on_message(
@@ -42,6 +54,9 @@ impl Link {
         }
         let owns = self.region.registry.holds(self.host, self.connection);
         use link_up::Kind as K;
+        if message.kind.as_ref().is_some_and(is_swollen) {
+            return Err("a list longer than a message may have".to_owned());
+        }
         let host = self.host.to_wire();
         match message.kind {
             Some(K::Progress(progress)) => self.progress(progress).await,
@@ -74,7 +89,7 @@ impl Link {
                 ));
             }
             Some(K::Event(event)) => {
-                if !self.may_cost_disk() {
+                if !self.may_cost_disk(event.encoded_len()) {
                     // Without an acknowledgement the agent keeps it and says it again.
                     return Ok(());
                 }
@@ -84,6 +99,9 @@ impl Link {
                 self.acknowledge(recording, move |()| {
                     Some(link_down::Kind::EventAck(EventAck { seq }))
                 });
+            }
+            Some(K::Renew(_)) if !self.allowance.may_renew(Instant::now()) => {
+                return Err("renewals without end".to_owned());
             }
             Some(K::Renew(request)) => {
                 let kind = match doors::renewed(&self.region, self.host, &request).await {
@@ -183,13 +201,12 @@ impl Link {
 
     /// Events and results cost disk here and at the centre, so a host that floods has to wait: without
     /// an acknowledgement it keeps them and says them again.
-    fn may_cost_disk(&mut self) -> bool {
-        if self.events_since.elapsed() >= EVENTS_WINDOW {
-            self.events_since = Instant::now();
-            self.events = 0;
+    fn may_cost_disk(&mut self, bytes: usize) -> bool {
+        let may = self.allowance.may_record(bytes, Instant::now());
+        if !may {
+            self.note_slowed();
         }
-        self.events += 1;
-        self.events <= EVENTS_PER_WINDOW_MAX
+        may
     }
 
     async fn progress(&self, progress: Progress) {
@@ -217,7 +234,8 @@ impl Link {
     fn result_part(&mut self, part: &ResultPart) -> Result<(), String> {
         let id = CommandId::from_wire(&part.command).map_err(|error| error.to_string())?;
         let held: usize = self.bodies.values().map(BytesMut::len).sum();
-        if held + part.data.len() > BODIES_BYTES_MAX {
+        let one_more = !self.bodies.contains_key(&id) && self.bodies.len() >= BODIES_MAX;
+        if one_more || held + part.data.len() > BODIES_BYTES_MAX {
             return Err("more of results than a host may have under way".to_owned());
         }
         let body = self.bodies.entry(id).or_default();
@@ -244,11 +262,11 @@ impl Link {
             // Parts of it were dropped on the way: the agent sends it again.
             return Ok(());
         }
-        if !self.may_cost_disk() {
+        if !self.may_cost_disk(result.encoded_len()) {
             return Ok(());
         }
         let host = self.host;
-        let stored_us = self.region.take_stored(id);
+        let stored_us = self.region.take_stored(id, host);
         let now_us = self.region.clock.now_us();
         self.send_ahead(id, &result, stored_us, now_us);
         let recording = self

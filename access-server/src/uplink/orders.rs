@@ -124,7 +124,7 @@ impl Uplink {
                     continue;
                 }
             }
-            region.note_stored(id, region.clock.now_us());
+            region.note_stored(id, host, region.clock.now_us());
             region.counters.commands_taken.increment();
             let now_at = region.registry.get(host).map(|entry| entry.connection);
             if now_at.is_some() && now_at != command.sent_at {

@@ -18,16 +18,25 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::outcome::Outcome;
 use super::settle::exited;
+use super::terminal;
 use crate::runtime::{ContainerRuntime, ExecSpec, ExecState, LogOptions, Output, RuntimeError};
 
 /// How often the engine is asked for an exit code that is not there yet.
 const EXIT_CODE_ASKED_MAX: u32 = 50;
 
 /// The specification of an exec for the engine.
-pub(super) fn exec_spec(exec: &Exec) -> ExecSpec {
+pub(super) fn exec_spec(id: CommandId, exec: &Exec) -> ExecSpec {
+    let mut env = exec.env.clone();
+    if exec.tty {
+        terminal::add_env(&mut env, id);
+    }
     ExecSpec {
-        command: exec.command.clone(),
-        env: exec.env.clone(),
+        command: if exec.tty && exec.shell {
+            terminal::shell()
+        } else {
+            exec.command.clone()
+        },
+        env,
         user: exec.user.clone(),
         workdir: exec.workdir.clone(),
         stdin: exec.stdin,
@@ -39,10 +48,14 @@ pub(super) fn exec_spec(exec: &Exec) -> ExecSpec {
 /// Starts an exec that was made (and journalled) and sees it to its end.
 pub(super) async fn run_exec(
     runtime: &dyn ContainerRuntime,
+    id: CommandId,
     exec_id: &str,
     exec: &Exec,
     stream: Option<StreamSocket>,
 ) -> Result<Outcome, RuntimeError> {
+    if exec.tty {
+        return terminal::run(runtime, id, exec_id, exec, stream).await;
+    }
     let io = runtime.exec_start(exec_id, exec.tty).await?;
     let Some(mut stream) = stream else {
         drop(io.input);
@@ -71,7 +84,7 @@ pub(super) async fn run_exec(
 }
 
 /// Client to process. Ends with the client's input; then the process sees the end of its own.
-async fn pump_in(
+pub(super) async fn pump_in(
     runtime: &dyn ContainerRuntime,
     exec_id: &str,
     mut receiver: StreamReceiver,
@@ -124,7 +137,7 @@ async fn pump_out(
 }
 
 /// Whether the client took it.
-async fn send_output(sender: &mut StreamSender, piece: Output) -> bool {
+pub(super) async fn send_output(sender: &mut StreamSender, piece: Output) -> bool {
     let (channel, data) = match piece {
         Output::Stdout(data) => (Channel::Output, data),
         Output::Stderr(data) => (Channel::ErrorOutput, data),
@@ -138,7 +151,10 @@ async fn send_output(sender: &mut StreamSender, piece: Output) -> bool {
 }
 
 /// The exit code, which the engine may know a moment after the output has ended.
-async fn exit_code(runtime: &dyn ContainerRuntime, exec_id: &str) -> Result<Outcome, RuntimeError> {
+pub(super) async fn exit_code(
+    runtime: &dyn ContainerRuntime,
+    exec_id: &str,
+) -> Result<Outcome, RuntimeError> {
     for _ in 0..EXIT_CODE_ASKED_MAX {
         match runtime.exec_state(exec_id).await? {
             ExecState::Exited(code) => return Ok(exited(code)),

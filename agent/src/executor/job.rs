@@ -416,7 +416,7 @@ async fn ask_engine(
     match kind {
         Kind::Exec(wanted) => {
             let made = runtime
-                .exec_create(&wanted.container, &attached::exec_spec(wanted))
+                .exec_create(&wanted.container, &attached::exec_spec(id, wanted))
                 .await?;
             // Before it is started its id must be on disk, else a crash would leave it unknown.
             if let Err(error) = around.appender.exec_created(id, &made).await {
@@ -433,7 +433,7 @@ async fn ask_engine(
                 })
                 .await;
             *exec = Some(made.clone());
-            attached::run_exec(runtime, &made, wanted, stream.take()).await
+            attached::run_exec(runtime, id, &made, wanted, stream.take()).await
         }
         Kind::Logs(logs) => attached::run_logs(runtime, logs, stream.take()).await,
         Kind::CopyOut(copy) => attached::run_copy_out(runtime, copy, stream.take()).await,

@@ -297,6 +297,18 @@ async fn executed(
     let Some(exec) = before.exec else {
         return Ok(Settled::NotDone);
     };
+    if let Kind::Exec(wanted) = before.kind
+        && wanted.tty
+    {
+        // A terminal does not outlive the agent that held its stream, nor do its processes.
+        runtime
+            .exec_end(exec, &super::terminal::marker(before.id))
+            .await?;
+        return Ok(Settled::Done(Outcome::failed(
+            codes::STREAM_LOST,
+            "the agent was restarted: the terminal and its processes were ended",
+        )));
+    }
     loop {
         match runtime.exec_state(exec).await? {
             ExecState::Running => tokio::time::sleep(ASK_AGAIN_AFTER).await,
@@ -306,7 +318,8 @@ async fn executed(
                 let Kind::Exec(wanted) = before.kind else {
                     return Ok(Settled::NotDone);
                 };
-                let outcome = super::attached::run_exec(runtime, exec, wanted, None).await?;
+                let outcome =
+                    super::attached::run_exec(runtime, before.id, exec, wanted, None).await?;
                 return Ok(Settled::Done(outcome));
             }
             ExecState::Exited(code) => {

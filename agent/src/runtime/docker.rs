@@ -34,6 +34,7 @@ use listing::Cache;
 use transport::{Engine, query_value, within};
 
 mod transport;
+mod processes;
 pub(crate) mod errors;
 mod answers;
 mod listing;
@@ -50,6 +51,9 @@ const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 const PODMAN_SOCKET: &str = "/run/podman/podman.sock";
 /// Inspects that run side by side while a list is completed.
 const INSPECTS_AT_ONCE: usize = 4;
+/// How often it is tried to end what an exec has left, and how long in between.
+const EXEC_ENDS_MAX: u32 = 20;
+const EXEC_ENDS_EVERY: Duration = Duration::from_millis(100);
 
 /// Docker's engine, or one that speaks like it.
 pub struct DockerRuntime {
@@ -395,6 +399,29 @@ impl ContainerRuntime for DockerRuntime {
             }) => Ok(ExecState::Forgotten),
             Err(error) => Err(runtime_error(error, Subject::Exec)),
         }
+    }
+
+    async fn exec_end(&self, exec: &str, marker: &str) -> Result<(), RuntimeError> {
+        let id = exec_id(exec)?;
+        let mut left = 0;
+        for _ in 0..EXEC_ENDS_MAX {
+            // An engine may answer before it has started the process, and a process that is being started
+            // shows no marker: the engine's own word decides.
+            let inspected = within(ENGINE_QUESTION_TIMEOUT, self.client.inspect_exec(id)).await;
+            let inspected = inspected.ok();
+            let running = inspected.as_ref().is_some_and(|i| i.running == Some(true));
+            let begins = inspected
+                .as_ref()
+                .is_some_and(|i| !running && i.exit_code.is_none());
+            let leader = inspected.and_then(|i| u32::try_from(i.pid?).ok());
+            left = processes::end(leader, marker).await;
+            if left == 0 && !running && !begins {
+                return Ok(());
+            }
+            tokio::time::sleep(EXEC_ENDS_EVERY).await;
+        }
+        tracing::error!(exec, left, "processes of a terminal could not be ended");
+        Ok(())
     }
 
     async fn exec_resize(&self, exec: &str, columns: u16, rows: u16) -> Result<(), RuntimeError> {

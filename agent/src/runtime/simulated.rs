@@ -346,6 +346,11 @@ impl ContainerRuntime for SimulatedRuntime {
         Ok(self.inner.now().0.exec_state(exec))
     }
 
+    async fn exec_end(&self, _exec: &str, _marker: &str) -> Result<(), RuntimeError> {
+        // Its programs end with their input, which ended with the stream, and start no others.
+        Ok(())
+    }
+
     async fn exec_resize(&self, exec: &str, _columns: u16, _rows: u16) -> Result<(), RuntimeError> {
         match self.inner.now().0.exec_state(exec) {
             ExecState::Running => Ok(()),

@@ -90,12 +90,6 @@ pub(crate) async fn logs(context: &Context, args: Logs) -> Result<Exit, Failure>
 
 /// `fairlead exec`
 pub(crate) async fn exec(context: &Context, args: Exec) -> Result<Exit, Failure> {
-    if args.tty {
-        return Err(Failure::usage(
-            "-t is not supported by Fairlead yet: terminals come with `fairlead shell`",
-        )
-        .hint("without a terminal: fairlead exec -i CONTAINER COMMAND"));
-    }
     if args.detach && args.interactive {
         return Err(Failure::usage(
             "-d does not wait, so -i has nothing to attach",

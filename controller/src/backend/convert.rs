@@ -156,8 +156,8 @@ fn exec(action: &Action) -> Checked<Kind> {
         user: self::user(user)?,
         workdir: workdir_of(workdir)?,
         stdin: *stdin,
-        tty: false,
         privileged: *privileged,
+        ..Exec::default()
     }))
 }
 

@@ -14,12 +14,15 @@ use fairlead_protocol::{Container, HostId, HostInventory, HostPresence, Inventor
 use fairlead_store::Store;
 use fairlead_store::hosts::HostRow;
 use fairlead_store::tokens::ApiTokenRow;
+use fairlead_webssh::Origins;
+use fairlead_webssh::recording::file::Recordings;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::*;
+use crate::authority::CertificateAuthority;
 use crate::feed::Feed;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
@@ -58,6 +61,14 @@ struct Answer {
     text: String,
 }
 
+fn desk(dir: &std::path::Path, clock: &Clock) -> Desk {
+    let authority =
+        CertificateAuthority::open(dir, "fairlead.internal", &[], clock.clone()).unwrap();
+    let recordings = Recordings::open(&dir.join("recordings"), u64::MAX).unwrap();
+    let origins = Origins::new(["https://fleet.example.com/"]);
+    Desk::new(move || authority.signer(), origins, recordings)
+}
+
 impl Answer {
     fn code(&self) -> &str {
         self.body["error"]["code"].as_str().unwrap_or_default()
@@ -85,6 +96,7 @@ impl World {
             dispatch: Arc::clone(&dispatch) as Arc<dyn Dispatching>,
             feed: Arc::clone(&feed),
             live: Arc::clone(&live),
+            desk: desk(dir.path(), &clock),
             metrics: Arc::new(Metrics::new()),
             setup: Arc::clone(&setup),
             clock: clock.clone(),

@@ -6,6 +6,7 @@
 //! unknown and hostile frames.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -35,15 +36,17 @@ use crate::acts::restart;
 const SOON: Duration = Duration::from_secs(20);
 
 /// Who a host is, from its own disk: what an attacker who owns a host has.
-struct Stolen {
+pub(crate) struct Stolen {
     root: Root,
     host: HostId,
     counter: u64,
     credentials: Credentials,
+    /// Where it dials from.
+    source: Option<IpAddr>,
 }
 
 impl Stolen {
-    fn of(dir: &Path) -> Self {
+    pub(crate) fn of(dir: &Path) -> Self {
         let stored =
             HostIdentity::decode(&std::fs::read(dir.join("identity")).unwrap()[..]).unwrap();
         let enrolment = stored.enrolment.unwrap();
@@ -60,19 +63,36 @@ impl Stolen {
                 chain,
                 key: PrivateKey::from_der(&stored.key_der).unwrap().for_tls(),
             },
+            source: None,
         }
     }
 
-    fn dialler(&self, expected: Expected) -> Dialler {
+    /// The same from another address of this machine.
+    pub(crate) fn from(self, source: &str) -> Self {
+        Self {
+            source: Some(source.parse().unwrap()),
+            ..self
+        }
+    }
+
+    pub(crate) fn dialler(&self, expected: Expected) -> Dialler {
         let config = tls::client(
             Trust::Root(self.root.clone()),
             expected,
             Some(self.credentials.clone()),
         );
-        Dialler::new(config.unwrap(), Some(self.root.clone()), sni::AGENTS)
+        let dialler = Dialler::new(config.unwrap(), Some(self.root.clone()), sni::AGENTS);
+        match self.source {
+            Some(source) => dialler.leaving_from(source),
+            None => dialler,
+        }
     }
 
-    async fn knock<Out: Message>(&self, address: &str, path: &str) -> Socket<Out, LinkDown> {
+    pub(crate) async fn knock<Out: Message>(
+        &self,
+        address: &str,
+        path: &str,
+    ) -> Socket<Out, LinkDown> {
         let (socket, _) = self
             .dialler(Expected::AnyAccessServer)
             .messages(address, path, limits::UPLINK_MESSAGE_BYTES_MAX)
@@ -81,7 +101,7 @@ impl Stolen {
         socket
     }
 
-    fn hello(&self) -> LinkUp {
+    pub(crate) fn hello(&self) -> LinkUp {
         let hello = Hello {
             version_min: version::OLDEST,
             version_max: version::NEWEST,
@@ -97,7 +117,7 @@ impl Stolen {
     }
 
     /// A link as a real agent has one, after the welcome.
-    async fn link(&self, address: &str) -> Socket<LinkUp, LinkDown> {
+    pub(crate) async fn link(&self, address: &str) -> Socket<LinkUp, LinkDown> {
         let mut socket = self.knock(address, paths::LINK).await;
         socket.send(&self.hello()).await.unwrap();
         let answer = socket.hear_message(SOON).await.unwrap();
@@ -110,7 +130,7 @@ impl Stolen {
 }
 
 /// What the server says last: the code of a refusal, or that it has closed.
-async fn verdict<Out: Message>(socket: &mut Socket<Out, LinkDown>) -> String {
+pub(crate) async fn verdict<Out: Message>(socket: &mut Socket<Out, LinkDown>) -> String {
     loop {
         match socket.hear_message(SOON).await {
             Ok(LinkDown {

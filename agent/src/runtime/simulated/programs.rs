@@ -173,6 +173,10 @@ pub(super) async fn run(
                 }
             }
         }
+        // A terminal's own line, which hands over to the shell that there is.
+        ["/bin/sh", "-c", script] if around.tty && script.contains("exec sh") => {
+            interactive(around, input, writer).await
+        }
         ["sh" | "ash" | "/bin/sh", "-c", script] => run_script(script, around, writer).await,
         ["sh" | "ash" | "/bin/sh"] => interactive(around, input, writer).await,
         _ => run_simple(&words, around, writer).await,

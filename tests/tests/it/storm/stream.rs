@@ -51,7 +51,7 @@ impl Dice {
         Self { seed, state: seed }
     }
 
-    fn split(&mut self) -> Self {
+    pub(crate) fn split(&mut self) -> Self {
         let state = self.roll(u64::MAX) | 1;
         Self {
             seed: self.seed,
@@ -305,6 +305,11 @@ impl Stream {
     /// Whether the clients have asked all that they had to ask.
     pub(crate) fn is_over(&self) -> bool {
         self.asked.load(Ordering::SeqCst) >= self.size.commands
+    }
+
+    /// The clients ask no more.
+    pub(crate) fn is_enough(&self) {
+        self.asked.store(self.size.commands, Ordering::SeqCst);
     }
 
     /// Waits for all ends, kills everything once more, and collects what everybody has on record

@@ -1,0 +1,165 @@
+//! Terminals: who may have one, tickets for them, opening, ending, recordings.
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | `tickets` | who is given a ticket, for what: permission, scope, host, container |
+//! | `opening` | that all of it still holds when the ticket comes back; then the command is signed |
+//! | `listing` | which of those that are open somebody sees, and ends |
+//! | `recordings` | who reads recordings, and how long they are kept |
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use fairlead_api::input::plain;
+use fairlead_api::{ApiError, Caller};
+use fairlead_identity::digest::sha256;
+use fairlead_identity::signing::Signer;
+use fairlead_protocol::{CommandId, Exec, codes};
+use fairlead_store::audit::AuditEntry;
+use fairlead_store::hosts::HostRow;
+use fairlead_webssh::recording::file::Recordings;
+use fairlead_webssh::{Origins, Refused, Terminals};
+use tokio_util::sync::CancellationToken;
+
+use super::{ControllerBackend, cut};
+
+mod listing;
+mod opening;
+mod recordings;
+mod tickets;
+
+/// What terminals need of the controller.
+pub struct Desk {
+    /// The signer of tickets, as it is now.
+    pub signer: Box<dyn Fn() -> Arc<Signer> + Send + Sync>,
+    /// Which pages may have terminals.
+    pub origins: Origins,
+    /// Where recordings lie.
+    pub recordings: Recordings,
+    promised: Mutex<HashMap<CommandId, Promised>>,
+    terminals: OnceLock<Weak<Terminals>>,
+    tidied_us: AtomicI64,
+}
+
+/// A terminal for which a ticket was given out.
+struct Promised {
+    caller: Caller,
+    host: HostRow,
+    exec: Exec,
+    container_id: String,
+    until_us: i64,
+}
+
+impl Desk {
+    /// No terminals yet.
+    pub fn new(
+        signer: impl Fn() -> Arc<Signer> + Send + Sync + 'static,
+        origins: Origins,
+        recordings: Recordings,
+    ) -> Self {
+        Self {
+            signer: Box::new(signer),
+            origins,
+            recordings,
+            promised: Mutex::default(),
+            terminals: OnceLock::new(),
+            tidied_us: AtomicI64::new(0),
+        }
+    }
+
+    /// Makes the terminals known, once.
+    pub fn serve(&self, terminals: &Arc<Terminals>) {
+        // A second call would be a defect; the first holds.
+        let _ = self.terminals.set(Arc::downgrade(terminals));
+    }
+
+    fn terminals(&self) -> Result<Arc<Terminals>, ApiError> {
+        self.terminals
+            .get()
+            .and_then(Weak::upgrade)
+            .ok_or_else(|| ApiError::new(codes::BUSY, "the server is starting or going"))
+    }
+
+    fn promised(&self) -> MutexGuard<'_, HashMap<CommandId, Promised>> {
+        self.promised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The origin that a ticket is to be good for.
+    fn origin(&self, asked: Option<&str>) -> Result<String, ApiError> {
+        let denied = || {
+            ApiError::new(
+                codes::PERMISSION_DENIED,
+                "terminals are opened by this server's own pages only",
+            )
+            .hint("open the console at the controller's public address")
+        };
+        match asked {
+            // A program is no page: it says the origin that it is told.
+            None => self.origins.first().map(str::to_owned).ok_or_else(denied),
+            Some(asked) => {
+                let mut headers = axum::http::HeaderMap::new();
+                let value = axum::http::HeaderValue::from_str(asked).map_err(|_| denied())?;
+                headers.insert(axum::http::header::ORIGIN, value);
+                self.origins.of(&headers).ok_or_else(denied)
+            }
+        }
+    }
+}
+
+fn api_error(refused: Refused) -> ApiError {
+    ApiError::new(codes::known(&refused.code), refused.message)
+}
+
+fn refused(error: &ApiError) -> Refused {
+    Refused::new(error.code, error.message.clone())
+}
+
+fn no_terminal(id: &str) -> ApiError {
+    ApiError::new(
+        codes::TERMINAL_NOT_FOUND,
+        format!("there is no open terminal {:?}", plain(id)),
+    )
+    .hint("GET /api/v1/terminals lists those that are open")
+}
+
+impl ControllerBackend {
+    /// The terminals of this controller; what is asked of them goes there from now on.
+    pub fn terminals_of(self: &Arc<Self>, shutdown: CancellationToken) -> Arc<Terminals> {
+        let clock = self.parts.clock.clone();
+        let desk = &self.parts.desk;
+        let terminals = Terminals::new(fairlead_webssh::Parts {
+            opening: Arc::<Self>::clone(self),
+            origins: desk.origins.clone(),
+            recordings: desk.recordings.clone(),
+            now: Arc::new(move || clock.now_us()),
+            shutdown,
+        });
+        desk.serve(&terminals);
+        terminals
+    }
+
+    fn own_entry(&self, tenant: &str, action: &str, object: &str, detail: String) -> AuditEntry {
+        AuditEntry {
+            at_us: self.now_us(),
+            tenant: tenant.to_owned(),
+            actor: "controller".to_owned(),
+            source: String::new(),
+            action: action.to_owned(),
+            object: cut(object),
+            outcome: "ok".to_owned(),
+            detail: cut(&detail),
+        }
+    }
+
+    /// Writes a row about what has happened already; where that is not possible the log says it.
+    async fn note_down(&self, entry: AuditEntry) {
+        let (action, detail) = (entry.action.clone(), entry.detail.clone());
+        let written = self
+            .write(move |tx| tx.append_audit(&entry, sha256).map(|_| ()))
+            .await;
+        if let Err(error) = written {
+            tracing::error!(error = %error.message, action, detail, "this could not be audited");
+        }
+    }
+}

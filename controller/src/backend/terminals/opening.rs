@@ -1,0 +1,262 @@
+//! Opening: a ticket comes back on a socket. All is asked again; the recording begins; only then is the command
+//! signed that the host verifies.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fairlead_api::ApiError;
+use fairlead_api::types::Permission;
+use fairlead_identity::digest::sha256;
+use fairlead_identity::ticket::{self, TicketError};
+use fairlead_protocol::command::Kind;
+use fairlead_protocol::{CommandId, Exec, Message, Precondition, State, Ticket, codes};
+use fairlead_store::audit::AuditEntry;
+use fairlead_webssh::message::End;
+use fairlead_webssh::{Admitted, Ended, Info, Opening, Pipe, Refused};
+use tokio::time::Instant;
+
+use super::super::dispatch::NewCommand;
+use super::super::hosts::is_visible;
+use super::super::{ControllerBackend, Note, cut};
+use super::{Promised, refused};
+
+/// The command of a terminal is not begun later than this after its ticket came back.
+const BEGIN_WITHIN: Duration = Duration::from_secs(20);
+/// How long the end of a command whose stream broke is waited for.
+const OUTCOME_WITHIN: Duration = Duration::from_secs(3);
+
+fn gone() -> ApiError {
+    ApiError::new(codes::TERMINAL_NOT_FOUND, "the terminal has ended")
+}
+
+impl ControllerBackend {
+    /// All is asked again; nothing begins by it.
+    fn admitted(&self, ticket: &Ticket) -> Result<Admitted, ApiError> {
+        let session = CommandId::from_wire(&ticket.session).map_err(|_| gone())?;
+        let promised = self.parts.desk.promised();
+        let promise = promised.get(&session).ok_or_else(gone)?;
+        let (caller, exec) = (&promise.caller, &promise.exec);
+        let host_id = promise.host.id.ok_or_else(gone)?;
+        let same = ticket.token_id == caller.token_id
+            && ticket.tenant == caller.tenant
+            && ticket.host[..] == host_id.as_bytes()[..]
+            && ticket.container_id == promise.container_id
+            && ticket.exec_user == exec.user;
+        let host = self.look(|tx| tx.host(host_id))?.ok_or_else(gone)?;
+        if !same || caller.ended.is_cancelled() || host.revoked_us != 0 {
+            return Err(ApiError::new(
+                codes::TICKET_REFUSED,
+                "the ticket opens nothing any more",
+            ));
+        }
+        caller.require(Permission::Shell)?;
+        if !is_visible(caller, &host) {
+            return Err(ApiError::new(
+                codes::PERMISSION_DENIED,
+                "the host is out of scope",
+            ));
+        }
+        Ok(Admitted {
+            info: Info {
+                session,
+                user: caller.actor(),
+                token_id: caller.token_id.clone(),
+                tenant: caller.tenant.clone(),
+                region: host.region.clone(),
+                host_id,
+                host: host.name.clone(),
+                container: exec.container.clone(),
+                container_id: promise.container_id.clone(),
+                exec_user: exec.user.clone(),
+                size: (
+                    u16::try_from(exec.columns).unwrap_or(80),
+                    u16::try_from(exec.rows).unwrap_or(25),
+                ),
+            },
+            token_ended: caller.ended.clone(),
+        })
+    }
+
+    /// Signs the command that the terminal is, and opens its stream.
+    async fn begun(&self, session: CommandId) -> Result<Pipe, ApiError> {
+        let promise = self.parts.desk.promised().remove(&session);
+        let Promised {
+            caller,
+            host,
+            exec,
+            container_id,
+            ..
+        } = promise.ok_or_else(gone)?;
+        let note = Note::ok("terminal.open", format!("{}/{}", host.name, exec.container))
+            .detail(words_of(session, &exec));
+        let new = NewCommand {
+            id: session,
+            audit: self.entry(&caller, &note),
+            host,
+            request_hash: sha256(&exec.encode_to_vec()),
+            kind: Kind::Exec(exec),
+            issuer: caller.actor(),
+            token_id: caller.token_id.clone(),
+            deadline: BEGIN_WITHIN,
+            timeout_ms: 0,
+            precondition: Some(Precondition {
+                container_id,
+                ..Precondition::default()
+            }),
+            attach: true,
+            accepted_us: self.now_us(),
+        };
+        let (row, _) = self.parts.dispatch.submit(new).await?;
+        match self.parts.dispatch.open_stream(&row).await {
+            Ok(stream) => Ok(Pipe {
+                to_agent: stream.to_agent,
+                from_agent: stream.from_agent,
+                cut: stream.cut,
+            }),
+            Err(error) => {
+                self.withdraw_terminal(session).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// A command whose terminal nobody has any more is not begun.
+    async fn withdraw_terminal(&self, session: CommandId) {
+        let Ok(Some(row)) = self.look(|tx| tx.command(session)) else {
+            return;
+        };
+        if row.state.is_final() {
+            return;
+        }
+        let audit = self.own_entry(
+            &row.tenant,
+            "terminal.withdraw",
+            "",
+            format!("terminal {session}"),
+        );
+        if let Err(error) = self
+            .parts
+            .dispatch
+            .cancel(&row, "the terminal", audit)
+            .await
+        {
+            tracing::warn!(%session, error = error.message, "a terminal's command was not withdrawn");
+        }
+    }
+}
+
+fn words_of(session: CommandId, exec: &Exec) -> String {
+    let program = if exec.shell {
+        "shell".to_owned()
+    } else {
+        exec.command.join(" ")
+    };
+    let user = if exec.user.is_empty() {
+        "its own user"
+    } else {
+        &exec.user
+    };
+    let reach = if exec.privileged {
+        "; reaches out: privileged"
+    } else {
+        ""
+    };
+    format!("command {session}{reach}: {program}, as {user}")
+}
+
+#[async_trait]
+impl Opening for ControllerBackend {
+    fn read(&self, text: &str) -> Result<Ticket, TicketError> {
+        ticket::read(&(self.parts.desk.signer)(), text, self.now_us())
+    }
+
+    fn admit(&self, ticket: &Ticket) -> Result<Admitted, Refused> {
+        self.admitted(ticket).map_err(|error| refused(&error))
+    }
+
+    async fn begin(&self, session: CommandId) -> Result<Pipe, Refused> {
+        self.begun(session).await.map_err(|error| refused(&error))
+    }
+
+    async fn outcome(&self, session: CommandId) -> Option<End> {
+        let mut changes = self.parts.dispatch.changes();
+        let until = Instant::now() + OUTCOME_WITHIN;
+        loop {
+            let row = self.look(|tx| tx.command(session)).ok().flatten()?;
+            if row.state.is_final() {
+                let failed = row.state != State::Succeeded;
+                return failed.then_some(End {
+                    code: row.code,
+                    message: row.message,
+                    exit_code: None,
+                    resumable: false,
+                });
+            }
+            if tokio::time::timeout_at(until, changes.recv())
+                .await
+                .is_err()
+            {
+                self.withdraw_terminal(session).await;
+                return None;
+            }
+        }
+    }
+
+    async fn refused(&self, ticket: Option<&Ticket>, from: &str, why: &Refused) {
+        self.parts.metrics.denied();
+        let Some(ticket) = ticket else {
+            // Strangers write nothing into the audit log, which is kept for ever.
+            tracing::warn!(
+                from,
+                code = why.code,
+                "a socket without a good ticket was refused"
+            );
+            return;
+        };
+        let session = CommandId::from_wire(&ticket.session)
+            .map(|id| id.to_string())
+            .unwrap_or_default();
+        let entry = AuditEntry {
+            actor: cut(&format!("token {}", ticket.token_id)),
+            source: cut(from),
+            outcome: "denied".to_owned(),
+            ..self.own_entry(
+                &ticket.tenant,
+                "terminal.refused",
+                &session,
+                format!("{}: {}", why.code, why.message),
+            )
+        };
+        self.note_down(entry).await;
+    }
+
+    async fn ended(&self, ended: &Ended) {
+        let info = &ended.info;
+        let why = if ended.end.code.is_empty() {
+            match ended.end.exit_code {
+                Some(code) => format!("the shell ended with {code}"),
+                None => "the shell ended".to_owned(),
+            }
+        } else {
+            ended.end.code.clone()
+        };
+        let detail = format!(
+            "terminal {}: {why}; {} s, {} B out, {} B in; recording {}",
+            info.session,
+            ended.lasted.as_secs(),
+            ended.output,
+            ended.input,
+            ended.recording,
+        );
+        let entry = AuditEntry {
+            actor: cut(&info.user),
+            ..self.own_entry(
+                &info.tenant,
+                "terminal.end",
+                &format!("{}/{}", info.host, info.container),
+                detail,
+            )
+        };
+        self.note_down(entry).await;
+    }
+}

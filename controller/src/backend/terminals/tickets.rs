@@ -1,0 +1,226 @@
+//! Tickets: given out after all has been asked, for a terminal that is promised by it, or for one that is open
+//! and one's own.
+
+use fairlead_api::input::{invalid, plain};
+use fairlead_api::types::{Action, Permission, TerminalRequest, TerminalTicket, time};
+use fairlead_api::{ApiError, Caller};
+use fairlead_identity::random;
+use fairlead_identity::signing::Signer;
+use fairlead_identity::ticket;
+use fairlead_protocol::command::Kind;
+use fairlead_protocol::{CommandId, Exec, HostId, Ticket, codes};
+use fairlead_store::hosts::HostRow;
+use fairlead_webssh::message::is_size;
+
+use super::super::aim::aim;
+use super::super::{ControllerBackend, Note, convert};
+use super::{Promised, api_error};
+use crate::fleet::Resolved;
+
+/// Tickets that were given out and have not come back.
+const PROMISED_MAX: usize = 4096;
+/// Of one API token.
+const PROMISED_PER_TOKEN_MAX: usize = 64;
+
+impl ControllerBackend {
+    pub(in crate::backend) async fn promise_terminal(
+        &self,
+        caller: &Caller,
+        origin: Option<&str>,
+        request: TerminalRequest,
+    ) -> Result<TerminalTicket, ApiError> {
+        let object = plain(&request.container);
+        let made = self.promise(caller, origin, request).await;
+        let (ticket, note) = self.judged(caller, "terminal.ask", &object, made).await?;
+        self.audited(caller, note).await?;
+        Ok(ticket)
+    }
+
+    async fn promise(
+        &self,
+        caller: &Caller,
+        origin: Option<&str>,
+        request: TerminalRequest,
+    ) -> Result<(TerminalTicket, Note), ApiError> {
+        let desk = &self.parts.desk;
+        let origin = desk.origin(origin)?;
+        if !is_size(request.columns, request.rows) {
+            return Err(invalid("columns and rows must be 1 to 1000"));
+        }
+        if request.privileged {
+            caller.require(Permission::Admin)?;
+        }
+        let (host, exec, container_id) = self.aimed(caller, request).await?;
+        let host_id = host.id.ok_or_else(|| invalid("the host has no id"))?;
+        let shown = self.parts.fleet.host(&host);
+        if !matches!(shown.state.as_str(), "online" | "suspect") {
+            return Err(ApiError::new(
+                codes::HOST_OFFLINE,
+                format!("host {} is {}", host.name, shown.state),
+            )
+            .hint("fairlead host show says since when")
+            .retry_after(5));
+        }
+        desk.terminals()?
+            .room(host_id, &caller.token_id)
+            .map_err(api_error)?;
+        let session = CommandId::from_bytes(random::bytes());
+        let now_us = self.now_us();
+        let ticket = self.ticket(caller, session, host_id, &container_id, &exec.user, origin);
+        let note = Note::ok("terminal.ask", format!("{}/{}", host.name, exec.container))
+            .detail(format!("terminal {session}"));
+        let answer = answer(&ticket, &(desk.signer)(), &host.name, &exec.container);
+        let mut promised = desk.promised();
+        promised.retain(|_, promise| promise.until_us >= now_us);
+        let own = promised
+            .values()
+            .filter(|p| p.caller.token_id == caller.token_id);
+        if promised.len() >= PROMISED_MAX || own.count() >= PROMISED_PER_TOKEN_MAX {
+            return Err(ApiError::new(codes::BUSY, "too many tickets are out").retry_after(5));
+        }
+        let promise = Promised {
+            caller: caller.clone(),
+            host,
+            exec,
+            container_id,
+            until_us: ticket.not_after_us,
+        };
+        promised.insert(session, promise);
+        Ok((answer, note))
+    }
+
+    /// Host, exec and the container's id, of what the caller sees.
+    async fn aimed(
+        &self,
+        caller: &Caller,
+        request: TerminalRequest,
+    ) -> Result<(HostRow, Exec, String), ApiError> {
+        let shell = request.command.is_empty();
+        let action = Action::Exec {
+            container: request.container.clone(),
+            // Checked like any other; the host chooses the shell where none is named.
+            command: if shell {
+                vec!["sh".to_owned()]
+            } else {
+                request.command
+            },
+            env: request.env,
+            user: request.user,
+            workdir: request.workdir,
+            stdin: true,
+            privileged: request.privileged,
+        };
+        let host = request.host.as_deref();
+        let hosts = self
+            .meant_hosts(caller, host, Some(&request.container))
+            .await?;
+        let aimed = aim(&self.parts.fleet, hosts, host, action)?;
+        let Kind::Exec(mut exec) = convert::kind(&aimed.action)? else {
+            return Err(invalid("not a terminal"));
+        };
+        exec.tty = true;
+        exec.shell = shell;
+        if shell {
+            exec.command.clear();
+        }
+        exec.columns = request.columns.into();
+        exec.rows = request.rows.into();
+        let candidates = std::slice::from_ref(&aimed.host);
+        match self
+            .parts
+            .fleet
+            .resolve_container(candidates, &exec.container)
+        {
+            Resolved::Found { id, .. } => Ok((aimed.host, exec, id)),
+            Resolved::NotFound | Resolved::Ambiguous(_) => Err(ApiError::new(
+                codes::CONTAINER_NOT_FOUND,
+                format!(
+                    "host {} has told of no container {:?}",
+                    aimed.host.name, exec.container
+                ),
+            )
+            .hint("fairlead ps -a; one that was just made is known in a moment")),
+        }
+    }
+
+    fn ticket(
+        &self,
+        caller: &Caller,
+        session: CommandId,
+        host: HostId,
+        container_id: &str,
+        exec_user: &str,
+        origin: String,
+    ) -> Ticket {
+        let life_us = i64::try_from(ticket::LIFE.as_micros()).unwrap_or(0);
+        Ticket {
+            nonce: random::bytes::<{ ticket::NONCE_BYTES }>().to_vec().into(),
+            session: session.to_wire(),
+            token_id: caller.token_id.clone(),
+            tenant: caller.tenant.clone(),
+            host: host.to_wire(),
+            container_id: container_id.to_owned(),
+            exec_user: exec_user.to_owned(),
+            origin,
+            not_after_us: self.now_us().saturating_add(life_us),
+        }
+    }
+
+    pub(in crate::backend) async fn return_to_terminal(
+        &self,
+        caller: &Caller,
+        origin: Option<&str>,
+        id: &str,
+    ) -> Result<TerminalTicket, ApiError> {
+        let made = self.another_ticket(caller, origin, id).await;
+        self.judged(caller, "terminal.return", id, made).await
+    }
+
+    async fn another_ticket(
+        &self,
+        caller: &Caller,
+        origin: Option<&str>,
+        id: &str,
+    ) -> Result<TerminalTicket, ApiError> {
+        let desk = &self.parts.desk;
+        let origin = desk.origin(origin)?;
+        let found = self.seen(caller, id).await?;
+        let info = &found.info;
+        // An admin may end another's terminal, and not sit down in it: a session's id is no capability.
+        if info.token_id != caller.token_id {
+            return Err(ApiError::new(
+                codes::PERMISSION_DENIED,
+                "this terminal was opened with another token",
+            ));
+        }
+        let (session, host) = (info.session, info.host_id);
+        let ticket = self.ticket(
+            caller,
+            session,
+            host,
+            &info.container_id,
+            &info.exec_user,
+            origin,
+        );
+        Ok(answer(
+            &ticket,
+            &(desk.signer)(),
+            &info.host,
+            &info.container,
+        ))
+    }
+}
+
+fn answer(ticket: &Ticket, signer: &Signer, host: &str, container: &str) -> TerminalTicket {
+    TerminalTicket {
+        session: CommandId::from_wire(&ticket.session)
+            .map(|id| id.to_string())
+            .unwrap_or_default(),
+        ticket: ticket::write(signer, ticket),
+        socket: fairlead_webssh::socket::PATH.to_owned(),
+        origin: ticket.origin.clone(),
+        expires_at: time(ticket.not_after_us),
+        host: host.to_owned(),
+        container: container.to_owned(),
+    }
+}

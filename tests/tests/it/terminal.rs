@@ -1,0 +1,408 @@
+//! Terminals (DESIGN §12): one ticket opens one terminal in one container, once; what is typed and shown is
+//! exact; nothing stays behind. Each attack of the rows S1 to S5, S15 and S23 is tried.
+
+use std::time::Duration;
+
+use fairlead_api::types::{AuditRow, Page as Rows, Recording, Terminal, TerminalTicket};
+use fairlead_identity::digest::{hex, sha256};
+use fairlead_tests::client::{Api, Refusal};
+use fairlead_tests::engine::{Names, docker, docker_says, id};
+use fairlead_tests::fleet::{Fleet, Options};
+use fairlead_tests::terminal::{Page, connect};
+use fairlead_tests::wait::wait_for;
+use serde_json::json;
+
+const SOON: Duration = Duration::from_secs(30);
+
+async fn ask(api: &Api, container: &str, command: &[&str]) -> Result<TerminalTicket, Refusal> {
+    let body = json!({ "host": "box", "container": container, "command": command,
+        "columns": 80, "rows": 25 });
+    api.post("terminals", &body).await
+}
+
+/// A ticket, once the host has told of the container.
+async fn ticket(api: &Api, container: &str, command: &[&str]) -> TerminalTicket {
+    wait_for("the container is known", SOON, async || {
+        ask(api, container, command)
+            .await
+            .map_err(|no| no.to_string())
+    })
+    .await
+}
+
+async fn again(api: &Api, session: &str) -> Result<TerminalTicket, Refusal> {
+    api.post(&format!("terminals/{session}/ticket"), &json!({}))
+        .await
+}
+
+/// The command lines of all processes of that container.
+fn processes(container: &str) -> Vec<String> {
+    docker_says(&["top", container, "-eo", "pid,args"])
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.trim().split_once(' '))
+        .map(|(_, args)| args.trim().to_owned())
+        .collect()
+}
+
+async fn audit(api: &Api, action: &str) -> Vec<AuditRow> {
+    let rows: Rows<AuditRow> = api.get("audit?limit=200").await.unwrap();
+    rows.items
+        .into_iter()
+        .filter(|row| row.action == action)
+        .collect()
+}
+
+async fn alone(container: &str, own: &[String]) {
+    wait_for("no process is left of the terminal", SOON, async || {
+        let now = processes(container);
+        if now == own {
+            Ok(())
+        } else {
+            Err(format!("{now:?}"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_shell_is_typed_into_resized_recorded_and_listed() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let own = processes(&web);
+
+    let given = ticket(&fleet.api, &web, &[]).await;
+    let mut page = Page::open(&fleet.api, &given.ticket).await;
+    page.type_in("echo a$((40+2))b; stty size; echo $TERM\r")
+        .await;
+    page.until("what was typed ran", |p| {
+        let text = p.text();
+        text.contains("a42b") && text.contains("25 80") && text.contains("xterm-256color")
+    })
+    .await;
+    page.say(&json!({ "resize": { "columns": 132, "rows": 43 } }))
+        .await;
+    page.type_in("sleep 0.2; stty size\r").await;
+    page.until("it has the new size", |p| p.text().contains("43 132"))
+        .await;
+
+    let open: Vec<Terminal> = fleet.api.get("terminals").await.unwrap();
+    assert_eq!(open.len(), 1);
+    assert_eq!((&open[0].session, open[0].has_page), (&given.session, true));
+    assert_eq!(open[0].container_id, id(&web));
+
+    page.type_in("sleep 300 &\rexit 3\r").await;
+    assert_eq!(page.end().await, "");
+    assert_eq!(page.ended.as_ref().unwrap()["exit_code"], 3);
+    alone(&web, &own).await;
+
+    // The recording is whole, and its hash is in the audit log.
+    let rows: Vec<Recording> = fleet
+        .api
+        .get(&format!("recordings?container={web}"))
+        .await
+        .unwrap();
+    assert_eq!(rows[0].session, given.session);
+    wait_for("its end is in the audit log", SOON, async || {
+        let rows = audit(&fleet.api, "terminal.end").await;
+        rows.into_iter().next().ok_or("no row".to_owned())
+    })
+    .await;
+    let ended = &audit(&fleet.api, "terminal.end").await[0];
+    assert!(ended.detail.contains("the shell ended with 3"), "{ended:?}");
+    let opened = &audit(&fleet.api, "terminal.open").await[0];
+    assert!(opened.detail.contains(&given.session), "{opened:?}");
+}
+
+#[tokio::test]
+async fn ten_megabytes_come_byte_for_byte_over_a_broken_connection() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let make = "i=0; while [ $i -lt 20 ]; do head -c 393216 /dev/urandom | base64 -w 0; i=$((i+1)); \
+        done > /tmp/big";
+    docker_says(&["exec", &web, "sh", "-c", make]);
+    let whole = docker(&["exec", &web, "cat", "/tmp/big"]).stdout;
+    assert!(whole.len() > 10_000_000);
+
+    let given = ticket(&fleet.api, &web, &["sh", "-c", "stty raw; cat /tmp/big"]).await;
+    let mut page = Page::open(&fleet.api, &given.ticket).await;
+    page.until("some of it came", |p| p.output.len() > 3_000_000)
+        .await;
+    let mut all = std::mem::take(&mut page.output);
+    drop(page);
+    let next = again(&fleet.api, &given.session).await.unwrap();
+    let mut page = Page::enter(&fleet.api, &next.ticket, Some(all.len() as u64)).await;
+    assert_eq!(page.end().await, "");
+    assert_eq!(page.from, all.len() as u64, "it goes on at the very byte");
+    all.extend_from_slice(&page.output);
+    assert_eq!(hex(&sha256(&all)), hex(&sha256(&whole)));
+}
+
+#[tokio::test]
+async fn s01_a_missing_or_foreign_origin_gets_403() {
+    let fleet = Fleet::start(Options::simulated()).await;
+    let own = fleet.api.url.clone();
+    let port = own.rsplit(':').next().unwrap();
+    let foreign = [
+        "https://evil.example".to_owned(),
+        format!("{own}.evil.example"),
+        format!("http://localhost:{port}"),
+        "https://localhost".to_owned(),
+        "null".to_owned(),
+    ];
+    for origin in &foreign {
+        assert_eq!(
+            connect(&fleet.api, &[origin]).await.err(),
+            Some(403),
+            "{origin}"
+        );
+    }
+    assert_eq!(connect(&fleet.api, &[]).await.err(), Some(403), "no origin");
+    assert_eq!(
+        connect(&fleet.api, &[&own, &own]).await.err(),
+        Some(403),
+        "two"
+    );
+    assert!(connect(&fleet.api, &[&own]).await.is_ok());
+}
+
+#[tokio::test]
+async fn s02_a_ticket_opens_once_and_altered_or_guessed_ones_never() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let given = ticket(&fleet.api, &web, &[]).await;
+    let mut page = Page::open(&fleet.api, &given.ticket).await;
+    let mut second = Page::enter(&fleet.api, &given.ticket, None).await;
+    assert_eq!(second.end().await, "ticket_refused");
+    let refused = audit(&fleet.api, "terminal.refused").await;
+    assert!(refused[0].detail.contains("used before"), "{refused:?}");
+    // Nor does the one that has it notice anything.
+    page.type_in("echo s$((1+1))ll\r").await;
+    page.until("it goes on", |p| p.text().contains("s2ll"))
+        .await;
+
+    let another = again(&fleet.api, &given.session).await.unwrap().ticket;
+    let mut altered = another.clone().into_bytes();
+    let middle = altered.len() / 2;
+    altered[middle] = if altered[middle] == b'A' { b'B' } else { b'A' };
+    let altered = String::from_utf8(altered).unwrap();
+    for bad in [&altered[..], "", "AAAA", &fleet.api.token, &given.session] {
+        let mut page = Page::enter(&fleet.api, bad, None).await;
+        assert_eq!(page.end().await, "ticket_refused", "{bad}");
+    }
+    // The good one was not spent by those.
+    drop(Page::open(&fleet.api, &another).await);
+}
+
+#[tokio::test]
+async fn s03_s04_another_token_and_another_container_are_refused() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let (web, db) = (names.polite("web"), names.polite("db"));
+    let given = ticket(&fleet.api, &web, &[]).await;
+    let _page = Page::open(&fleet.api, &given.ticket).await;
+
+    // A session's id, guessed or leaked, is nothing to another token, be it an admin's.
+    let body = json!({ "name": "eve", "permissions": ["read", "shell"] });
+    let eve: serde_json::Value = fleet.api.post("api-tokens", &body).await.unwrap();
+    let eve = fleet.api.with_token(eve["token"].as_str().unwrap());
+    assert_eq!(again(&eve, &given.session).await.unwrap_err().status, 404);
+    let kick: Result<Terminal, _> = eve.delete(&format!("terminals/{}", given.session)).await;
+    assert_eq!(kick.unwrap_err().status, 404);
+    assert!(
+        eve.get::<Vec<Terminal>>("terminals")
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let body = json!({ "name": "root", "permissions": ["admin"] });
+    let root: serde_json::Value = fleet.api.post("api-tokens", &body).await.unwrap();
+    let root = fleet.api.with_token(root["token"].as_str().unwrap());
+    assert_eq!(again(&root, &given.session).await.unwrap_err().status, 403);
+
+    // Without the permission, or out of scope, there is no ticket.
+    let body = json!({ "name": "reader", "permissions": ["read", "exec", "operate", "copy"] });
+    let reader: serde_json::Value = fleet.api.post("api-tokens", &body).await.unwrap();
+    let reader = fleet.api.with_token(reader["token"].as_str().unwrap());
+    assert_eq!(
+        ask(&reader, &web, &[]).await.unwrap_err().code,
+        "permission_denied"
+    );
+    let body = json!({ "name": "far", "permissions": ["read", "shell"],
+        "scope": { "labels": { "stage": "test" } } });
+    let far: serde_json::Value = fleet.api.post("api-tokens", &body).await.unwrap();
+    let far = fleet.api.with_token(far["token"].as_str().unwrap());
+    assert_eq!(ask(&far, &web, &[]).await.unwrap_err().status, 404);
+
+    // The ticket names the container by its id: another that took its name meanwhile is not entered.
+    let given = ticket(&fleet.api, &db, &[]).await;
+    docker_says(&["rm", "-f", &db]);
+    docker_says(&[
+        "run",
+        "-d",
+        "--name",
+        &db,
+        docker_says(&["inspect", "-f", "{{.Config.Image}}", &web]).trim(),
+        "sleep",
+        "300",
+    ]);
+    let mut page = Page::enter(&fleet.api, &given.ticket, None).await;
+    assert_eq!(page.end().await, "precondition_failed");
+}
+
+#[tokio::test]
+async fn s05_revoking_the_token_or_the_host_ends_it_within_five_seconds() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let own = processes(&web);
+    let body = json!({ "name": "ada", "permissions": ["read", "shell"] });
+    let made: serde_json::Value = fleet.api.post("api-tokens", &body).await.unwrap();
+    let ada = fleet.api.with_token(made["token"].as_str().unwrap());
+    let given = ticket(&ada, &web, &[]).await;
+    let unused = ask(&ada, &web, &[]).await.unwrap();
+    let mut page = Page::open(&ada, &given.ticket).await;
+    page.type_in("sleep 301\r").await;
+    let revoked = std::time::Instant::now();
+    fleet
+        .api
+        .revoke_api_token(made["id"].as_str().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(page.end().await, "unauthenticated");
+    assert!(
+        revoked.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        revoked.elapsed()
+    );
+    alone(&web, &own).await;
+    // A ticket that was given out before is worth nothing now.
+    let mut late = Page::enter(&fleet.api, &unused.ticket, None).await;
+    assert_eq!(late.end().await, "ticket_refused");
+
+    // An admin ends it by hand.
+    let given = ticket(&fleet.api, &web, &[]).await;
+    let mut page = Page::open(&fleet.api, &given.ticket).await;
+    let _: Terminal = fleet
+        .api
+        .delete(&format!("terminals/{}", given.session))
+        .await
+        .unwrap();
+    assert_eq!(page.end().await, "withdrawn");
+    alone(&web, &own).await;
+
+    let given = ticket(&fleet.api, &web, &[]).await;
+    let mut page = Page::open(&fleet.api, &given.ticket).await;
+    let _: serde_json::Value = fleet.api.delete("hosts/box").await.unwrap();
+    assert_eq!(page.end().await, "revoked");
+    alone(&web, &own).await;
+}
+
+#[tokio::test]
+async fn s15_what_the_far_side_refuses_is_told_and_both_halves_end() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let given = ticket(&fleet.api, &web, &[]).await;
+    std::fs::write(&fleet.hosts[0].policy, "forbid_shell = true\n").unwrap();
+    let mut page = Page::enter(&fleet.api, &given.ticket, None).await;
+    // Typed before the far side has said a word: it goes nowhere.
+    page.type_in("touch /tmp/typed\r").await;
+    assert_eq!(page.end().await, "forbidden_by_host");
+    assert!(!page.begun);
+    assert!(
+        !docker(&["exec", &web, "test", "-e", "/tmp/typed"])
+            .status
+            .success()
+    );
+    let left: Vec<Terminal> = fleet.api.get("terminals").await.unwrap();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn abrupt_ends_leave_no_process_behind() {
+    closed_abruptly(20).await;
+}
+
+#[tokio::test]
+#[ignore = "long: takes some minutes"]
+async fn long_a_thousand_abrupt_ends_leave_no_process_behind() {
+    closed_abruptly(1000).await;
+}
+
+async fn closed_abruptly(times: usize) {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let own = processes(&web);
+    for round in 0..times {
+        let given = ticket(&fleet.api, &web, &[]).await;
+        let mut page = Page::open(&fleet.api, &given.ticket).await;
+        let program = match round % 3 {
+            0 => "sleep 302\r",
+            1 => "trap '' HUP TERM; sleep 303 & sleep 304\r",
+            _ => "(setsid sleep 305 &) ; cat\r",
+        };
+        page.type_in(program).await;
+        drop(page);
+        // Nobody comes back: an admin does not wait for the minute.
+        let _: Terminal = fleet
+            .api
+            .delete(&format!("terminals/{}", given.session))
+            .await
+            .unwrap();
+    }
+    alone(&web, &own).await;
+}
+
+#[tokio::test]
+async fn a_dead_agent_leaves_no_process_behind_either() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let own = processes(&web);
+    let given = ticket(&fleet.api, &web, &[]).await;
+    let mut page = Page::open(&fleet.api, &given.ticket).await;
+    page.type_in("trap '' HUP; sleep 306\r").await;
+    page.until("it runs", |p| p.text().contains("sleep 306"))
+        .await;
+    fleet.hosts[0].kill_agent().await;
+    assert_eq!(page.end().await, "stream_lost");
+    alone(&web, &own).await;
+}
+
+#[tokio::test]
+async fn a_container_without_a_shell_says_so() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    docker_says(&["exec", &web, "rm", "-f", "/bin/sh", "/bin/ash", "/bin/bash"]);
+    let given = ticket(&fleet.api, &web, &[]).await;
+    let mut page = Page::enter(&fleet.api, &given.ticket, None).await;
+    assert_eq!(page.end().await, "no_shell");
+    let message = page.ended.unwrap()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("has no shell"), "{message}");
+}
+
+#[tokio::test]
+async fn s23_a_recording_holds_escapes_only_as_text() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let attack = r"printf '\033]0;evil\007\033]52;c;ZXZpbA==\007\033P$q\033\\\302\233'";
+    let given = ticket(&fleet.api, &web, &["sh", "-c", attack]).await;
+    let mut page = Page::enter(&fleet.api, &given.ticket, None).await;
+    assert_eq!(page.end().await, "");
+    assert!(page.output.contains(&0x1b), "the terminal gets it as it is");
+    let dir = fleet.dir().join("controller").join("recordings");
+    let file = dir.join(format!("{}.cast", given.session));
+    let text = std::fs::read_to_string(file).unwrap();
+    let control = |c: char| c.is_control() && c != '\n';
+    assert!(!text.contains(control), "{text}");
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(&dir).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}

@@ -1,0 +1,542 @@
+//! One terminal: the agent's stream, at most one page, the recording.
+//!
+//! The task owns all three. Nothing waits for anything else: input goes on while output waits and the
+//! other way round, each within its window. A page that goes leaves the session for a minute; one that
+//! comes back goes on at the byte that it names.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use fairlead_protocol::limits::STREAM_CHUNK_BYTES;
+use fairlead_protocol::stream::{Channel, frame, parse};
+use fairlead_protocol::{CommandId, HostId, codes};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::Now;
+use crate::backlog::Backlog;
+use crate::message::{Down, End, INPUT_WINDOW, Up};
+use crate::recording::file::Recorder;
+
+/// A session without a page is kept for so long.
+pub const KEPT_ALONE: Duration = Duration::from_secs(60);
+/// A session into which nobody has typed for so long is ended.
+pub const IDLE_MAX: Duration = Duration::from_secs(12 * 3600);
+/// How often the recording is written and time looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// How long a page has to take the last words.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Both ends of a command's stream; the bytes are frames of `fairlead_protocol::stream`.
+pub struct Pipe {
+    /// Towards the agent.
+    pub to_agent: mpsc::Sender<Bytes>,
+    /// From the agent; ends when the stream ends.
+    pub from_agent: mpsc::Receiver<Bytes>,
+    /// Fires when the host is revoked.
+    pub cut: CancellationToken,
+}
+
+/// Whose terminal it is, and where.
+#[derive(Debug, Clone)]
+pub struct Info {
+    /// The session: the command's id.
+    pub session: CommandId,
+    /// Who.
+    pub user: String,
+    /// With which API token.
+    pub token_id: String,
+    /// Whose.
+    pub tenant: String,
+    /// The region's name.
+    pub region: String,
+    /// The host.
+    pub host_id: HostId,
+    /// Its name.
+    pub host: String,
+    /// The container's name.
+    pub container: String,
+    /// Its id.
+    pub container_id: String,
+    /// The user in the container; empty: the container's own.
+    pub exec_user: String,
+    /// Size at first.
+    pub size: (u16, u16),
+}
+
+/// What may be looked at from outside while it goes on.
+#[derive(Debug)]
+pub struct Shared {
+    /// Whose it is, and where.
+    pub info: Info,
+    /// When it was opened.
+    pub started_us: i64,
+    /// Whether a page is there.
+    pub has_page: AtomicBool,
+    /// Bytes of output that came.
+    pub output: AtomicU64,
+    /// Bytes of input that were passed on.
+    pub input: AtomicU64,
+    /// When somebody last typed.
+    pub typed_us: AtomicI64,
+}
+
+/// How it was.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Whose it was, and where.
+    pub info: Info,
+    /// How it ended.
+    pub end: End,
+    /// How long it was open.
+    pub lasted: Duration,
+    /// Bytes of output.
+    pub output: u64,
+    /// Bytes of input.
+    pub input: u64,
+    /// The last hash of its recording; empty when it could not be ended.
+    pub recording: String,
+}
+
+/// To a page.
+#[derive(Debug)]
+pub(crate) enum ToPage {
+    Say(Down),
+    Output(Bytes),
+}
+
+/// From a page.
+#[derive(Debug)]
+pub(crate) enum FromPage {
+    Say(Up),
+    Input(Bytes),
+}
+
+/// A page that comes to a session.
+pub(crate) struct Page {
+    pub(crate) to: mpsc::Sender<ToPage>,
+    pub(crate) from: mpsc::Receiver<FromPage>,
+    pub(crate) size: (u16, u16),
+    pub(crate) go_on_at: Option<u64>,
+}
+
+/// What ends a session from outside.
+#[derive(Clone, Default)]
+pub(crate) struct Ends {
+    /// The API token ended.
+    pub(crate) token: CancellationToken,
+    /// Somebody ended it.
+    pub(crate) kick: CancellationToken,
+    /// The server drains.
+    pub(crate) shutdown: CancellationToken,
+}
+
+struct Attached {
+    to: mpsc::Sender<ToPage>,
+    from: mpsc::Receiver<FromPage>,
+    /// The next byte of output to send.
+    next: u64,
+    open: Option<Down>,
+    begun_told: bool,
+    taken_told: u64,
+}
+
+pub(crate) struct Session {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pipe: Pipe,
+    pub(crate) recorder: Recorder,
+    pub(crate) pages: mpsc::Receiver<Page>,
+    pub(crate) ends: Ends,
+    pub(crate) now: Now,
+    backlog: Backlog,
+    page: Option<Attached>,
+    alone_since: Instant,
+    typed_at: Instant,
+    size: (u16, u16),
+    /// Input that was received and not yet passed on.
+    input: BytesMut,
+    received: u64,
+    resize: Option<(u16, u16)>,
+    begun: bool,
+    /// The shell has ended, or the stream.
+    over: Option<End>,
+}
+
+enum Event {
+    Page(Option<Page>),
+    Said(Option<FromPage>),
+    PageReady(bool),
+    AgentReady(bool),
+    Frame(Option<Bytes>),
+    Tick,
+    End(End),
+}
+
+/// The last frame of a command's stream.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LastFrame {
+    code: String,
+    message: String,
+    exit_code: Option<i32>,
+}
+
+fn end(code: &str, message: impl Into<String>) -> End {
+    End {
+        code: code.to_owned(),
+        message: message.into(),
+        exit_code: None,
+        resumable: false,
+    }
+}
+
+impl Session {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        pipe: Pipe,
+        recorder: Recorder,
+        pages: mpsc::Receiver<Page>,
+        ends: Ends,
+        now: Now,
+    ) -> Self {
+        let size = shared.info.size;
+        Self {
+            shared,
+            pipe,
+            recorder,
+            pages,
+            ends,
+            now,
+            backlog: Backlog::default(),
+            page: None,
+            alone_since: Instant::now(),
+            typed_at: Instant::now(),
+            size,
+            input: BytesMut::new(),
+            received: 0,
+            resize: None,
+            begun: false,
+            over: None,
+        }
+    }
+
+    /// Until the shell, somebody, or time ends it. `lost` says of a stream that ended without a word why
+    /// it did.
+    pub(crate) async fn run(mut self, lost: impl Future<Output = Option<End>>) -> Ended {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ending = loop {
+            if let Some(end) = &self.over
+                && self.page.as_ref().is_some_and(|p| p.is_told(&self.backlog))
+            {
+                break end.clone();
+            }
+            let event = self.next(&mut ticks).await;
+            if let Some(end) = self.on(event).await {
+                break end;
+            }
+        };
+        if ending.code == codes::STREAM_LOST
+            && let Some(known) = lost.await
+        {
+            ending = known;
+        }
+        self.close(ending).await
+    }
+
+    async fn next(&mut self, ticks: &mut tokio::time::Interval) -> Event {
+        let passed = self.passed();
+        let reads = self.over.is_none() && self.backlog.wants_more();
+        let passes =
+            self.begun && self.over.is_none() && (self.resize.is_some() || !self.input.is_empty());
+        let (to, from, has_news) = match &mut self.page {
+            Some(page) => {
+                let has_news =
+                    page.has_news(&self.backlog, self.begun, passed, self.input.is_empty());
+                (Some(&page.to), Some(&mut page.from), has_news)
+            }
+            None => (None, None, false),
+        };
+        let said = async {
+            match from {
+                Some(from) => from.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let ready = async {
+            match to {
+                Some(to) => to.reserve().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // What ends it comes first: nothing more passes once a token is revoked.
+            biased;
+            () = self.ends.token.cancelled() =>
+                Event::End(end(codes::UNAUTHENTICATED, "the API token ended or was revoked")),
+            () = self.pipe.cut.cancelled() =>
+                Event::End(end(codes::REVOKED, "the host was revoked")),
+            () = self.ends.kick.cancelled() =>
+                Event::End(end(codes::WITHDRAWN, "somebody ended this terminal")),
+            () = self.ends.shutdown.cancelled() =>
+                Event::End(end(codes::BUSY, "the server is restarting")),
+            page = self.pages.recv() => Event::Page(page),
+            said = said => Event::Said(said),
+            // This task is the only sender: what there is room for now can be sent afterwards.
+            room = self.pipe.to_agent.reserve(), if passes => Event::AgentReady(room.is_ok()),
+            frame = self.pipe.from_agent.recv(), if reads => Event::Frame(frame),
+            room = ready, if has_news => Event::PageReady(room),
+            _ = ticks.tick() => Event::Tick,
+        }
+    }
+
+    /// `Some`: it is over.
+    async fn on(&mut self, event: Event) -> Option<End> {
+        match event {
+            Event::End(end) => return Some(end),
+            Event::Page(Some(page)) => self.attach(page),
+            // Whoever lets pages in has gone: the server is going.
+            Event::Page(None) => return Some(end(codes::BUSY, "the server is restarting")),
+            Event::Said(Some(said)) => self.on_said(said),
+            Event::Said(None) | Event::PageReady(false) => self.detach(),
+            Event::PageReady(true) => self.tell(),
+            Event::AgentReady(true) => self.pass_on(),
+            // The end of the stream is heard next: not while there is something to pass on.
+            Event::AgentReady(false) => {
+                self.input.clear();
+                self.resize = None;
+            }
+            Event::Frame(frame) => return self.on_frame(frame).await,
+            Event::Tick => return self.on_tick().await,
+        }
+        None
+    }
+
+    fn attach(&mut self, page: Page) {
+        if let Some(before) = self.page.take() {
+            let moved = End {
+                resumable: true,
+                ..end(
+                    codes::ALREADY_EXISTS,
+                    "this terminal was opened in another place",
+                )
+            };
+            // One that takes nothing notices by its socket's end.
+            let _ = before.to.try_send(ToPage::Say(Down::Ended(moved)));
+        }
+        let (next, gap) = self.backlog.resume(page.go_on_at);
+        let info = &self.shared.info;
+        let open = Down::Open {
+            session: info.session.to_string(),
+            host: info.host.clone(),
+            container: info.container.clone(),
+            from: next,
+            received: self.received,
+            taken: self.passed(),
+            window: INPUT_WINDOW,
+            gap,
+        };
+        self.page = Some(Attached {
+            to: page.to,
+            from: page.from,
+            next,
+            open: Some(open),
+            begun_told: false,
+            taken_told: self.passed(),
+        });
+        self.shared.has_page.store(true, Ordering::Relaxed);
+        self.resized(page.size);
+    }
+
+    /// Input that has been passed on.
+    fn passed(&self) -> u64 {
+        self.received - self.input.len() as u64
+    }
+
+    fn detach(&mut self) {
+        self.page = None;
+        self.alone_since = Instant::now();
+        self.shared.has_page.store(false, Ordering::Relaxed);
+    }
+
+    fn resized(&mut self, size: (u16, u16)) {
+        if size != self.size {
+            self.size = size;
+            self.resize = Some(size);
+            self.recorder.resized((self.now)(), size.0, size.1);
+        }
+    }
+
+    fn on_said(&mut self, said: FromPage) {
+        match said {
+            FromPage::Say(Up::Resize { columns, rows }) => self.resized((columns, rows)),
+            FromPage::Say(Up::Shown(until)) => {
+                if !self.backlog.shown(until) {
+                    self.detach();
+                }
+            }
+            FromPage::Input(bytes) => {
+                self.typed_at = Instant::now();
+                self.shared.typed_us.store((self.now)(), Ordering::Relaxed);
+                // A page keeps to its window; one that does not is let go.
+                if self.input.len() as u64 + bytes.len() as u64 > INPUT_WINDOW {
+                    return self.detach();
+                }
+                self.received += bytes.len() as u64;
+                self.input.extend_from_slice(&bytes);
+            }
+        }
+    }
+
+    /// There is room towards the agent.
+    fn pass_on(&mut self) {
+        let next = if let Some((columns, rows)) = self.resize.take() {
+            let size = serde_json::json!({ "columns": columns, "rows": rows }).to_string();
+            frame(Channel::Resize, size.as_bytes())
+        } else {
+            let length = self.input.len().min(STREAM_CHUNK_BYTES);
+            let input = self.input.split_to(length);
+            self.shared
+                .input
+                .fetch_add(length as u64, Ordering::Relaxed);
+            frame(Channel::Input, &input)
+        };
+        // A stream that broke in this moment says so by its end.
+        let _ = self.pipe.to_agent.try_send(next);
+    }
+
+    async fn on_frame(&mut self, frame: Option<Bytes>) -> Option<End> {
+        let Some(frame) = frame else {
+            self.over = Some(end(
+                codes::STREAM_LOST,
+                "the connection to the host was lost",
+            ));
+            return self.over.clone();
+        };
+        match parse(frame) {
+            Some((Channel::Begun, _)) => self.begun = true,
+            Some((Channel::Output | Channel::ErrorOutput, data)) => {
+                self.shared
+                    .output
+                    .fetch_add(data.len() as u64, Ordering::Relaxed);
+                if let Err(error) = self.recorder.output((self.now)(), &data).await {
+                    return Some(not_recorded(&error));
+                }
+                self.backlog.push(data);
+            }
+            Some((Channel::End, data)) => {
+                let said: LastFrame = serde_json::from_slice(&data).unwrap_or_default();
+                // That a shell's last program failed is no failure of the terminal.
+                let own = said.code == codes::EXIT_CODE;
+                self.over = Some(End {
+                    code: if own { String::new() } else { said.code },
+                    message: if own { String::new() } else { said.message },
+                    exit_code: said.exit_code,
+                    resumable: false,
+                });
+            }
+            Some((Channel::Input | Channel::InputEnd | Channel::Resize, _)) | None => {
+                return Some(end(
+                    codes::PROTOCOL_VIOLATION,
+                    "the host said what no host may say",
+                ));
+            }
+        }
+        None
+    }
+
+    async fn on_tick(&mut self) -> Option<End> {
+        if self.recorder.is_waiting()
+            && let Err(error) = self.recorder.flush((self.now)()).await
+        {
+            return Some(not_recorded(&error));
+        }
+        if self.page.is_none() && self.alone_since.elapsed() >= KEPT_ALONE {
+            let left = end(codes::TIMEOUT, "nobody came back to it within a minute");
+            return Some(self.over.clone().unwrap_or(left));
+        }
+        if self.typed_at.elapsed() >= IDLE_MAX {
+            return Some(end(codes::TIMEOUT, "nobody has typed into it for 12 hours"));
+        }
+        None
+    }
+
+    /// There is room towards the page.
+    fn tell(&mut self) {
+        let passed = self.passed();
+        let Some(page) = &mut self.page else { return };
+        let say = if let Some(open) = page.open.take() {
+            ToPage::Say(open)
+        } else if self.begun && !page.begun_told {
+            page.begun_told = true;
+            ToPage::Say(Down::Begun)
+        } else if page.owes_taken(passed, self.input.is_empty()) {
+            page.taken_told = passed;
+            ToPage::Say(Down::Taken(passed))
+        } else {
+            let piece = self.backlog.read(page.next, STREAM_CHUNK_BYTES);
+            page.next += piece.len() as u64;
+            ToPage::Output(piece)
+        };
+        // There is room: this task alone sends. One that went in this moment is noticed next.
+        let _ = page.to.try_send(say);
+    }
+
+    async fn close(mut self, end: End) -> Ended {
+        let now_us = (self.now)();
+        if let Some(page) = self.page.take() {
+            let last = page.to.send(ToPage::Say(Down::Ended(end.clone())));
+            // A page that takes nothing is left to its fate.
+            let _ = tokio::time::timeout(LAST_WORDS_WITHIN, last).await;
+        }
+        let recording = match self.recorder.end(now_us).await {
+            Ok(hash) => hash,
+            Err(error) => {
+                tracing::error!(session = %self.shared.info.session, %error, "a recording has no end");
+                String::new()
+            }
+        };
+        let lasted_us = now_us.saturating_sub(self.shared.started_us).max(0);
+        Ended {
+            info: self.shared.info.clone(),
+            end,
+            lasted: Duration::from_micros(lasted_us.unsigned_abs()),
+            output: self.shared.output.load(Ordering::Relaxed),
+            input: self.shared.input.load(Ordering::Relaxed),
+            recording,
+        }
+    }
+}
+
+fn not_recorded(error: &std::io::Error) -> End {
+    end(
+        codes::STORAGE_UNAVAILABLE,
+        format!("it cannot be recorded: {error}; without a recording there is no terminal"),
+    )
+}
+
+impl Attached {
+    fn owes_taken(&self, passed: u64, all: bool) -> bool {
+        // In steps, so that a long paste does not cost a message for each piece of it.
+        passed > self.taken_told && (all || passed - self.taken_told >= INPUT_WINDOW / 4)
+    }
+
+    fn has_news(&self, backlog: &Backlog, begun: bool, passed: u64, all: bool) -> bool {
+        self.open.is_some()
+            || (begun && !self.begun_told)
+            || self.owes_taken(passed, all)
+            || self.next < backlog.end()
+    }
+
+    /// Whether it has been told all there is.
+    fn is_told(&self, backlog: &Backlog) -> bool {
+        self.open.is_none() && self.next == backlog.end()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,339 @@
+use std::io::Read;
+
+use super::*;
+use crate::recording::file::Recordings;
+use crate::recording::{About, Header, verify};
+
+const ID: CommandId = CommandId::from_bytes([1; 16]);
+
+/// A session with the agent's end and a place for pages in the test's hands.
+struct Fixture {
+    to_agent: mpsc::Receiver<Bytes>,
+    from_agent: mpsc::Sender<Bytes>,
+    pages: mpsc::Sender<Page>,
+    ends: Ends,
+    cut: CancellationToken,
+    shared: Arc<Shared>,
+    ended: tokio::task::JoinHandle<Ended>,
+    recordings: Recordings,
+    _dir: tempfile::TempDir,
+}
+
+struct TestPage {
+    to: mpsc::Sender<FromPage>,
+    from: mpsc::Receiver<ToPage>,
+}
+
+async fn start() -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let recordings = Recordings::open(dir.path(), u64::MAX).unwrap();
+    let header = Header {
+        version: 2,
+        width: 80,
+        height: 25,
+        timestamp: 0,
+        title: String::new(),
+        fairlead: About::default(),
+    };
+    let recorder = recordings.begin(ID, header, 0).await.unwrap();
+    let (to, to_agent) = mpsc::channel(2);
+    let (from_agent, from) = mpsc::channel(2);
+    let (pages, coming) = mpsc::channel(2);
+    let (cut, ends) = (CancellationToken::new(), Ends::default());
+    let shared = Arc::new(Shared {
+        info: Info {
+            session: ID,
+            user: "ada".to_owned(),
+            token_id: "t".to_owned(),
+            tenant: "default".to_owned(),
+            region: "r".to_owned(),
+            host_id: HostId::from_bytes([2; 16]),
+            host: "vm".to_owned(),
+            container: "web".to_owned(),
+            container_id: "c".to_owned(),
+            exec_user: String::new(),
+            size: (80, 25),
+        },
+        started_us: 0,
+        has_page: AtomicBool::new(true),
+        output: AtomicU64::new(0),
+        input: AtomicU64::new(0),
+        typed_us: AtomicI64::new(0),
+    });
+    let pipe = Pipe {
+        to_agent: to,
+        from_agent: from,
+        cut: cut.clone(),
+    };
+    let now: Now = Arc::new(|| 7);
+    let session = Session::new(
+        Arc::clone(&shared),
+        pipe,
+        recorder,
+        coming,
+        ends.clone(),
+        now,
+    );
+    let ended = tokio::spawn(session.run(async { None }));
+    Fixture {
+        to_agent,
+        from_agent,
+        pages,
+        ends,
+        cut,
+        shared,
+        ended,
+        recordings,
+        _dir: dir,
+    }
+}
+
+impl Fixture {
+    async fn page(&self, go_on_at: Option<u64>) -> TestPage {
+        let (to, from_page) = mpsc::channel(4);
+        let (to_page, from) = mpsc::channel(4);
+        let page = Page {
+            to: to_page,
+            from: from_page,
+            size: (80, 25),
+            go_on_at,
+        };
+        self.pages.send(page).await.ok().unwrap();
+        TestPage { to, from }
+    }
+
+    async fn say(&self, channel: Channel, data: &[u8]) {
+        self.from_agent.send(frame(channel, data)).await.unwrap();
+    }
+
+    async fn recording(&self) -> String {
+        let mut text = String::new();
+        let mut file = self.recordings.read(ID).await.unwrap().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
+impl TestPage {
+    async fn hear(&mut self) -> ToPage {
+        self.from.recv().await.expect("the session says something")
+    }
+
+    /// The first byte of output that comes, the input received, and whether there is a gap.
+    async fn open(&mut self) -> (u64, u64, bool) {
+        match self.hear().await {
+            ToPage::Say(Down::Open {
+                from,
+                received,
+                gap,
+                ..
+            }) => (from, received, gap),
+            other => panic!("not open but {other:?}"),
+        }
+    }
+
+    async fn output(&mut self, length: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while all.len() < length {
+            if let ToPage::Output(bytes) = self.hear().await {
+                all.extend_from_slice(&bytes);
+            }
+        }
+        all
+    }
+
+    async fn end(&mut self) -> End {
+        loop {
+            if let ToPage::Say(Down::Ended(end)) = self.hear().await {
+                return end;
+            }
+        }
+    }
+
+    async fn input(&self, bytes: &[u8]) {
+        let bytes = Bytes::copy_from_slice(bytes);
+        self.to.send(FromPage::Input(bytes)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_go_both_ways_and_are_recorded_but_for_the_input() {
+    let mut s = start().await;
+    let mut page = s.page(None).await;
+    assert_eq!(page.open().await, (0, 0, false));
+    s.say(Channel::Begun, b"").await;
+    assert!(matches!(page.hear().await, ToPage::Say(Down::Begun)));
+    page.input(b"secret\r").await;
+    assert_eq!(
+        s.to_agent.recv().await.unwrap(),
+        frame(Channel::Input, b"secret\r")
+    );
+    assert!(matches!(page.hear().await, ToPage::Say(Down::Taken(7))));
+    s.say(Channel::Output, "grüß".as_bytes()).await;
+    assert_eq!(page.output(6).await, "grüß".as_bytes());
+    let resize = Up::Resize {
+        columns: 100,
+        rows: 30,
+    };
+    page.to.send(FromPage::Say(resize)).await.unwrap();
+    let said = s.to_agent.recv().await.unwrap();
+    assert_eq!(
+        said,
+        frame(Channel::Resize, br#"{"columns":100,"rows":30}"#)
+    );
+    s.say(
+        Channel::End,
+        br#"{"state":"failed","code":"exit_code","exit_code":3}"#,
+    )
+    .await;
+    let end = page.end().await;
+    assert_eq!((&end.code[..], end.exit_code), ("", Some(3)));
+    let ended = s.ended.await.unwrap();
+    assert_eq!((ended.output, ended.input), (6, 7));
+    let text = {
+        let mut text = String::new();
+        let mut file = s.recordings.read(ID).await.unwrap().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text
+    };
+    assert_eq!(verify(&text).unwrap().1, ended.recording);
+    assert!(text.contains("grüß") && text.contains("100x30"), "{text}");
+    assert!(!text.contains("secret"), "input is not recorded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn s15_nothing_is_passed_on_before_the_far_side_has_begun() {
+    let mut s = start().await;
+    let mut page = s.page(None).await;
+    page.open().await;
+    page.input(b"rm -rf /\r").await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(s.to_agent.try_recv().is_err());
+    // The far side refuses: what was typed goes nowhere, and both halves end.
+    drop(s.from_agent);
+    assert_eq!(page.end().await.code, codes::STREAM_LOST);
+    s.ended.await.unwrap();
+    assert!(s.to_agent.recv().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_shows_nothing_makes_the_process_wait_and_not_the_input() {
+    let mut s = start().await;
+    let mut page = s.page(None).await;
+    page.open().await;
+    s.say(Channel::Begun, b"").await;
+    let piece = vec![b'y'; STREAM_CHUNK_BYTES];
+    let mut sent = 0u64;
+    while tokio::time::timeout(
+        Duration::from_secs(1),
+        s.from_agent.send(frame(Channel::Output, &piece)),
+    )
+    .await
+    .is_ok()
+    {
+        sent += 1;
+        // It is taken out of the socket, and not shown.
+        while page.from.try_recv().is_ok() {}
+        assert!(sent < 40, "a flood is held back");
+    }
+    page.input(b"\x03").await;
+    assert_eq!(
+        s.to_agent.recv().await.unwrap(),
+        frame(Channel::Input, b"\x03")
+    );
+    page.to
+        .send(FromPage::Say(Up::Shown(200_000)))
+        .await
+        .unwrap();
+    s.from_agent
+        .send(frame(Channel::Output, &piece))
+        .await
+        .unwrap();
+    assert!(s.shared.output.load(Ordering::Relaxed) <= 13 * 32 * 1024);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_page_goes_on_at_the_very_byte_and_the_first_is_let_go() {
+    let s = start().await;
+    let mut first = s.page(None).await;
+    first.open().await;
+    s.say(Channel::Begun, b"").await;
+    s.say(Channel::Output, b"0123456789").await;
+    first.output(10).await;
+    first.to.send(FromPage::Say(Up::Shown(4))).await.unwrap();
+    drop(first);
+    s.say(Channel::Output, b"abc").await;
+    let mut second = s.page(Some(6)).await;
+    assert_eq!(second.open().await, (6, 0, false));
+    assert_eq!(second.output(7).await, b"6789abc");
+    // A page loaded anew gets all that is kept; the one before is told.
+    let mut third = s.page(None).await;
+    assert_eq!(third.open().await, (0, 0, false));
+    assert_eq!(third.output(13).await, b"0123456789abc");
+    let moved = second.end().await;
+    assert_eq!(
+        (&moved.code[..], moved.resumable),
+        (codes::ALREADY_EXISTS, true)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_nobody_comes_back_to_ends_after_a_minute() {
+    let mut s = start().await;
+    let mut page = s.page(None).await;
+    page.open().await;
+    drop(page);
+    let before = Instant::now();
+    let ended = s.ended.await.unwrap();
+    assert_eq!(ended.end.code, codes::TIMEOUT);
+    assert!((60..62).contains(&before.elapsed().as_secs()));
+    assert!(
+        s.to_agent.recv().await.is_none(),
+        "the agent's stream is over"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn s05_a_revoked_token_a_kick_or_a_revoked_host_ends_it_at_once() {
+    for which in 0..3 {
+        let s = start().await;
+        let mut page = s.page(None).await;
+        page.open().await;
+        let code = match which {
+            0 => {
+                s.ends.token.cancel();
+                codes::UNAUTHENTICATED
+            }
+            1 => {
+                s.ends.kick.cancel();
+                codes::WITHDRAWN
+            }
+            _ => {
+                s.cut.cancel();
+                codes::REVOKED
+            }
+        };
+        assert_eq!(page.end().await.code, code);
+        assert!(s.recording().await.contains(" end"));
+        s.ended.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_sends_beyond_its_window_is_let_go_and_memory_is_bounded() {
+    let s = start().await;
+    let mut page = s.page(None).await;
+    page.open().await;
+    // The process has not begun, so nothing is taken from here.
+    for _ in 0..3 {
+        page.input(&vec![0; 30_000]).await;
+    }
+    assert!(page.from.recv().await.is_none(), "let go");
+    assert!(!s.shared.has_page.load(Ordering::Relaxed));
+    let mut next = s.page(None).await;
+    assert_eq!(
+        next.open().await.1,
+        60_000,
+        "what was received is not asked for again"
+    );
+}

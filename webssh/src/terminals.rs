@@ -1,0 +1,396 @@
+//! All terminals of a server: opened by a ticket, come back to, listed, ended.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use fairlead_identity::ticket::{NONCE_BYTES, TicketError};
+use fairlead_protocol::{CommandId, HostId, Ticket, codes};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::message::{End, Hello};
+use crate::recording::file::{Recorder, Recordings};
+use crate::recording::{About, Header};
+use crate::session::{Ended, Ends, FromPage, Info, Page, Pipe, Session, Shared, ToPage};
+use crate::tickets::Spent;
+use crate::{Now, Origins};
+
+/// Terminals at a time.
+pub const TERMINALS_MAX: usize = 512;
+/// Of one host: less than half of the commands that an agent carries out at a time.
+pub const PER_HOST_MAX: usize = 24;
+/// Of one API token.
+pub const PER_TOKEN_MAX: usize = 64;
+/// Pages that come to one session at a time.
+const PAGES_WAITING: usize = 2;
+/// Messages on their way to a page, and from it.
+const MESSAGES_WAITING: usize = 4;
+
+/// Why no terminal is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Stable code.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Refused {
+    /// A refusal.
+    #[must_use]
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+/// A terminal that may be begun.
+pub struct Admitted {
+    /// Whose it is, and where.
+    pub info: Info,
+    /// Fires when the API token ends.
+    pub token_ended: CancellationToken,
+}
+
+/// The server behind: makes tickets, opens streams, keeps the audit log.
+#[async_trait]
+pub trait Opening: Send + Sync + 'static {
+    /// The ticket in that text.
+    ///
+    /// # Errors
+    /// When it opens nothing.
+    fn read(&self, ticket: &str) -> Result<Ticket, TicketError>;
+    /// Asks everything again for the session that was promised with this ticket. Nothing begins by it.
+    ///
+    /// # Errors
+    /// When the bearer may not (any more).
+    fn admit(&self, ticket: &Ticket) -> Result<Admitted, Refused>;
+    /// Begins an admitted session, once, down to the host. Called when its recording has begun.
+    async fn begin(&self, session: CommandId) -> Result<Pipe, Refused>;
+    /// What became of a session's command whose stream ended without a word.
+    async fn outcome(&self, session: CommandId) -> Option<End>;
+    /// A good ticket's bearer (or somebody without one) was refused.
+    async fn refused(&self, ticket: Option<&Ticket>, from: &str, why: &Refused);
+    /// A session has ended.
+    async fn ended(&self, ended: &Ended);
+}
+
+/// What terminals need.
+pub struct Parts {
+    /// The server behind.
+    pub opening: Arc<dyn Opening>,
+    /// Who may open a socket.
+    pub origins: Origins,
+    /// Where recordings lie.
+    pub recordings: Recordings,
+    /// Time.
+    pub now: Now,
+    /// Fires when the server drains.
+    pub shutdown: CancellationToken,
+}
+
+struct Open {
+    shared: Arc<Shared>,
+    pages: mpsc::Sender<Page>,
+    kick: CancellationToken,
+}
+
+/// All terminals.
+pub struct Terminals {
+    pub(crate) parts: Parts,
+    open: Mutex<HashMap<CommandId, Open>>,
+    spent: Spent,
+    sessions: TaskTracker,
+}
+
+/// A page's end of a session.
+pub(crate) struct Attachment {
+    pub(crate) to_session: mpsc::Sender<FromPage>,
+    pub(crate) from_session: mpsc::Receiver<ToPage>,
+}
+
+impl Terminals {
+    /// No terminals.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            open: Mutex::default(),
+            spent: Spent::default(),
+            sessions: TaskTracker::new(),
+        })
+    }
+
+    /// Returns when the server drains and the last session has told its page, its recording and the audit
+    /// log how it ended.
+    pub async fn drained(&self) {
+        self.parts.shutdown.cancelled().await;
+        self.sessions.close();
+        self.sessions.wait().await;
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<CommandId, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where recordings lie.
+    #[must_use]
+    pub fn recordings(&self) -> &Recordings {
+        &self.parts.recordings
+    }
+
+    /// The origins that are let in.
+    #[must_use]
+    pub fn origins(&self) -> &Origins {
+        &self.parts.origins
+    }
+
+    /// Those that are open.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Shared>> {
+        let open = self.open();
+        open.values().map(|open| Arc::clone(&open.shared)).collect()
+    }
+
+    /// One that is open.
+    #[must_use]
+    pub fn find(&self, session: CommandId) -> Option<Arc<Shared>> {
+        let open = self.open();
+        open.get(&session).map(|open| Arc::clone(&open.shared))
+    }
+
+    /// Ends one; whether it was there.
+    pub fn end(&self, session: CommandId) -> bool {
+        let open = self.open();
+        let found = open.get(&session);
+        if let Some(open) = found {
+            open.kick.cancel();
+        }
+        found.is_some()
+    }
+
+    /// Whether there is room for one more.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn room(&self, host: HostId, token_id: &str) -> Result<(), Refused> {
+        room(&self.open(), host, token_id)
+    }
+
+    /// A page with its first message: opens the session, or comes back to it.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        hello: Hello,
+        origin: &str,
+        from: &str,
+    ) -> Result<Attachment, Refused> {
+        let ticket = match self.parts.opening.read(&hello.ticket) {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                let why = Refused::new(codes::TICKET_REFUSED, error.to_string());
+                self.parts.opening.refused(None, from, &why).await;
+                return Err(why);
+            }
+        };
+        let entered = self.with(&ticket, &hello, origin).await;
+        if let Err(why) = &entered {
+            self.parts.opening.refused(Some(&ticket), from, why).await;
+        }
+        entered
+    }
+
+    async fn with(
+        self: &Arc<Self>,
+        ticket: &Ticket,
+        hello: &Hello,
+        origin: &str,
+    ) -> Result<Attachment, Refused> {
+        let refuse = |why: &str| Err(Refused::new(codes::TICKET_REFUSED, why));
+        if ticket.origin != origin {
+            return refuse("the ticket is another page's");
+        }
+        let Ok(nonce) = <[u8; NONCE_BYTES]>::try_from(&ticket.nonce[..]) else {
+            return refuse("this is not a ticket");
+        };
+        let now_us = (self.parts.now)();
+        if !self.spent.spend(nonce, ticket.not_after_us, now_us) {
+            return refuse("the ticket was used before");
+        }
+        self.spent.tidy(now_us);
+        let Ok(session) = CommandId::from_wire(&ticket.session) else {
+            return refuse("this is not a ticket");
+        };
+        let (to_session, from_page) = mpsc::channel(MESSAGES_WAITING);
+        let (to_page, from_session) = mpsc::channel(MESSAGES_WAITING);
+        let page = Page {
+            to: to_page,
+            from: from_page,
+            size: (hello.columns, hello.rows),
+            go_on_at: hello.from,
+        };
+        let there = {
+            let open = self.open();
+            open.get(&session)
+                .map(|open| (is_of(ticket, &open.shared.info), open.pages.clone()))
+        };
+        match there {
+            Some((false, _)) => return refuse("the ticket is for another terminal"),
+            Some((true, pages)) => {
+                let ended =
+                    |_| Refused::new(codes::TERMINAL_NOT_FOUND, "the terminal has just ended");
+                pages.send(page).await.map_err(ended)?;
+            }
+            None => self.begin(ticket, session, page).await?,
+        }
+        Ok(Attachment {
+            to_session,
+            from_session,
+        })
+    }
+
+    async fn begin(
+        self: &Arc<Self>,
+        ticket: &Ticket,
+        session: CommandId,
+        page: Page,
+    ) -> Result<(), Refused> {
+        let Admitted { info, token_ended } = self.parts.opening.admit(ticket)?;
+        let started_us = (self.parts.now)();
+        let header = header(&info, started_us);
+        let shared = Arc::new(Shared {
+            info,
+            started_us,
+            has_page: AtomicBool::new(true),
+            output: AtomicU64::new(0),
+            input: AtomicU64::new(0),
+            typed_us: AtomicI64::new(started_us),
+        });
+        let ends = Ends {
+            token: token_ended,
+            kick: CancellationToken::new(),
+            shutdown: self.parts.shutdown.clone(),
+        };
+        let (pages, coming) = mpsc::channel(PAGES_WAITING);
+        // The queue is empty and its other end is here.
+        let _ = pages.try_send(page);
+        let place = self.take_place(Open {
+            shared: Arc::clone(&shared),
+            pages,
+            kick: ends.kick.clone(),
+        })?;
+        // No recorder, no shell: the host is asked when the first line is on the disk.
+        let recorder = self.recorder(session, header, started_us).await?;
+        let pipe = match self.parts.opening.begin(session).await {
+            Ok(pipe) => pipe,
+            Err(refused) => {
+                recorder.discard().await;
+                return Err(refused);
+            }
+        };
+        let now = Arc::clone(&self.parts.now);
+        let task = Session::new(shared, pipe, recorder, coming, ends, now);
+        let opening = Arc::clone(&self.parts.opening);
+        // Ends with the shell, by one of its ends, or when nobody comes back to it.
+        self.sessions.spawn(async move {
+            let ended = Box::pin(task.run(opening.outcome(session))).await;
+            drop(place);
+            opening.ended(&ended).await;
+        });
+        Ok(())
+    }
+
+    /// Takes the session's place in the list; it is free again when what is returned is dropped.
+    fn take_place(self: &Arc<Self>, entry: Open) -> Result<Place, Refused> {
+        let info = &entry.shared.info;
+        let session = info.session;
+        let mut open = self.open();
+        room(&open, info.host_id, &info.token_id)?;
+        open.insert(session, entry);
+        Ok(Place {
+            terminals: Arc::clone(self),
+            session,
+        })
+    }
+
+    async fn recorder(
+        &self,
+        session: CommandId,
+        header: Header,
+        now_us: i64,
+    ) -> Result<Recorder, Refused> {
+        let begun = self.parts.recordings.begin(session, header, now_us).await;
+        begun.map_err(|error| {
+            tracing::error!(%session, %error, "a terminal cannot be recorded, and is not opened");
+            Refused::new(
+                codes::STORAGE_UNAVAILABLE,
+                format!("it cannot be recorded: {error}; without a recording there is no terminal"),
+            )
+        })
+    }
+}
+
+/// The place of one session among those that are open.
+struct Place {
+    terminals: Arc<Terminals>,
+    session: CommandId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.terminals.open().remove(&self.session);
+    }
+}
+
+fn room(open: &HashMap<CommandId, Open>, host: HostId, token_id: &str) -> Result<(), Refused> {
+    let of = |same: &dyn Fn(&Info) -> bool| open.values().filter(|o| same(&o.shared.info)).count();
+    let busy = |where_: &str, max: usize| {
+        Err(Refused::new(
+            codes::BUSY,
+            format!("{max} terminals are open {where_}: close one"),
+        ))
+    };
+    if open.len() >= TERMINALS_MAX {
+        busy("at this server", TERMINALS_MAX)
+    } else if of(&|info| info.host_id == host) >= PER_HOST_MAX {
+        busy("on this host", PER_HOST_MAX)
+    } else if of(&|info| info.token_id == token_id) >= PER_TOKEN_MAX {
+        busy("with this API token", PER_TOKEN_MAX)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether the ticket was made for this very terminal and by whom it belongs to.
+fn is_of(ticket: &Ticket, info: &Info) -> bool {
+    ticket.token_id == info.token_id
+        && ticket.tenant == info.tenant
+        && ticket.host[..] == info.host_id.as_bytes()[..]
+        && ticket.container_id == info.container_id
+        && ticket.exec_user == info.exec_user
+}
+
+fn header(info: &Info, now_us: i64) -> Header {
+    Header {
+        version: 2,
+        width: info.size.0,
+        height: info.size.1,
+        timestamp: now_us.div_euclid(1_000_000),
+        title: format!("{}/{}", info.host, info.container),
+        fairlead: About {
+            session: info.session.to_string(),
+            user: info.user.clone(),
+            token_id: info.token_id.clone(),
+            tenant: info.tenant.clone(),
+            region: info.region.clone(),
+            host: info.host.clone(),
+            host_id: info.host_id.to_string(),
+            container: info.container.clone(),
+            container_id: info.container_id.clone(),
+        },
+    }
+}

@@ -1,0 +1,236 @@
+// One session's socket: the ticket first, then bytes both ways, each side only so far ahead of what the
+// other has acknowledged. Goes on at the very byte when the connection breaks.
+
+import * as api from "./api";
+
+export interface End {
+  code: string;
+  message: string;
+  exit_code: number | null;
+  resumable: boolean;
+}
+
+interface Open {
+  session: string;
+  host: string;
+  container: string;
+  from: number;
+  received: number;
+  taken: number;
+  window: number;
+  gap: boolean;
+}
+
+export interface Events {
+  /// Output; `shown` is to be called when it has been drawn.
+  output(bytes: Uint8Array, shown: () => void): void;
+  opened(open: Open): void;
+  /// The connection broke; it is tried again.
+  away(reason: string): void;
+  ended(end: End): void;
+  size(): { columns: number; rows: number };
+}
+
+const CHUNK = 16 * 1024;
+// The server keeps a session for 60 s; some of that is the way.
+const GIVE_UP_AFTER_MS = 58_000;
+// What has been drawn is told in steps.
+const TELL_EVERY = 32 * 1024;
+
+export class Wire {
+  private socket: WebSocket | null = null;
+  private session: string | null;
+  private received: number | null = null;
+  private shown = 0;
+  private told = 0;
+  private window = 0;
+  private begun = false;
+  // Input from `taken` on: what is under way, and what waits.
+  private pieces: Uint8Array[] = [];
+  private taken = 0;
+  private sent = 0;
+  private waiting = 0;
+  private isOver = false;
+  private awaySince: number | null = null;
+  private tries = 0;
+
+  constructor(
+    private readonly events: Events,
+    session: string | null,
+  ) {
+    this.session = session;
+  }
+
+  get id(): string | null {
+    return this.session;
+  }
+
+  /// Input that has not been sent yet.
+  get backlog(): number {
+    return this.waiting;
+  }
+
+  async start(ticket: () => Promise<api.Ticket>): Promise<void> {
+    const given = await ticket();
+    if (this.isOver) return;
+    this.session = given.session;
+    const url = new URL(given.socket, location.href);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    const socket = new WebSocket(url, "fairlead.terminal.v1");
+    socket.binaryType = "arraybuffer";
+    this.socket = socket;
+    socket.onopen = () => {
+      const { columns, rows } = this.events.size();
+      const hello: Record<string, unknown> = { ticket: given.ticket, columns, rows };
+      if (this.received !== null) hello["from"] = this.received;
+      socket.send(JSON.stringify(hello));
+    };
+    socket.onmessage = (event) => {
+      if (socket !== this.socket) return;
+      if (typeof event.data === "string") this.say(JSON.parse(event.data));
+      else this.take(new Uint8Array(event.data as ArrayBuffer));
+    };
+    socket.onclose = () => {
+      if (socket === this.socket) this.broke();
+    };
+  }
+
+  private say(message: unknown): void {
+    if (message === "begun") {
+      this.begun = true;
+      this.pump();
+      return;
+    }
+    const said = message as { open?: Open; taken?: number; ended?: End };
+    if (said.open) {
+      const open = said.open;
+      this.awaySince = null;
+      this.tries = 0;
+      this.begun = false;
+      this.window = open.window;
+      if (this.received === null) {
+        // A page that was loaded anew: what was typed before, and is still to be taken, counts and is never
+        // sent again.
+        this.taken = open.taken;
+        this.pieces.unshift(new Uint8Array(open.received - open.taken));
+      } else {
+        this.dropTaken(open.taken);
+      }
+      this.sent = Math.max(open.received, this.taken);
+      this.waiting = this.length() - (this.sent - this.taken);
+      this.received = this.shown = this.told = open.from;
+      this.events.opened(open);
+    } else if (said.taken !== undefined) {
+      this.dropTaken(said.taken);
+      this.pump();
+    } else if (said.ended) {
+      this.isOver = true;
+      this.events.ended(said.ended);
+    }
+  }
+
+  private take(bytes: Uint8Array): void {
+    if (this.received === null) return;
+    this.received += bytes.length;
+    const until = this.received;
+    const socket = this.socket;
+    this.events.output(bytes, () => {
+      if (socket !== this.socket) return;
+      this.shown = Math.max(this.shown, until);
+      if (this.shown - this.told >= TELL_EVERY || this.shown === this.received) {
+        this.told = this.shown;
+        this.send(JSON.stringify({ shown: this.shown }));
+      }
+    });
+  }
+
+  private send(data: string | Uint8Array<ArrayBuffer>): void {
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(data);
+  }
+
+  input(bytes: Uint8Array): void {
+    if (this.isOver || bytes.length === 0) return;
+    this.pieces.push(bytes);
+    this.waiting += bytes.length;
+    this.pump();
+  }
+
+  resize(columns: number, rows: number): void {
+    if (this.received !== null) this.send(JSON.stringify({ resize: { columns, rows } }));
+  }
+
+  private length(): number {
+    return this.pieces.reduce((sum, piece) => sum + piece.length, 0);
+  }
+
+  private dropTaken(until: number): void {
+    let gone = until - this.taken;
+    if (gone <= 0) return;
+    this.taken = until;
+    while (gone > 0 && this.pieces.length > 0) {
+      const first = this.pieces[0]!;
+      if (first.length <= gone) {
+        gone -= first.length;
+        this.pieces.shift();
+      } else {
+        this.pieces[0] = first.subarray(gone);
+        gone = 0;
+      }
+    }
+  }
+
+  /// Sends as much input as the window allows.
+  private pump(): void {
+    if (!this.begun || this.socket?.readyState !== WebSocket.OPEN) return;
+    let at = this.taken;
+    for (const piece of [...this.pieces]) {
+      const ends = at + piece.length;
+      while (this.sent < ends && this.sent - this.taken < this.window) {
+        const from = this.sent - at;
+        const room = Math.min(CHUNK, this.window - (this.sent - this.taken));
+        const chunk = piece.slice(from, from + room);
+        this.send(chunk);
+        this.sent += chunk.length;
+        this.waiting -= chunk.length;
+      }
+      at = ends;
+      if (this.sent < ends) return;
+    }
+  }
+
+  private broke(): void {
+    this.socket = null;
+    this.begun = false;
+    if (this.isOver) return;
+    this.awaySince ??= Date.now();
+    this.tries += 1;
+    this.events.away("The connection broke. Coming back to the session…");
+    const wait = Math.min(250 * 2 ** this.tries, 5_000) * (0.5 + Math.random() / 2);
+    setTimeout(() => void this.comeBack(), wait);
+  }
+
+  private async comeBack(): Promise<void> {
+    const session = this.session;
+    if (this.isOver || this.socket !== null || session === null) return;
+    try {
+      await this.start(() => api.again(session));
+    } catch (error) {
+      const final = error instanceof api.Refusal && error.status >= 400 && error.status < 500 && error.status !== 429;
+      if (final || Date.now() - (this.awaySince ?? 0) > GIVE_UP_AFTER_MS) {
+        this.isOver = true;
+        const message = final
+          ? (error as Error).message
+          : "The server could not be reached for a minute, and keeps a session no longer.";
+        this.events.ended({ code: "stream_lost", message, exit_code: null, resumable: false });
+      } else {
+        this.broke();
+      }
+    }
+  }
+
+  /// Lets the socket go; the session goes on for a minute.
+  leave(): void {
+    this.isOver = true;
+    this.socket?.close();
+  }
+}
