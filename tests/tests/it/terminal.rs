@@ -240,17 +240,8 @@ async fn s03_s04_another_token_and_another_container_are_refused() {
     // The ticket names the container by its id: another that took its name meanwhile is not entered.
     let given = ticket(&fleet.api, &db, &[]).await;
     docker_says(&["rm", "-f", &db]);
-    docker_says(&[
-        "run",
-        "-d",
-        "--name",
-        &db,
-        &docker_says(&["inspect", "-f", "{{.Config.Image}}", &web])
-            .trim()
-            .to_owned(),
-        "sleep",
-        "300",
-    ]);
+    let image = docker_says(&["inspect", "-f", "{{.Config.Image}}", &web]);
+    docker_says(&["run", "-d", "--name", &db, image.trim(), "sleep", "300"]);
     let mut page = Page::enter(&fleet.api, &given.ticket, None).await;
     assert_eq!(page.end().await, "precondition_failed");
 }
