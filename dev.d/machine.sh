@@ -55,6 +55,7 @@ missing_packages() {
         for missing_tool in shellcheck curl openssl; do
             has "$missing_tool" || say "$missing_tool some tests of the installer's script"
         done
+        has faketime || say "faketime wrong clocks, for the tests of them"
         has pebble || say "pebble a test CA, for the tests of ACME"
     fi
     if [ "$2" = test ]; then

@@ -101,6 +101,7 @@ async fn connect(
                 acked_up_to: 0,
                 heard: Instant::now(),
                 told_of_storage: None,
+                ahead_us: region.clock.now_us().saturating_sub(welcome.server_time_us),
             };
             match uplink.serve(socket, welcome, volatile, shutdown).await {
                 Ok(()) => UplinkEnd::Shutdown,
@@ -166,6 +167,8 @@ struct Uplink {
     heard: Instant,
     /// What the centre was last told of the ledger's disk.
     told_of_storage: Option<String>,
+    /// How far our clock is ahead of the centre's.
+    ahead_us: i64,
 }
 
 impl Uplink {
@@ -200,10 +203,42 @@ impl Uplink {
         if self.told_of_storage.as_ref() == Some(&trouble) {
             return Ok(());
         }
+        self.told_of_storage = Some(trouble.clone());
+        self.tell_of_ourselves(socket, events::REGION_STORAGE, trouble)
+            .await
+    }
+
+    /// Tells the centre whether our clocks agree: deadlines are judged by ours and made by its.
+    async fn tell_of_clock(&self, socket: &mut Controller) -> Result<(), SocketError> {
+        let apart = self.ahead_us.unsigned_abs() / 1_000_000;
+        let detail = if apart <= limits::CLOCKS_APART_MAX.as_secs() {
+            String::new()
+        } else if self.ahead_us > 0 {
+            format!("{apart} s ahead")
+        } else {
+            format!("{apart} s behind")
+        };
+        if !detail.is_empty() {
+            tracing::error!(
+                our_clock = detail,
+                "our clock and the controller's are apart"
+            );
+        }
+        self.tell_of_ourselves(socket, events::REGION_CLOCK, detail)
+            .await
+    }
+
+    /// Of the region itself, and kept nowhere.
+    async fn tell_of_ourselves(
+        &self,
+        socket: &mut Controller,
+        action: &str,
+        detail: String,
+    ) -> Result<(), SocketError> {
         let event = HostEvent {
             at_us: self.region.clock.now_us(),
-            action: events::REGION_STORAGE.to_owned(),
-            detail: trouble.clone(),
+            action: action.to_owned(),
+            detail,
             ..HostEvent::default()
         };
         let said = RegionEvent {
@@ -214,7 +249,6 @@ impl Uplink {
             seq: 0,
             kind: Some(numbered::Kind::Event(said)),
         };
-        self.told_of_storage = Some(trouble);
         let kind = Some(uplink_up::Kind::Report(report));
         socket.send(&UplinkUp { kind }).await
     }
@@ -239,6 +273,7 @@ impl Uplink {
             region.on_command_keys(keys).await?;
         }
         tracing::info!(controller = self.address, "uplink up");
+        self.tell_of_clock(socket).await?;
         region.set_attached(true);
         for message in region.fleet.whole() {
             socket.send(&message).await?;

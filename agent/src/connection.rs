@@ -28,6 +28,10 @@ use crate::observe::Watch;
 use crate::owner_log::OwnerLog;
 use crate::session;
 
+/// No server's wish keeps a host away for longer: one that was taken over must not do so for weeks.
+const AWAY_MAX: Duration = Duration::from_secs(5 * 60);
+/// Addresses of a region that are kept.
+const ADDRESSES_MAX: usize = 16;
 /// How long a session may take to say goodbye.
 const GOODBYE_WITHIN: Duration = Duration::from_millis(1500);
 
@@ -116,7 +120,7 @@ impl LinkEnd {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { after, .. } | Self::Reconnect { after, .. } if !after.is_zero() => {
-                Some(*after)
+                Some(AWAY_MAX.min(*after))
             }
             _ => None,
         }
@@ -340,6 +344,8 @@ impl Connection {
 
     /// Keeps what a welcome says about the region, if it is new.
     pub async fn learn_region(&self, addresses: &[String]) {
+        // Each that leads nowhere costs a wait.
+        let addresses = &addresses[..addresses.len().min(ADDRESSES_MAX)];
         let mut identity = self.identity.lock().await;
         if addresses.is_empty() || identity.enrolment.addresses == addresses {
             return;

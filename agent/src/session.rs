@@ -24,6 +24,27 @@ const OUTBOUND_MAX: usize = 128;
 /// A third of a certificate's life is over: time to renew.
 const RENEW_LEFT_S: i64 = (limits::AGENT_CERTIFICATE_LIFE.as_secs() as i64) * 2 / 3;
 
+/// What a server may ask for: more often is a load, less often does not notice that a line is dead.
+const PING_MIN: Duration = Duration::from_millis(100);
+/// See [`PING_MIN`].
+const PING_MAX: Duration = Duration::from_secs(60);
+/// A host that started once a second would need more than a century for so many epochs.
+const EPOCHS_AHEAD_MAX: u64 = 1 << 32;
+/// From 2020 to 2200, in microseconds since 1970.
+const TIMES: std::ops::Range<i64> = 1_577_836_800_000_000..7_258_118_400_000_000;
+
+/// What a server says of itself is believed within reason: a wrong epoch or time would stay with the host
+/// after the server has been put right.
+fn plausible(welcome: &Welcome, epoch: u64) -> Result<(), &'static str> {
+    if welcome.epoch.saturating_sub(epoch) > EPOCHS_AHEAD_MAX {
+        return Err("an epoch that no host has had");
+    }
+    if !TIMES.contains(&welcome.server_time_us) {
+        return Err("a time of another age");
+    }
+    Ok(())
+}
+
 /// Runs a link until it ends.
 pub async fn run(
     connection: &Connection,
@@ -34,6 +55,9 @@ pub async fn run(
     shutdown: &Shutdown,
 ) -> LinkEnd {
     let number = welcome.connection;
+    if let Err(what) = plausible(&welcome, connection.epoch) {
+        return odd(what);
+    }
     connection.time.told(welcome.server_time_us);
     connection.learn_region(&welcome.addresses).await;
     if welcome.epoch > connection.epoch {
@@ -54,7 +78,7 @@ pub async fn run(
     }
     let interval = match welcome.ping_interval_ms {
         0 => limits::LINK_PING_INTERVAL,
-        told => Duration::from_millis(u64::from(told)),
+        told => Duration::from_millis(u64::from(told)).clamp(PING_MIN, PING_MAX),
     };
     let mut live = Live::new(interval);
     let end = loop {

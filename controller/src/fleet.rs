@@ -77,6 +77,7 @@ struct RegionNow {
     server: String,
     version: String,
     trouble: String,
+    clock: String,
 }
 
 #[derive(Debug, Default)]
@@ -214,6 +215,15 @@ impl Fleet {
         let name = inner.region_name(region);
         if let Some(now) = inner.regions.get_mut(&name) {
             reason.clone_into(&mut now.trouble);
+        }
+    }
+
+    /// A region's clock is not ours, or (empty) agrees again.
+    pub fn region_clock(&self, region: &str, apart: &str) {
+        let mut inner = self.write();
+        let name = inner.region_name(region);
+        if let Some(now) = inner.regions.get_mut(&name) {
+            apart.clone_into(&mut now.clock);
         }
     }
 

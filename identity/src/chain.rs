@@ -73,6 +73,9 @@ pub enum ChainError {
     /// The leaf has expired this many seconds ago.
     #[error("the certificate expired {0} s ago")]
     Expired(u64),
+    /// The leaf becomes valid in so many seconds.
+    #[error("the certificate is not valid for another {0} s")]
+    NotYet(u64),
     /// The leaf does not say who it is in our words, or says more than one thing.
     #[error("the certificate carries no identity of ours")]
     NoIdentity,
@@ -210,6 +213,10 @@ impl Root {
         let past_s = now
             .as_secs()
             .saturating_sub(u64::try_from(not_after_s).unwrap_or(0));
+        let not_before_s = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or(0);
+        if not_before_s > now.as_secs() {
+            return Err(ChainError::NotYet(not_before_s - now.as_secs()));
+        }
         let expired = past_s > 0;
         let judged_at = if expired {
             if past_s > grace.as_secs() {

@@ -175,6 +175,7 @@ pub fn certified(credentials: Credentials) -> Result<Arc<CertifiedKey>, Error> {
 fn tls_error(error: &ChainError) -> Error {
     match error {
         ChainError::Expired(_) => Error::InvalidCertificate(CertificateError::Expired),
+        ChainError::NotYet(_) => Error::InvalidCertificate(CertificateError::NotValidYet),
         ChainError::Incomplete | ChainError::Unreadable(_) => {
             Error::InvalidCertificate(CertificateError::BadEncoding)
         }

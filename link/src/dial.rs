@@ -45,6 +45,17 @@ pub enum DialError {
         /// In the library's words.
         reason: String,
     },
+    /// The server's certificate is not good at the time that our clock shows.
+    #[error(
+        "the certificate of {address} is not good now ({reason}): is this machine's clock right? \
+         (clock_skew)"
+    )]
+    Clock {
+        /// What was dialled.
+        address: String,
+        /// In the library's words.
+        reason: String,
+    },
     /// Not a Fairlead server, or not this door.
     #[error("{address} did not open the door: {reason}")]
     Upgrade {
@@ -115,6 +126,7 @@ impl DialError {
     #[must_use]
     pub fn code(&self) -> Option<&'static str> {
         match self {
+            Self::Clock { .. } => Some(codes::CLOCK_SKEW),
             Self::ProxyAuth { .. } => Some(codes::PROXY_AUTH),
             Self::ProxyUnreachable { .. } => Some(codes::PROXY_UNREACHABLE),
             Self::ProxyRefused { .. } => Some(codes::PROXY_REFUSED),
@@ -251,10 +263,7 @@ impl Dialler {
         let tls = TlsConnector::from(Arc::clone(&self.tls))
             .connect(name, tcp)
             .await
-            .map_err(|error| DialError::Tls {
-                address: owned(),
-                reason: error.to_string(),
-            })?;
+            .map_err(|error| tls_error(owned(), &error))?;
         let chain: Vec<CertificateDer<'static>> = tls
             .get_ref()
             .1
@@ -317,6 +326,18 @@ impl Dialler {
                 address: address.to_owned(),
                 reason: error.to_string(),
             })
+    }
+}
+
+fn tls_error(address: String, error: &std::io::Error) -> DialError {
+    use rustls::CertificateError as C;
+    let reason = error.to_string();
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(
+            C::Expired | C::ExpiredContext { .. } | C::NotValidYet | C::NotValidYetContext { .. },
+        )) => DialError::Clock { address, reason },
+        _ => DialError::Tls { address, reason },
     }
 }
 

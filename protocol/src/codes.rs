@@ -124,6 +124,8 @@ codes! {
     // Commands.
     /// Signature, signer or addressee of the command are not as they must be.
     SIGNATURE_REJECTED = "signature_rejected";
+    /// The clocks of two sides are so far apart that neither time can be believed.
+    CLOCK_SKEW = "clock_skew";
     /// The deadline passed before the command began.
     DEADLINE_PASSED = "deadline_passed";
     /// The act took longer than its timeout.

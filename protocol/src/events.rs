@@ -12,6 +12,10 @@ pub const HOST_FLOODING: &str = "host.flooding";
 /// cannot be written cannot be numbered either.
 pub const REGION_STORAGE: &str = "region.storage";
 
+/// The clocks of a region and the centre are apart (the detail says how far), or agree again (empty). Sent
+/// unnumbered.
+pub const REGION_CLOCK: &str = "region.clock";
+
 /// Whether an event is a server's own word of a host or region, which no agent may say.
 #[must_use]
 pub fn is_servers(action: &str) -> bool {

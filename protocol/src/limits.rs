@@ -25,6 +25,9 @@ pub const EXEC_TAIL_BYTES_MAX: usize = 64 * 1024;
 pub const NOT_AFTER_AHEAD_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long past its deadline the id and final state of a command are kept.
 pub const COMMAND_KEPT_AFTER_DEADLINE: Duration = Duration::from_secs(24 * 3600);
+/// Clocks of two servers that are further apart are told to people, and a host does not believe a command that
+/// says to come from so far ahead.
+pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 /// Deadline of a command whose issuer named none.
 pub const NOT_AFTER_DEFAULT: Duration = Duration::from_secs(5 * 60);
 /// Ping interval of a link, both ways.

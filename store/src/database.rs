@@ -78,6 +78,19 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
+impl StoreError {
+    /// The same, with the file's name where it is not known yet.
+    fn of(self, file: &Path) -> Self {
+        match self {
+            Self::Unavailable { path, reason } if path.is_empty() => Self::Unavailable {
+                path: file.display().to_string(),
+                reason,
+            },
+            other => other,
+        }
+    }
+}
+
 /// The tables: when writing, within one transaction; when reading, as last committed at each statement.
 /// Its methods are in this crate's other modules.
 pub struct Tx<'a> {
@@ -178,13 +191,7 @@ impl Store {
     /// try ([`Self::probe`]) to find out that it is over.
     #[must_use]
     pub fn trouble(&self) -> Option<StoreError> {
-        match self.trouble.now()? {
-            StoreError::Unavailable { path, reason } if path.is_empty() => {
-                let path = self.readers.path.display().to_string();
-                Some(StoreError::Unavailable { path, reason })
-            }
-            other => Some(other),
-        }
+        self.trouble.now()
     }
 
     /// Finds out, where writing has failed, whether it works again.
@@ -220,8 +227,9 @@ impl Store {
     {
         let (answer, outcome) = oneshot::channel();
         let trouble = self.trouble.clone();
+        let readers = Arc::clone(&self.readers);
         let job: Job = Box::new(move |sql| {
-            let result = in_savepoint(sql, work);
+            let result = in_savepoint(sql, work).map_err(|error| error.of(&readers.path));
             if let Err(error @ StoreError::Unavailable { .. }) = &result {
                 trouble.note(error);
             }

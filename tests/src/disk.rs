@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Room for a database with its log, and little more.
-const SIZE: &str = "size=12m,mode=700";
+/// Room for a database with its log, and little more; and for some hundred files.
+const SIZE: &str = "size=12m,nr_inodes=400,mode=700";
 
 /// A mounted disk; unmounted when dropped.
 #[derive(Debug)]
@@ -65,6 +65,29 @@ impl Disk {
         for size in [64 * 1024, 4096, 64, 1] {
             while file.write_all(&vec![0; size]).is_ok() {}
         }
+    }
+
+    /// Takes all the files that there may be, and none of the room.
+    ///
+    /// # Panics
+    /// When there is no end to them.
+    pub fn take_files(&self) {
+        let dir = self.files();
+        std::fs::create_dir(&dir).expect("a directory");
+        let taken = (0..100_000).find(|n| std::fs::File::create(dir.join(n.to_string())).is_err());
+        assert!(taken.is_some(), "the disk has files without end");
+    }
+
+    /// Gives them back.
+    ///
+    /// # Panics
+    /// When they were not taken.
+    pub fn give_files(&self) {
+        std::fs::remove_dir_all(self.files()).expect("they were taken");
+    }
+
+    fn files(&self) -> PathBuf {
+        self.at.join("files")
     }
 
     /// Gives it back.

@@ -47,6 +47,8 @@ pub struct Options {
     pub agent_flags: Vec<(String, String)>,
     /// The environment of each agent.
     pub agent_env: Vec<(String, String)>,
+    /// What each agent's supervisor is started by, before its own words; empty: nothing.
+    pub agent_wrapper: Vec<String>,
     /// Data directories (`controller`, `access-server-REGION`, `agent-HOST`) that lie on a small disk
     /// of their own.
     pub small_disks: Vec<String>,
@@ -70,6 +72,7 @@ impl Options {
             env: Vec::new(),
             agent_flags: Vec::new(),
             agent_env: Vec::new(),
+            agent_wrapper: Vec::new(),
             small_disks: Vec::new(),
             loop_disks: Vec::new(),
             lines: false,
@@ -317,8 +320,9 @@ pub struct Fleet {
     pub uplink: Port,
     uplink_line: Option<Line>,
     _web: Port,
-    /// Unmounted after the processes have gone and before their directory goes.
-    disks: Vec<Disk>,
+    /// Small disks, in the order of the options. Unmounted after the processes have gone and before their
+    /// directory goes.
+    pub disks: Vec<Disk>,
     /// Disks whose power can be cut, in the order of the options.
     pub loop_disks: Vec<LoopDisk>,
     dir: TempDir,
@@ -540,10 +544,13 @@ impl Fleet {
             .iter()
             .map(|(flag, value)| (*flag, value.as_os_str()))
             .collect();
+        let mut words: Vec<OsString> = self.options.agent_wrapper.iter().map(Into::into).collect();
+        words.push(self.options.program("fairlead-agent").into());
+        words.extend(flags("supervise", &pairs));
         let supervisor = Process::start(
             &format!("host {name}"),
-            self.options.program("fairlead-agent"),
-            flags("supervise", &pairs),
+            words.remove(0).into(),
+            words,
             [&self.options.env[..], &self.options.agent_env[..]].concat(),
             dir.with_extension("log"),
         );

@@ -21,6 +21,7 @@
 //! | `oracle` | judges a history: which promise was broken, by which command |
 //! | `ports` | ports that nobody else takes |
 //! | `wait` | the one place that sleeps |
+//! | `wrong_clock` | a process whose clock is wrong |
 //! | `witness` | collects a history for the oracle: engine, stores, journals |
 #![expect(
     clippy::expect_used,
@@ -44,3 +45,4 @@ pub mod stream;
 pub mod terminal;
 pub mod wait;
 pub mod witness;
+pub mod wrong_clock;

@@ -1,13 +1,13 @@
-//! A bad line: a TCP relay of the test's own between two of the processes, which can do to their bytes
-//! what lines do. It delays, stalls, throttles, loses, swallows what is large, cuts, and refuses; it counts
+//! A bad line: a relay of the test's own between two of the processes, or between agent and engine, which
+//! can do to their bytes what lines do. It delays, stalls, throttles, loses, swallows what is large, cuts, and refuses; it counts
 //! who dials. It reads no message and makes none up.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -81,7 +81,7 @@ pub enum Cut {
 /// A line to one server. Ends with its value, and cuts what is on it then.
 #[derive(Debug)]
 pub struct Line {
-    port: Port,
+    port: Option<Port>,
     weather: watch::Sender<Weather>,
     cuts: watch::Sender<(u64, Cut)>,
     dials: Arc<Mutex<Vec<Instant>>>,
@@ -95,14 +95,33 @@ impl Line {
     /// When its port cannot be had.
     pub async fn to(target: &str) -> Self {
         let port = Port::claim();
+        let route = Route::Tcp {
+            at: port.address(),
+            target: target.to_owned(),
+        };
+        Self::by(route, Some(port)).await
+    }
+
+    /// A good line to an engine, whose socket seems to be `at`.
+    ///
+    /// # Panics
+    /// When the socket cannot be made.
+    pub async fn to_socket(target: &Path, at: &Path) -> Self {
+        let route = Route::Unix {
+            at: at.to_owned(),
+            target: target.to_owned(),
+        };
+        Self::by(route, None).await
+    }
+
+    async fn by(route: Route, port: Option<Port>) -> Self {
         let (weather, weather_seen) = watch::channel(Weather::default());
         let (cuts, cuts_seen) = watch::channel((0, Cut::Close));
         let dials = Arc::<Mutex<Vec<Instant>>>::default();
         let mut serving = JoinSet::new();
-        let listener = TcpListener::bind(port.address()).await.expect("a port");
+        let listener = route.listen().await;
         let relay = Relay {
-            target: target.to_owned(),
-            at: port.address(),
+            route,
             weather: weather_seen,
             cuts: cuts_seen,
             dials: Arc::clone(&dials),
@@ -118,9 +137,12 @@ impl Line {
     }
 
     /// Where to dial instead of the server.
+    ///
+    /// # Panics
+    /// When it is a line to an engine.
     #[must_use]
     pub fn address(&self) -> String {
-        self.port.address()
+        self.port.as_ref().expect("a line of TCP").address()
     }
 
     /// From now on it is like that.
@@ -165,16 +187,92 @@ impl Line {
     }
 }
 
+/// From where to where.
+#[derive(Debug, Clone)]
+enum Route {
+    Tcp { at: String, target: String },
+    Unix { at: PathBuf, target: PathBuf },
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// One end of a connection.
+enum End {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+type Reader<'a> = Box<dyn AsyncRead + Send + Unpin + 'a>;
+type Writer<'a> = Box<dyn AsyncWrite + Send + Unpin + 'a>;
+
+impl Route {
+    /// Nobody else may be there: the port is claimed, the socket is in a directory of the test's own.
+    async fn listen(&self) -> Listener {
+        match self {
+            Self::Tcp { at, .. } => {
+                Listener::Tcp(TcpListener::bind(at).await.expect("its own port"))
+            }
+            Self::Unix { at, .. } => {
+                // What an earlier one left behind.
+                let _ = std::fs::remove_file(at);
+                Listener::Unix(UnixListener::bind(at).expect("its own socket"))
+            }
+        }
+    }
+
+    async fn connect(&self) -> Option<End> {
+        match self {
+            Self::Tcp { target, .. } => TcpStream::connect(target).await.ok().map(End::Tcp),
+            Self::Unix { target, .. } => UnixStream::connect(target).await.ok().map(End::Unix),
+        }
+    }
+}
+
+impl Listener {
+    async fn accept(&self) -> std::io::Result<End> {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(tcp, _)| End::Tcp(tcp)),
+            Self::Unix(listener) => listener.accept().await.map(|(unix, _)| End::Unix(unix)),
+        }
+    }
+}
+
+impl End {
+    fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
+        match self {
+            Self::Tcp(tcp) => {
+                let _ = tcp.set_nodelay(true);
+                let (reader, writer) = tcp.split();
+                (Box::new(reader), Box::new(writer))
+            }
+            Self::Unix(unix) => {
+                let (reader, writer) = unix.split();
+                (Box::new(reader), Box::new(writer))
+            }
+        }
+    }
+
+    async fn cut(&mut self, how: Cut) {
+        match (how, self) {
+            (Cut::Reset, Self::Tcp(tcp)) => drop(tcp.set_zero_linger()),
+            (Cut::Close, Self::Tcp(tcp)) => drop(tcp.shutdown().await),
+            _ => {}
+        }
+    }
+}
+
 struct Relay {
-    target: String,
-    at: String,
+    route: Route,
     weather: watch::Receiver<Weather>,
     cuts: watch::Receiver<(u64, Cut)>,
     dials: Arc<Mutex<Vec<Instant>>>,
 }
 
 impl Relay {
-    async fn serve(mut self, listener: TcpListener) {
+    async fn serve(mut self, listener: Listener) {
         let mut listener = Some(listener);
         let mut connections = JoinSet::new();
         loop {
@@ -182,8 +280,7 @@ impl Relay {
             if refusing {
                 listener = None;
             } else if listener.is_none() {
-                // Nobody else may take it: its number is claimed.
-                listener = Some(TcpListener::bind(&self.at).await.expect("its own port"));
+                listener = Some(self.route.listen().await);
             }
             let accepted = async {
                 match &listener {
@@ -193,10 +290,10 @@ impl Relay {
             };
             tokio::select! {
                 changed = self.weather.changed() => if changed.is_err() { return },
-                Ok((near, _)) = accepted => {
+                Ok(near) = accepted => {
                     self.dials.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
-                    let cuts = self.cuts.clone();
-                    connections.spawn(carry(near, self.target.clone(), self.weather.clone(), cuts));
+                    let (weather, cuts) = (self.weather.clone(), self.cuts.clone());
+                    connections.spawn(carry(near, self.route.clone(), weather, cuts));
                 }
                 Some(_) = connections.join_next() => {}
             }
@@ -206,18 +303,15 @@ impl Relay {
 
 /// One connection, from its dial to its end.
 async fn carry(
-    mut near: TcpStream,
-    target: String,
+    mut near: End,
+    route: Route,
     weather: watch::Receiver<Weather>,
     mut cuts: watch::Receiver<(u64, Cut)>,
 ) {
     cuts.mark_unchanged();
-    let Ok(mut far) = TcpStream::connect(&target).await else {
+    let Some(mut far) = route.connect().await else {
         return;
     };
-    for end in [&near, &far] {
-        let _ = end.set_nodelay(true);
-    }
     let both = async {
         let (near_in, near_out) = near.split();
         let (far_in, far_out) = far.split();
@@ -231,27 +325,15 @@ async fn carry(
         changed = cuts.changed() => if changed.is_err() { return },
     }
     let (_, how) = *cuts.borrow();
-    match how {
-        Cut::Reset => {
-            for end in [&near, &far] {
-                let _ = end.set_zero_linger();
-            }
-        }
-        Cut::Close => {
-            for end in [&mut near, &mut far] {
-                let _ = end.shutdown().await;
-            }
-        }
-        Cut::Forgotten => std::future::pending().await,
+    if how == Cut::Forgotten {
+        std::future::pending::<()>().await;
     }
+    near.cut(how).await;
+    far.cut(how).await;
 }
 
 /// One direction, until its sender ends it.
-async fn pass(
-    mut from: ReadHalf<'_>,
-    mut to: WriteHalf<'_>,
-    mut weather: watch::Receiver<Weather>,
-) {
+async fn pass(mut from: Reader<'_>, mut to: Writer<'_>, mut weather: watch::Receiver<Weather>) {
     let (taken, mut on_the_way) = mpsc::channel(ON_THE_WAY_MAX);
     let take = async move {
         loop {
@@ -290,7 +372,7 @@ async fn passes(weather: &mut watch::Receiver<Weather>) -> bool {
     weather.wait_for(|now| !now.stalled).await.is_ok()
 }
 
-async fn write(to: &mut WriteHalf<'_>, chunk: &[u8], bytes_per_s: Option<u32>) -> bool {
+async fn write(to: &mut Writer<'_>, chunk: &[u8], bytes_per_s: Option<u32>) -> bool {
     let Some(rate) = bytes_per_s else {
         return to.write_all(chunk).await.is_ok();
     };

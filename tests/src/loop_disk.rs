@@ -66,6 +66,45 @@ impl LoopDisk {
         Ok(disk)
     }
 
+    /// The file system finds its disk broken: from now on it can only be read, also through files that are
+    /// open for writing.
+    ///
+    /// # Panics
+    /// When it cannot be told so.
+    pub fn breaks(&self) {
+        let at = self.at.to_string_lossy();
+        run("mount", &["-o", "remount,abort", &at]).unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// What a reboot does with a broken one: it is checked and mounted again. Everybody who works on the
+    /// disk must have been killed before.
+    ///
+    /// # Panics
+    /// When it cannot be repaired.
+    pub fn repair(&self) {
+        let (file, at) = (self.file.to_string_lossy(), self.at.to_string_lossy());
+        run("umount", &[&at]).unwrap_or_else(|why| panic!("{why}"));
+        // The device goes a moment later, and writes what it still has.
+        while device_of(&self.file).is_some() {
+            std::thread::yield_now();
+        }
+        // It tells by its exit code that there was something to repair.
+        let checked = Command::new("e2fsck").args(["-p", &file]).output();
+        let code = checked.expect("e2fsck can be started").status.code();
+        assert!(code.is_some_and(|code| code <= 1), "{file}: {code:?}");
+        self.attach().unwrap_or_else(|why| panic!("{why}"));
+    }
+
+    /// Mounted for reading only, or for writing again. Nobody may have a file open for writing.
+    ///
+    /// # Panics
+    /// When somebody has.
+    pub fn read_only(&self, yes: bool) {
+        let how = if yes { "remount,ro" } else { "remount,rw" };
+        let at = self.at.to_string_lossy();
+        run("mount", &["-o", how, &at]).unwrap_or_else(|why| panic!("{why}"));
+    }
+
     fn attach(&self) -> Result<(), String> {
         let (file, at) = (self.file.to_string_lossy(), self.at.to_string_lossy());
         run("mount", &["-o", OPTIONS, &file, &at])
@@ -146,14 +185,19 @@ fn sweep() {
     }
 }
 
-/// Where the loop device of that file is mounted.
-fn mounted_at(file: &Path) -> Option<PathBuf> {
+/// The loop device of that file.
+fn device_of(file: &Path) -> Option<PathBuf> {
     let devices = std::fs::read_dir("/sys/block").ok()?.flatten();
     let device = devices.map(|entry| entry.path()).find(|device| {
         std::fs::read_to_string(device.join("loop/backing_file"))
             .is_ok_and(|backing| Path::new(backing.trim()) == file)
     })?;
-    let device = Path::new("/dev").join(device.file_name()?);
+    Some(Path::new("/dev").join(device.file_name()?))
+}
+
+/// Where the loop device of that file is mounted.
+fn mounted_at(file: &Path) -> Option<PathBuf> {
+    let device = device_of(file)?;
     let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');

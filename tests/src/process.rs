@@ -105,6 +105,14 @@ impl Process {
         }
     }
 
+    /// Sets a variable of its environment, or none, for the next start.
+    pub fn set_env(&mut self, name: &str, value: Option<&str>) {
+        self.environment.retain(|(known, _)| known != name);
+        if let Some(value) = value {
+            self.environment.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
     /// Its pid.
     ///
     /// # Panics

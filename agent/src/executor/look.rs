@@ -1,12 +1,18 @@
 //! Looking before acting: what the engine and the host's owner say of the container that a command is
 //! about. Changes nothing. An engine that does not answer is waited for until the deadline.
 
+use std::time::Duration;
+
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{State, codes};
 
 use super::job::{Job, Surroundings, TRY_AGAIN_AFTER, has_effect, waits};
 use super::outcome::Outcome;
 use crate::runtime::{ContainerDetail, RuntimeError};
+
+/// An engine that has not answered a question for so long is waited for, and said to be; deadline and
+/// withdrawal are looked at as often.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
 
 /// The container that must be there for this kind.
 pub(super) fn existing_container(kind: &Kind) -> Option<&str> {
@@ -42,7 +48,7 @@ pub(super) async fn look_before(
         return Ok(None);
     };
     let detail = loop {
-        match around.runtime.inspect(container).await {
+        match patiently(job, around, around.runtime.inspect(container)).await? {
             Ok(detail) => break detail,
             Err(RuntimeError::Unavailable(why) | RuntimeError::Interrupted(why)) => {
                 withdrawn(job)?;
@@ -98,26 +104,51 @@ pub(super) fn withdrawn_by(by: &str) -> Outcome {
     )
 }
 
+/// The engine's answer to a question. An engine that takes its time, or is frozen, holds neither deadline
+/// nor withdrawal up, and it is said that it is waited for.
+async fn patiently<Answer>(
+    job: &Job,
+    around: &Surroundings,
+    asking: impl Future<Output = Answer>,
+) -> Result<Answer, Outcome> {
+    let mut asking = std::pin::pin!(asking);
+    let mut told = false;
+    loop {
+        if let Ok(answer) = tokio::time::timeout(SILENT_AFTER, &mut asking).await {
+            return Ok(answer);
+        }
+        withdrawn(job)?;
+        let why = "it takes long to answer a question";
+        in_time(job, around, why)?;
+        if !std::mem::replace(&mut told, true) {
+            waits(around, job.id, &no_answer(why)).await;
+        }
+    }
+}
+
+fn no_answer(why: &str) -> String {
+    format!("the container engine does not answer: {why}")
+}
+
+/// Whether it may still begin.
+fn in_time(job: &Job, around: &Surroundings, why: &str) -> Result<(), Outcome> {
+    if around.time.now_us() <= job.command.not_after_us {
+        return Ok(());
+    }
+    Err(Outcome::ended(
+        State::Expired,
+        codes::DEADLINE_PASSED,
+        format!("its deadline passed while the engine did not answer ({why}); nothing was done"),
+    ))
+}
+
 pub(super) async fn wait_for_engine(
     job: &Job,
     around: &Surroundings,
     why: &str,
 ) -> Result<(), Outcome> {
-    if around.time.now_us() > job.command.not_after_us {
-        return Err(Outcome::ended(
-            State::Expired,
-            codes::DEADLINE_PASSED,
-            format!(
-                "its deadline passed while the engine did not answer ({why}); nothing was done"
-            ),
-        ));
-    }
-    waits(
-        around,
-        job.id,
-        &format!("the container engine does not answer: {why}"),
-    )
-    .await;
+    in_time(job, around, why)?;
+    waits(around, job.id, &no_answer(why)).await;
     tokio::time::sleep(TRY_AGAIN_AFTER).await;
     Ok(())
 }

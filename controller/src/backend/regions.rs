@@ -268,7 +268,15 @@ impl ControllerBackend {
             status.attention.extend(self.parts.web.attention());
         }
         for region in &regions {
-            let trouble = self.parts.fleet.region(&region.name).trouble;
+            let now = self.parts.fleet.region(&region.name);
+            let (trouble, clock) = (now.trouble, now.clock);
+            if !clock.is_empty() && region.state == "online" {
+                status.attention.push(format!(
+                    "the clock of region {} is {clock} of the controller's: set both; commands expire \
+                     or wait wrongly until then",
+                    region.name
+                ));
+            }
             if !trouble.is_empty() {
                 status.attention.push(format!(
                     "region {} cannot write to its disk; its commands wait here: {trouble}",

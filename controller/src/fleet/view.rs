@@ -43,6 +43,8 @@ pub struct RegionState {
     pub version: String,
     /// Why it cannot write its ledger; empty: it can.
     pub trouble: String,
+    /// How far its clock is from ours; empty: they agree.
+    pub clock: String,
 }
 
 impl Fleet {
@@ -152,6 +154,7 @@ impl Fleet {
                 server: now.server.clone(),
                 version: now.version.clone(),
                 trouble: now.trouble.clone(),
+                clock: now.clock.clone(),
             })
     }
 

@@ -375,17 +375,21 @@ impl Uplink {
         });
     }
 
-    /// Takes the region's word of its own disk, which has no number and is kept nowhere.
-    fn is_about_storage(&self, report: &Numbered) -> bool {
+    /// Takes the region's word of its own disk and clock, which has no number and is kept nowhere.
+    fn is_about_itself(&self, report: &Numbered) -> bool {
         let said = match &report.kind {
             Some(numbered::Kind::Event(said)) if report.seq == 0 => said.event.as_ref(),
             _ => None,
         };
-        let Some(said) = said.filter(|said| said.action == events::REGION_STORAGE) else {
+        let Some(said) = said else {
             return false;
         };
         let reason: String = said.detail.chars().take(REASON_CHARS_MAX).collect();
-        self.centre.fleet.region_trouble(&self.region, &reason);
+        match said.action.as_str() {
+            events::REGION_STORAGE => self.centre.fleet.region_trouble(&self.region, &reason),
+            events::REGION_CLOCK => self.centre.fleet.region_clock(&self.region, &reason),
+            _ => return false,
+        }
         true
     }
 
@@ -398,7 +402,7 @@ impl Uplink {
         let mut clones = Vec::new();
         let judged: Vec<(Numbered, bool)> = reports
             .into_iter()
-            .filter(|report| !self.is_about_storage(report))
+            .filter(|report| !self.is_about_itself(report))
             .map(|report| {
                 let home = match &report.kind {
                     Some(numbered::Kind::Event(said)) => centre.is_home(&region, &said.host),

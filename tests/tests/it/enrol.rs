@@ -504,3 +504,46 @@ async fn an_api_token_may_do_what_it_was_given_and_nothing_else() {
         .unwrap_err();
     assert_eq!(no.code, "setup_closed");
 }
+
+/// Gives a process an `/etc/hosts` of its own, which is the file that comes first.
+const OWN_HOSTS: &str = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+
+#[tokio::test]
+async fn a_name_that_leads_nowhere_is_tried_until_it_leads_somewhere() {
+    if !fairlead_tests::disk::Disk::can_be_had() {
+        return;
+    }
+    let names = tempfile::tempdir().unwrap();
+    let hosts = names.path().join("hosts");
+    std::fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+    let mut options = Options::simulated().hosts(&[]);
+    let wrapper = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        OWN_HOSTS,
+        hosts.to_str().unwrap(),
+    ];
+    options.agent_wrapper = wrapper.map(str::to_owned).to_vec();
+    let mut fleet = Fleet::start(options).await;
+    let token = fleet
+        .api
+        .new_join_token(&JoinTokenRequest {
+            region: Some("local".to_owned()),
+            ..JoinTokenRequest::default()
+        })
+        .await
+        .unwrap_or_else(|no| panic!("{no}"));
+    let token = fleet.secret_file("box.token", &token.token);
+    let address = format!("region.fairlead.invalid:{}", fleet.regions[0].agents.number);
+    let dir = fleet.dir().join("agent-box");
+    let host = fleet.start_host_in("box", dir, &address, Some(&token));
+    host.supervisor
+        .says(&format!("cannot reach {address}"), SOON)
+        .await;
+    std::fs::write(&hosts, "127.0.0.1 localhost region.fairlead.invalid\n").unwrap();
+    fleet.hosts.push(host);
+    fleet.online("box").await;
+    fleet.done(Action::Ping {}).await;
+}

@@ -26,6 +26,8 @@ use fairlead_tests::programs::program;
 use rustix::process::Signal;
 use tokio::net::TcpListener;
 
+mod lies;
+
 const SOON: Duration = Duration::from_secs(20);
 
 fn now_us() -> i64 {
@@ -44,6 +46,8 @@ struct Liar {
     listener: TcpListener,
     /// What it calls command keys.
     keys: CommandKeys,
+    /// What it says first, beside what is needed.
+    says: Welcome,
 }
 
 /// A key that signs commands, certified by that root.
@@ -98,6 +102,7 @@ impl Liar {
             agents_ca,
             controller,
             role,
+            says: Welcome::default(),
         }
     }
 
@@ -124,10 +129,10 @@ impl Liar {
                     version: version::NEWEST,
                     server: self.role.to_string(),
                     connection: 1,
-                    server_time_us: now_us(),
+                    server_time_us: now_us() + self.says.server_time_us,
                     ping_interval_ms: 15_000,
                     command_keys: Some(self.keys.clone()),
-                    ..Welcome::default()
+                    ..self.says.clone()
                 }),
                 other => panic!("{other:?}"),
             };

@@ -37,7 +37,7 @@ const GROWTH_MAX_KB: u64 = 64 * 1024;
 const ROUND_TRIPS: usize = 60;
 
 /// Resident memory.
-fn rss_kb(pid: u32) -> u64 {
+pub(crate) fn rss_kb(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
     let number = line.and_then(|line| line.split_whitespace().nth(1));

@@ -23,6 +23,8 @@ const GOOD: &str = "Proxy-Authorization: Basic bWU6c2VjcmV0";
 struct Double {
     address: String,
     closed: Arc<AtomicBool>,
+    /// Takes what it is asked, and answers nothing.
+    hangs: Arc<AtomicBool>,
     /// What was connected to, and whether the right SNI went there.
     made: Arc<Mutex<Vec<(String, bool)>>>,
     cut: tokio::sync::watch::Sender<()>,
@@ -35,18 +37,21 @@ impl Double {
         let address = listener.local_addr().unwrap().to_string();
         let (cut, _) = tokio::sync::watch::channel(());
         let closed = Arc::new(AtomicBool::new(false));
+        let hangs = Arc::new(AtomicBool::new(false));
         let made = Arc::<Mutex<Vec<_>>>::default();
         let mut serving = JoinSet::new();
         let (closed_too, made_too, cut_too) = (closed.clone(), made.clone(), cut.clone());
+        let hangs_too = hangs.clone();
         serving.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((tcp, _)) = listener.accept().await {
                 let (closed, made) = (closed_too.clone(), made_too.clone());
+                let hangs = hangs_too.clone();
                 let mut cut = cut_too.subscribe();
                 connections.spawn(async move {
                     tokio::select! {
                         _ = cut.changed() => {}
-                        () = serve(tcp, &closed, &made) => {}
+                        () = serve(tcp, &closed, &hangs, &made) => {}
                     }
                 });
             }
@@ -54,6 +59,7 @@ impl Double {
         Self {
             address,
             closed,
+            hangs,
             made,
             cut,
             _serving: serving,
@@ -65,12 +71,20 @@ impl Double {
     }
 }
 
-async fn serve(mut client: TcpStream, closed: &AtomicBool, made: &Mutex<Vec<(String, bool)>>) {
+async fn serve(
+    mut client: TcpStream,
+    closed: &AtomicBool,
+    hangs: &AtomicBool,
+    made: &Mutex<Vec<(String, bool)>>,
+) {
     let mut asked = Vec::new();
     while !asked.ends_with(b"\r\n\r\n") {
         if client.read_buf(&mut asked).await.unwrap_or(0) == 0 {
             return;
         }
+    }
+    if hangs.load(Ordering::SeqCst) {
+        std::future::pending::<()>().await;
     }
     let asked = String::from_utf8_lossy(&asked).into_owned();
     if closed.load(Ordering::SeqCst) || !asked.contains(GOOD) {
@@ -123,6 +137,15 @@ async fn an_agent_lives_behind_a_proxy() {
     fleet.api.host_is("box", "offline", SOON).await;
     proxy.closed.store(false, Ordering::SeqCst);
     fleet.online("box").await;
+
+    // One that takes what it is asked and answers nothing is said to, and given up in time.
+    proxy.hangs.store(true, Ordering::SeqCst);
+    proxy.cut.send_replace(());
+    let said = "it did not answer within";
+    fleet.hosts[0].supervisor.says(said, SOON).await;
+    proxy.hangs.store(false, Ordering::SeqCst);
+    fleet.online("box").await;
+    fleet.done(run_simulated("other")).await;
     assert!(!fleet.hosts[0].supervisor.said().contains("secret"));
 }
 

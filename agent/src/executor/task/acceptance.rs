@@ -7,7 +7,7 @@ use fairlead_identity::signing::SignatureError;
 use fairlead_protocol::command::Lane;
 use fairlead_protocol::{
     CancelRefused, Command, CommandId, CommandResult, Message, SignedCommand, Stage, State, codes,
-    link_up,
+    limits, link_up,
 };
 use tokio::sync::oneshot;
 
@@ -28,6 +28,17 @@ impl Executor {
         let Ok(id) = CommandId::from_wire(&command.id) else {
             return self.reject(&signed, &SignatureError::Unreadable);
         };
+        if let Some(ahead_s) = self.ahead(command.issued_at_us, now_us) {
+            if !self.repeated(id) {
+                tracing::error!(command = %id, ahead_s, "a command comes from ahead of our time; clocks differ");
+                let message = format!(
+                    "the controller's clock is {ahead_s} s ahead of those of this host and its region: set the \
+                     clocks and ask again; nothing was done"
+                );
+                self.answer_unaccepted(id, Outcome::failed(codes::CLOCK_SKEW, message));
+            }
+            return;
+        }
         if self.parts.time.at_least(command.issued_at_us) {
             (self.parts.floor)(command.issued_at_us);
         }
@@ -75,6 +86,15 @@ impl Executor {
             let (open, _) = self.early_streams.remove(at);
             self.open_stream(open);
         }
+    }
+
+    /// How many seconds a command's time lies ahead of both the servers' time and our own clock, where that is
+    /// too much. Its time would be our floor from then on, so that for as long no other command could begin.
+    /// Where our own clock agrees with it, it is the region's that is behind.
+    fn ahead(&self, issued_at_us: i64, now_us: i64) -> Option<i64> {
+        let latest = now_us.max(self.parts.clock.now_us());
+        let ahead_us = issued_at_us.saturating_sub(latest);
+        (ahead_us > limits::CLOCKS_APART_MAX.as_micros() as i64).then_some(ahead_us / 1_000_000)
     }
 
     /// A container may be named by a prefix of its id; its lane is named by its name.
