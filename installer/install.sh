@@ -16,7 +16,7 @@ LC_ALL=C
 PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
 export LC_ALL PATH
 # `cd` and the shell's own habits must not depend on who calls.
-unset CDPATH ENV BASH_ENV
+unset CDPATH ENV BASH_ENV TAR_OPTIONS TAPE GREP_OPTIONS GREP_COLORS BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE
 IFS=' 	
 '
 
@@ -513,6 +513,13 @@ preflight_place() {
     else
         row place ok "$root$prefix, ${place_free:-?} MB free"
     fi
+    if [ "$verb" = server ] && [ "$packaged_servers" = no ]; then
+        data_place=$(existing_parent /var/lib/fairlead-controller)
+        data_free=$(free_mib "$data_place")
+        if [ "${data_free:-$min_free_mib}" -lt "$min_free_mib" ]; then
+            row data FAIL "$data_place, for the servers' data and the hosts' package, has $data_free MB free, and $min_free_mib are needed" installer_disk
+        fi
+    fi
     if [ "$verb" != server ]; then
         state_place=$(existing_parent "$root$state_dir")
         case $(mount_options "$state_place") in
@@ -549,6 +556,10 @@ preflight_tools() {
         else
             row tools FAIL "neither curl nor wget is here" installer_tools
         fi
+    fi
+    if [ "$verb" = server ] && [ "$packaged_servers" = no ] && ! can_verify; then
+        # Hosts will run the script that is kept for them, and its signature is all that proves it.
+        row tools FAIL "no openssl that knows Ed25519: the install.sh for the hosts could not be checked; install OpenSSL 3 (package openssl)" installer_no_verifier
     fi
     if [ "$source_kind" = bundle ] && ! has tar; then
         row tools FAIL "tar is not here, and a bundle is a tar file" installer_tools
@@ -958,9 +969,17 @@ not_ours() {
     case $(head -c 200 "$1" | tr -d '\000' | tr 'A-Z\n' 'a-z ') in
     *'<html'* | *'<!doctype'* | *'<head'*) die 1 installer_web_page \
         "a web page came instead of $2: a captive portal, a proxy's login or a wrong address answered" \
-        "open this host's way to $(host_of "$source"), or bring the package along (--bundle FILE)" ;;
+        "$(next_for_page)" ;;
     *) ;;
     esac
+}
+
+next_for_page() {
+    if [ "$source_kind" = url ]; then
+        printf '%s' "open this host's way to $(host_of "$source"), or bring the package along (--bundle FILE)"
+    else
+        printf '%s' "fetch $source again, past the portal: what lies there is a page and no package"
+    fi
 }
 
 # Chain of proofs: this script names the manifest's hash (or a key that signed it), the manifest
@@ -1229,14 +1248,32 @@ take_lock() {
     if [ "$dry_run" = yes ] || ! has flock; then
         return 0
     fi
-    if [ ! -e "$root$prefix/.lock" ]; then
-        lock_made=$root$prefix/.lock
+    lock_at=$root$prefix/.lock
+    if [ ! -e "$lock_at" ]; then
+        lock_made=$lock_at
+        (umask 077 && : >>"$lock_at") || die 1 installer_write "$lock_at cannot be made" "is the disk full or read-only?"
     fi
-    exec 9>>"$root$prefix/.lock"
+    # Whoever can open it can hold it: root alone.
+    chmod 0600 "$lock_at"
+    exec 9>>"$lock_at"
     if ! flock -n 9; then
         lock_made=
-        die 1 installer_busy "another installation is at work on this host" "wait until it has ended, then run the same line again"
+        lock_holder=$(holder_of_lock) || lock_holder=
+        die 1 installer_busy "another installation is at work on this host${lock_holder:+, or something else holds $lock_at: $lock_holder}" \
+            "wait until it has ended, then run the same line again"
     fi
+}
+
+# The processes that hold the lock, where the system tells: number and name.
+holder_of_lock() {
+    [ -r /proc/locks ] || return 0
+    # shellcheck disable=SC2012 # the first word is the inode, and the name is ours
+    lock_inode=$(ls -i "$lock_at" | awk '{ print $1 }')
+    # shellcheck disable=SC2013 # numbers
+    for lock_pid in $(sed -n "s/^[0-9]*: FLOCK  *[A-Z]*  *[A-Z]*  *\([0-9]*\) [0-9a-f]*:[0-9a-f]*:$lock_inode 0 EOF\$/\1/p" /proc/locks); do
+        lock_name=$(cat "/proc/$lock_pid/comm" 2>/dev/null) || lock_name='?'
+        printf 'process %s (%s) ' "$lock_pid" "$(printable "$lock_name")"
+    done | sed 's/ $//'
 }
 
 open_stage() {
@@ -1958,77 +1995,139 @@ own_dir() {
     chown "$2:$2" "$1"
 }
 
-# Hosts get their programs from the controller: it keeps what the manifest names, and the script.
-keep_package() {
-    packages=/var/lib/fairlead-controller/packages
-    if [ -d "$packages/$version" ] && [ "$(cat "$packages/channels/stable" 2>/dev/null)" = "$version" ]; then
-        return 0
+# as_user USER COMMAND…: what is done in a folder that a service owns is done as that service. As root it
+# would follow whatever link a service that was broken into has laid there.
+as_user() (
+    as_user_is=$1
+    shift
+    cd /
+    exec 9>&-
+    if has runuser; then
+        exec runuser -u "$as_user_is" -- "$@"
     fi
-    plan "keep the package $version in $packages, for the hosts" || return 0
-    own_dir "$packages" fairlead-controller 0755
-    if [ ! -d "$packages/$version" ]; then
-        mkdir "$stage/package"
-        cp "$stage/manifest" "$stage/package/manifest"
-        if [ ! -f "$stage/manifest.sig" ]; then
-            get "$version/manifest.sig" 8192 "$stage/manifest.sig" "the manifest's signature"
-        fi
-        cp "$stage/manifest.sig" "$stage/package/manifest.sig"
-        while read -r keep_key keep_name keep_size keep_hash; do
-            [ "$keep_key" = file ] || continue
-            only "$keep_name" 'A-Za-z0-9._+-' || die 1 installer_manifest "the manifest names a file that no package has: $(printable "$keep_name")" "$(next_for_source)"
-            if [ -f "$stage/${keep_name%-"$target"}" ] && [ "$keep_name" != "${keep_name%-"$target"}" ]; then
-                cp "$stage/${keep_name%-"$target"}" "$stage/package/$keep_name"
-            else
-                get "$version/$keep_name" "$keep_size" "$stage/package/$keep_name" "$keep_name"
-            fi
-            if [ "$(sha256 <"$stage/package/$keep_name")" != "$keep_hash" ]; then
-                die 1 installer_checksum "$keep_name is not what the manifest says" "$(next_for_source)"
-            fi
-            chmod 0755 "$stage/package/$keep_name"
-        done <"$stage/manifest"
-        keep_script
-        place_package
-    fi
-    for keep_name in install.sh.sig install.sh; do
-        cp "$packages/$version/$keep_name" "$packages/.$keep_name.$$"
-        mv -f "$packages/.$keep_name.$$" "$packages/$keep_name"
-    done
-    mkdir -p "$packages/channels"
-    printf '%s\n' "$version" >"$packages/channels/.stable.$$"
-    mv -f "$packages/channels/.stable.$$" "$packages/channels/stable"
-    chown -R fairlead-controller:fairlead-controller "$packages"
-    chmod 0755 "$packages" "$packages/channels" "$packages/$version"
+    # shellcheck disable=SC2016 # the inner shell's own
+    exec su -s /bin/sh -c 'exec "$0" "$@"' -- "$as_user_is" "$@"
+)
+
+# show_kept NAME: what lies there in the folder of packages, to standard output.
+show_kept() {
+    as_user fairlead-controller cat "$packages/$1" 2>/dev/null </dev/null
 }
 
-# The script that hosts will run: this very file, where it is one; else the repository's. With its
-# signature, and where that can be checked here, it is: hosts will run it as root.
-keep_script() {
-    if [ -f "$0" ] && [ -n "$stamped_version" ] && grep -q "^stamped_manifest_sha256='$manifest_hash'\$" "$0" 2>/dev/null; then
-        cp "$0" "$stage/package/install.sh"
-    else
-        get "$version/install.sh" 1048576 "$stage/package/install.sh" install.sh
+# Hosts get their programs from the controller: it keeps what the manifest names, and the script. What is
+# there already is looked at as strictly as what comes: hosts run it as root.
+keep_package() {
+    packages=/var/lib/fairlead-controller/packages
+    if [ "$dry_run" = yes ]; then
+        if [ "$(show_kept channels/stable)" != "$version" ]; then
+            plan "keep the package $version in $packages, for the hosts" || :
+        fi
+        return 0
     fi
+    if [ ! -f "$stage/manifest.sig" ]; then
+        verify_signature
+    fi
+    if package_is_kept; then
+        return 0
+    fi
+    plan "keep the package $version in $packages, for the hosts"
+    mkdir "$stage/package"
+    while read -r keep_key keep_name keep_size keep_hash; do
+        [ "$keep_key" = file ] || continue
+        keep_file
+    done <"$stage/manifest"
+    for keep_name in manifest manifest.sig; do
+        cp "$stage/$keep_name" "$stage/package/$keep_name" 2>/dev/null || no_room_for_package "$prefix"
+    done
+    keep_script
+    place_package
+}
+
+# Whether all of the package is there as it should be, byte by byte.
+package_is_kept() {
+    [ "$(show_kept channels/stable)" = "$version" ] || return 1
+    while read -r keep_key keep_name keep_size keep_hash; do
+        [ "$keep_key" = file ] || continue
+        [ "$(show_kept "$version/$keep_name" | sha256)" = "$keep_hash" ] || return 1
+    done <"$stage/manifest"
+    for keep_name in manifest manifest.sig; do
+        [ "$(show_kept "$version/$keep_name" | sha256)" = "$(sha256 <"$stage/$keep_name")" ] || return 1
+    done
+    for keep_name in '' "$version/"; do
+        show_kept "${keep_name}install.sh" >"$stage/install.sh" || return 1
+        show_kept "${keep_name}install.sh.sig" >"$stage/install.sh.sig" || return 1
+        script_is_genuine install.sh || return 1
+    done
+}
+
+# keep_file: one program of the manifest, from here or from the source, into the package.
+keep_file() {
+    only "$keep_name" 'A-Za-z0-9._+-' || die 1 installer_manifest "the manifest names a file that no package has: $(printable "$keep_name")" "$(next_for_source)"
+    keep_here=${keep_name%-"$target"}
+    keep_at=$stage/package/$keep_name
+    if [ -f "$stage/$keep_here" ] && [ "$keep_name" != "$keep_here" ]; then
+        cp "$stage/$keep_here" "$keep_at" 2>/dev/null || no_room_for_package "$prefix"
+    elif ! show_kept "$version/$keep_name" >"$keep_at" || [ "$(sha256 <"$keep_at")" != "$keep_hash" ]; then
+        get "$version/$keep_name" "$keep_size" "$keep_at" "$keep_name"
+    fi
+    if [ "$(sha256 <"$keep_at")" != "$keep_hash" ]; then
+        not_ours "$keep_at" "$keep_name"
+        die 1 installer_checksum "$keep_name is not what the manifest says" "$(next_for_source)"
+    fi
+    chmod 0755 "$keep_at"
+}
+
+# The script that hosts will run as root: the repository's, with the signature of a key that is known, and
+# made for this very manifest. Not the file that $0 names: through a pipe that is any file called sh.
+keep_script() {
+    get "$version/install.sh" 1048576 "$stage/package/install.sh" install.sh
     if [ "$(sed -n 1p "$stage/package/install.sh")" != '#!/bin/sh' ]; then
         not_ours "$stage/package/install.sh" install.sh
         die 1 installer_checksum "what came for install.sh is no script" "$(next_for_source)"
     fi
     get "$version/install.sh.sig" 8192 "$stage/package/install.sh.sig" "the signature of install.sh"
-    if [ -n "$(trimmed "$keys")" ] && can_verify; then
-        check_signed package/install.sh install.sh
-    fi
+    check_signed package/install.sh install.sh
+    script_is_genuine package/install.sh ||
+        die 1 installer_wrong_version "the install.sh of $version was made for another manifest" "$(next_for_source)"
     chmod 0755 "$stage/package/install.sh"
 }
 
+# script_is_genuine FILE: in the stage, with its signature beside it.
+script_is_genuine() {
+    grep -q "^stamped_manifest_sha256='$manifest_hash'\$" "$stage/$1" &&
+        (check_signed "$1" install.sh) 2>/dev/null
+}
+
+no_room_for_package() {
+    die 1 installer_disk "the package for the hosts cannot be kept: $1 cannot be written to, or is full" \
+        "make room there ($(free_mib "$(existing_parent "$1")") MB are free), then run the same line again"
+}
+
+# By the controller's user, on the data's file system, and then each in one step.
 place_package() {
-    # On the data's file system, then in one step.
-    package_part=$(mktemp -d "$packages/.incoming.XXXXXX") ||
-        die 1 installer_write "$packages cannot be written to" "is the disk full or read-only?"
-    if ! cp "$stage/package/"* "$package_part/"; then
-        rm -rf "$package_part"
-        die 1 installer_disk "the package cannot be kept in $packages: the disk is full" "make room, then run the same line again"
-    fi
-    to_disk "$package_part"
-    mv "$package_part" "$packages/$version"
+    chmod 0755 "$stage/package"
+    # shellcheck disable=SC2016 # the inner shell's own
+    as_user fairlead-controller sh -c '
+        set -eu
+        umask 022
+        packages=$1 version=$2 from=$3
+        mkdir -p "$packages/channels"
+        chmod 0755 "$packages" "$packages/channels"
+        rm -rf "$packages"/.incoming.*
+        part=$(mktemp -d "$packages/.incoming.XXXXXX")
+        trap "rm -rf \"\$part\"" EXIT
+        mkdir "$part/new" "$part/top"
+        cp "$from"/* "$part/new/"
+        cp -p "$from/install.sh" "$from/install.sh.sig" "$part/top/"
+        printf "%s\n" "$version" >"$part/stable"
+        sync
+        if [ -e "$packages/$version" ] || [ -L "$packages/$version" ]; then
+            mv "$packages/$version" "$part/old"
+        fi
+        mv "$part/new" "$packages/$version"
+        mv -f "$part/top/install.sh.sig" "$part/top/install.sh" "$packages/"
+        mv -f "$part/stable" "$packages/channels/stable"
+    ' sh "$packages" "$version" "$stage/package" </dev/null 2>/dev/null || no_room_for_package "$packages"
 }
 
 # Programs, users, units and the package for the hosts: what the .deb files bring, where they were not used.
@@ -2220,23 +2319,36 @@ prepare_servers() {
     if service_runs fairlead-controller; then
         systemctl stop fairlead-controller
     fi
+    # The tokens come through a folder that only the controller's user can open, below one of root's.
+    prepare_dir=$(mktemp -d /run/fairlead-setup.XXXXXX) ||
+        die 1 installer_write "/run cannot be written to" "is it full or read-only?"
+    chown fairlead-controller "$prepare_dir"
+    prepare_failed=no
     prepared=$(
         # What hosts ask for: the .deb has brought it along.
         if [ "$packaged_servers" = yes ] && [ -d /usr/share/fairlead/packages ]; then
             FAIRLEAD_PACKAGES_FROM=/usr/share/fairlead/packages
             export FAIRLEAD_PACKAGES_FROM
         fi
-        FAIRLEAD_DATA_DIR=/var/lib/fairlead-controller FAIRLEAD_PUBLIC_URL=$server_url \
-            FAIRLEAD_WEB_NAMES=$name FAIRLEAD_UPLINK_ADDRESS=$name:$port \
-            "$server_bin/fairlead-controller" setup --region "$region" \
-            --region-token-file "$access_data/join-token" \
-            --host-token-file "$access_data/host-token" </dev/null 9>&-
-    ) || die 1 installer_setup "the servers are installed, and the installation could not be prepared (code $?)" \
-        "see what fairlead-controller said above, then run the same line again"
-    chown -R fairlead-controller:fairlead-controller /var/lib/fairlead-controller
-    host_token=$(cat "$access_data/host-token")
-    rm -f "$access_data/host-token"
-    chown -R fairlead-access:fairlead-access "$access_data"
+        FAIRLEAD_DATA_DIR=/var/lib/fairlead-controller FAIRLEAD_PUBLIC_URL=$server_url
+        FAIRLEAD_WEB_NAMES=$name FAIRLEAD_UPLINK_ADDRESS=$name:$port
+        export FAIRLEAD_DATA_DIR FAIRLEAD_PUBLIC_URL FAIRLEAD_WEB_NAMES FAIRLEAD_UPLINK_ADDRESS
+        umask 077
+        as_user fairlead-controller "$server_bin/fairlead-controller" setup --region "$region" \
+            --region-token-file "$prepare_dir/region" --host-token-file "$prepare_dir/host" </dev/null
+    ) || prepare_failed=$?
+    host_token=$(as_user fairlead-controller cat "$prepare_dir/host" 2>/dev/null) || host_token=
+    region_token=$(as_user fairlead-controller cat "$prepare_dir/region" 2>/dev/null) || region_token=
+    rm -rf "$prepare_dir"
+    if [ "$prepare_failed" != no ] || [ -z "$host_token" ]; then
+        die 1 installer_setup "the servers are installed, and the installation could not be prepared (code $prepare_failed)" \
+            "see what fairlead-controller said above, then run the same line again; files in /var/lib/fairlead-controller have to belong to fairlead-controller"
+    fi
+    if [ -n "$region_token" ]; then
+        # shellcheck disable=SC2016 # the inner shell's own
+        printf '%s\n' "$region_token" | as_user fairlead-access sh -c 'umask 077; rm -f "$1"; cat >"$1"' sh "$access_data/join-token" ||
+            die 1 installer_write "$access_data cannot be written to" "is the disk full or read-only?"
+    fi
     ca_sha256=$(printf '%s\n' "$prepared" | sed -n 's/^ca_sha256=//p')
     web_pin=$(printf '%s\n' "$prepared" | sed -n 's/^pin=//p')
 }
@@ -2312,9 +2424,10 @@ say_what_next() {
         next_ca=' --ca /var/lib/fairlead-controller/ca.pem'
         printf 'address      %s (own CA, sha256 %s)\n' "$server_url" "${ca_sha256:-as before}"
     fi
-    if [ -r /var/lib/fairlead-controller/setup-link ]; then
+    next_link=$(as_user fairlead-controller cat /var/lib/fairlead-controller/setup-link 2>/dev/null) || next_link=
+    if [ -n "$next_link" ]; then
         printf 'first admin  fairlead login %s%s   (works once, for 15 minutes)\n' \
-            "$(cat /var/lib/fairlead-controller/setup-link)" "$next_ca"
+            "$next_link" "$next_ca"
     else
         printf 'first admin  is there already: fairlead login\n'
     fi
@@ -2579,7 +2692,7 @@ main() {
     time_limit=${FAIRLEAD_DOWNLOAD_TIMEOUT_S:-600} wait_limit=${FAIRLEAD_WAIT_S:-30}
     proxy=${HTTPS_PROXY:-${https_proxy:-}} no_proxy_for=${NO_PROXY:-${no_proxy:-}}
     source='' source_kind='' getter='' hasher=sha256sum min_free_mib=16 enrolled=no
-    this_host=$(uname -n)
+    this_host=$(printable "$(uname -n)")
     agent_paths
 
     verb=agent
