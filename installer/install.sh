@@ -2313,8 +2313,9 @@ say_what_next() {
         printf 'address      %s (own CA, sha256 %s)\n' "$server_url" "${ca_sha256:-as before}"
     fi
     if [ -r /var/lib/fairlead-controller/setup-link ]; then
-        printf 'first admin  fairlead login %s%s   (works once, for 15 minutes)\n' \
-            "$(cat /var/lib/fairlead-controller/setup-link)" "$next_ca"
+        # Not the link itself: the command line of a process is shown to everybody on this machine.
+        printf 'first admin  fairlead login --setup-link /var/lib/fairlead-controller/setup-link%s   (works once, for 15 minutes)\n' \
+            "$next_ca"
     else
         printf 'first admin  is there already: fairlead login\n'
     fi
