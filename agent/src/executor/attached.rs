@@ -20,7 +20,9 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::outcome::Outcome;
 use super::settle::exited;
 use super::terminal;
-use crate::runtime::{ContainerRuntime, ExecSpec, ExecState, LogOptions, Output, RuntimeError};
+use crate::runtime::{
+    ContainerRuntime, ExecIo, ExecSpec, ExecState, LogOptions, Output, RuntimeError,
+};
 
 /// The engine is asked again for an exit code that is not there yet, after so long at first.
 const EXIT_CODE_ASKED_AFTER: Duration = Duration::from_millis(20);
@@ -62,6 +64,21 @@ pub(super) async fn run_exec(
         return terminal::run(runtime, id, exec_id, exec, stream).await;
     }
     let io = runtime.exec_start(exec_id, exec.tty).await?;
+    let seen = see_exec(runtime, exec_id, io, stream).await;
+    seen.map_err(|error| match error {
+        // It has begun: an engine that is not there any more must not make it begin once more.
+        RuntimeError::Unavailable(why) => RuntimeError::Interrupted(why),
+        other => other,
+    })
+}
+
+/// From its start to its end.
+async fn see_exec(
+    runtime: &dyn ContainerRuntime,
+    exec_id: &str,
+    io: ExecIo,
+    stream: Option<StreamSocket>,
+) -> Result<Outcome, RuntimeError> {
     let Some(mut stream) = stream else {
         drop(io.input);
         let tail = read_tail(io.output, limits::EXEC_TAIL_BYTES_MAX).await?;
