@@ -439,7 +439,15 @@ free_mib() {
 find_engine() {
     engine_kind=none
     engine_socket_found=
-    for engine_try in "$engine_socket" "${DOCKER_HOST:-}" /var/run/docker.sock /run/podman/podman.sock; do
+    # One that was named, now or by an earlier line, is the one that the agent will use.
+    env_text=$(cat "$root$env_file" 2>/dev/null) || env_text=
+    engine_named=${engine_socket:-$(env_line FAIRLEAD_ENGINE_SOCKET)}
+    if [ -n "$engine_named" ]; then
+        set -- "$engine_named"
+    else
+        set -- "${DOCKER_HOST:-}" /var/run/docker.sock /run/podman/podman.sock
+    fi
+    for engine_try; do
         case $engine_try in
         unix://*) engine_try=${engine_try#unix://} ;;
         /*) ;;
@@ -754,14 +762,21 @@ bounded() {
     fi
 }
 
+# listens PORT: whether a program on this machine does.
+listens() {
+    # Listening is state 0A; the port stands behind the last colon, in hexadecimal digits.
+    cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
+        grep -Eq "^ *[0-9]+: [0-9A-F]+:$(printf '%04X' "$1") [0-9A-F]+:[0-9A-F]+ 0A "
+}
+
 # The one port of the servers, while they do not hold it themselves.
 preflight_port() {
-    if [ ! -r /proc/net/tcp ] || service_runs fairlead-access-server; then
+    if [ ! -r /proc/net/tcp ]; then
         return 0
     fi
-    # Listening is state 0A; the port stands behind the last colon, in hexadecimal digits.
-    if cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
-        grep -Eq "^ *[0-9]+: [0-9A-F]+:$(printf '%04X' "$port") [0-9A-F]+:[0-9A-F]+ 0A "; then
+    if [ "$port" = "$told_port" ] && service_runs fairlead-access-server; then
+        row port ok "port $port is fairlead-access-server's"
+    elif listens "$port"; then
         row port FAIL "port $port is taken (ss -ltnp says by whom): stop that program, or choose another with --port" installer_port
     else
         row port ok "$port is free"
@@ -770,6 +785,10 @@ preflight_port() {
 
 preflight_engine() {
     find_engine
+    if [ "$engine_kind" = none ] && [ -n "$engine_named" ]; then
+        row engine warn "there is no socket $engine_named: the agent asks there and nowhere else until one is (--engine-socket names another)"
+        return 0
+    fi
     if [ "$engine_kind" = none ]; then
         row engine warn "no Docker and no Podman socket: the agent is installed all the same, and uses the engine as soon as one is there"
         return 0
@@ -1555,6 +1574,7 @@ service_runs() {
 
 # run_service NAME CHANGED: starts it; restarts it only when something of it changed.
 run_service() {
+    run_verb=none
     if service_runs "$1"; then
         case $2 in
         *yes*) ;;
@@ -1668,6 +1688,7 @@ install_agent() {
             "make one (fairlead host add) and pass it as FAIRLEAD_JOIN_TOKEN or with --token-file FILE"
     fi
     if [ "$enrolled" = yes ] && [ -n "$token" ] && [ "$re_enrol" = no ]; then
+        refuse_another_ca
         say "this host has joined already: the token is not used (--re-enrol gives up the identity that is here)"
         token=
     fi
@@ -1729,6 +1750,18 @@ install_agent() {
     *) ;;
     esac
     start_agent
+}
+
+# A token of another installation does nothing to a host that has joined: that is no success.
+refuse_another_ca() {
+    identity_ca=$(FAIRLEAD_STATE_DIR=$root$state_dir bounded 10 "$root$prefix/current/fairlead-agent" status 2>/dev/null </dev/null |
+        sed -n 's/^ca  *\([0-9a-f]*\)$/\1/p') || identity_ca=
+    token_ca=${token#FL1}
+    token_ca=$(printf '%s' "${token_ca%%::*}" | tr 'A-F' 'a-f')
+    if [ -n "$identity_ca" ] && [ "$identity_ca" != "$token_ca" ]; then
+        die 1 ca_mismatch "this host has joined another installation (CA $identity_ca) than the token's (CA $token_ca)" \
+            "to move it there, add --re-enrol: it gives up the identity that is here; else leave the token out"
+    fi
 }
 
 # An agent upgrades itself: an old line that is run again must not take it back.
@@ -2193,6 +2226,7 @@ install_servers() {
             "use a machine with systemd, or start fairlead-controller and fairlead-access-server yourself (see the guide)"
     fi
     min_free_mib=128
+    keep_to_what_is_told
     if [ "$packaged_servers" = yes ]; then
         if [ -n "$from$bundle" ]; then
             say "the programs here are packages of the system, and stay so: --from and --bundle are not used"
@@ -2216,6 +2250,33 @@ install_servers() {
     finish_servers
 }
 
+# What the region tells its hosts when it joins does not change by another line: name, port and region
+# are as the first line said, and a line that leaves port or region out means these.
+keep_to_what_is_told() {
+    env_text=$(cat /etc/fairlead/controller.env 2>/dev/null) || env_text=
+    told_address=$(env_line FAIRLEAD_UPLINK_ADDRESS)
+    told_port=
+    case $told_address in
+    *:*) told_port=${told_address##*:} ;;
+    *) ;;
+    esac
+    env_text=$(cat /etc/fairlead/access-server.env 2>/dev/null) || env_text=
+    told_region=$(env_line FAIRLEAD_REGION)
+    port=${port:-${told_port:-443}}
+    region=${region:-${told_region:-local}}
+    if [ ! -e /var/lib/fairlead-access-server/certificates ]; then
+        return 0
+    fi
+    if [ -n "$told_address" ] && [ "$told_address" != "$name:$port" ]; then
+        die 1 installer_other_name "these servers are $told_address, and their region tells the hosts so: $name:$port would reach none of them" \
+            "run the line with --name ${told_address%:*} --port $told_port; for another name or port, install anew on another machine and let the hosts join there"
+    fi
+    if [ -n "$told_region" ] && [ "$told_region" != "$region" ]; then
+        die 1 installer_other_region "the region of these servers is $told_region, and stays so" \
+            "leave --region out; another region has an access server of its own: fairlead region add $region"
+    fi
+}
+
 keep_newer_servers() {
     kept=no
     if [ -n "$before" ] && older "$version" "$before" && [ "$allow_downgrade" = no ]; then
@@ -2231,6 +2292,8 @@ write_server_settings() {
     if [ "$port" != 443 ]; then
         server_url=$server_url:$port
     fi
+    controller_before=$(cat /etc/fairlead/controller.env 2>/dev/null) || controller_before=
+    access_server_before=$(cat /etc/fairlead/access-server.env 2>/dev/null) || access_server_before=
     read_settings /etc/fairlead/controller.env fairlead-controller
     set_env FAIRLEAD_DATA_DIR /var/lib/fairlead-controller
     set_env FAIRLEAD_PUBLIC_URL "$server_url"
@@ -2262,6 +2325,7 @@ write_server_settings() {
     set_env FAIRLEAD_CONTROLLER 127.0.0.1:7401
     set_env FAIRLEAD_JOIN_TOKEN_FILE /var/lib/fairlead-access-server/join-token
     set_env FAIRLEAD_NAME a1
+    set_env FAIRLEAD_REGION "$region"
     set_env FAIRLEAD_AGENT_ADDRESS "$name:$port"
     set_env FAIRLEAD_AGENT_LISTEN 127.0.0.1:7501
     set_env FAIRLEAD_LISTEN '[::]:7500'
@@ -2307,10 +2371,8 @@ finish_servers() {
     if [ ! -e "$access_data/certificates" ] || ! service_runs fairlead-controller; then
         prepare_servers
     fi
-    run_service fairlead-controller "$servers_changed$wrote_controller"
-    wait_for_controller
-    run_service fairlead-access-server "$servers_changed$wrote_access_server"
-    wait_for_region
+    start_server fairlead-controller "$servers_changed$wrote_controller"
+    start_server fairlead-access-server "$servers_changed$wrote_access_server"
     rm -f "$access_data/join-token"
     say_what_next
 }
@@ -2353,26 +2415,54 @@ prepare_servers() {
     web_pin=$(printf '%s\n' "$prepared" | sed -n 's/^pin=//p')
 }
 
-wait_for_controller() {
+# start_server NAME CHANGED: runs it, and waits until it answers: the new one, where it is restarted.
+start_server() {
     waited=0
-    while ! controller_answers; do
-        servers_waited fairlead-controller "does not answer"
+    pid_before=$(main_pid "$1")
+    run_service "$1" "$2"
+    if [ "$run_verb" != restart ]; then
+        pid_before=
+    fi
+    while ! server_answers "$1"; do
+        servers_waited "$1"
     done
 }
 
-controller_answers() {
+main_pid() {
+    systemctl show -p MainPID "$1" 2>/dev/null | sed 's/^MainPID=//'
+}
+
+server_answers() {
+    if [ "$(systemctl is-active "$1" 2>/dev/null)" != active ]; then
+        not_yet="does not run"
+        return 1
+    fi
+    if [ -n "$pid_before" ] && [ "$(main_pid "$1")" = "$pid_before" ]; then
+        not_yet="has not ended for its restart"
+        return 1
+    fi
+    if [ "$1" = fairlead-controller ]; then
+        not_yet="does not answer at 127.0.0.1:7400"
+        if has curl; then
+            answers_readyz https://127.0.0.1:7400/readyz
+        else
+            [ -e /var/lib/fairlead-controller/setup-link ] || [ "$waited" -gt 15 ]
+        fi
+        return
+    fi
+    not_yet="has not joined its region"
+    [ -e "$access_data/certificates" ] || return 1
+    # The one door: through it somebody who comes from outside gets to the controller.
+    not_yet="does not answer at port $port"
     if has curl; then
-        curl --silent --insecure --fail --output /dev/null --max-time 2 --noproxy '*' https://127.0.0.1:7400/readyz </dev/null
-    else
-        [ -e /var/lib/fairlead-controller/setup-link ] || [ "$waited" -gt 15 ]
+        answers_readyz --resolve "$name:$port:127.0.0.1" "https://$name:$port/readyz"
+    elif [ -r /proc/net/tcp ]; then
+        listens "$port"
     fi
 }
 
-wait_for_region() {
-    waited=0
-    while [ ! -e "$access_data/certificates" ]; do
-        servers_waited fairlead-access-server "has not joined its region"
-    done
+answers_readyz() {
+    curl --silent --insecure --fail --output /dev/null --max-time 2 --noproxy '*' "$@" </dev/null
 }
 
 servers_waited() {
@@ -2380,9 +2470,26 @@ servers_waited() {
     if [ "$waited" -ge $((wait_limit * 5)) ]; then
         printf '%s\n' "last words of $1:" >&2
         service_log "$1" | tail -n 5 | cut -c 1-400 | sed 's/^/  /' >&2
-        die 1 installer_not_started "$1 is installed and $2" "see $(log_command "$1"); is port $port taken? Then run the same line again"
+        restore_settings
+        die 1 installer_not_started "$1 is installed and $not_yet$restored" "see $(log_command "$1"); is port $port taken? Then run the same line again"
     fi
     sleep 0.2 2>/dev/null || sleep 1
+}
+
+# Settings with which the servers do not come up are taken back, if there were others.
+restore_settings() {
+    restored=
+    if [ "$wrote_controller" = yes ] && [ -n "$controller_before" ]; then
+        write_file /etc/fairlead/controller.env 0600 "$controller_before"
+        restored="; its settings are as they were before"
+    fi
+    if [ "$wrote_access_server" = yes ] && [ -n "$access_server_before" ]; then
+        write_file /etc/fairlead/access-server.env 0600 "$access_server_before"
+        restored="; its settings are as they were before"
+    fi
+    if [ -n "$restored" ]; then
+        systemctl --no-block restart fairlead-controller fairlead-access-server 9>&- || :
+    fi
 }
 
 # Waits a while for the certificate by ACME: with it the lines that follow need no fingerprint. A line with
@@ -2605,10 +2712,11 @@ validate() {
     if [ -n "$name" ] && { ! only "$name" 'A-Za-z0-9.-' || [ "${#name}" -gt 253 ]; }; then
         usage installer_usage "--name is a name of the DNS, for instance fleet.example.com"
     fi
-    if ! is_address "x:$port"; then
+    if ! is_address "x:${port:-443}"; then
         usage installer_usage "--port is a number from 1 to 65535"
     fi
     case $region in
+    '') ;;
     -* | *-) false ;;
     *) only "$region" 'a-z0-9-' && [ "${#region}" -le 63 ] ;;
     esac || usage installer_usage "--region is a name of lower-case letters, digits and dashes"
@@ -2687,7 +2795,7 @@ main() {
     from=${FAIRLEAD_FROM:-} bundle=${FAIRLEAD_BUNDLE:-} version=${FAIRLEAD_VERSION:-}
     channel=${FAIRLEAD_CHANNEL:-} pin=${FAIRLEAD_PIN:-} prefix=${FAIRLEAD_PREFIX:-}
     address=${FAIRLEAD_ADDRESS:-} host_name=${FAIRLEAD_HOST_NAME:-} name=${FAIRLEAD_NAME:-}
-    port=${FAIRLEAD_PORT:-443} region=${FAIRLEAD_REGION:-local} certificate='' certificate_key='' acme_contact='' acme_agreed=''
+    port=${FAIRLEAD_PORT:-} region=${FAIRLEAD_REGION:-} certificate='' certificate_key='' acme_contact='' acme_agreed=''
     engine_socket=${FAIRLEAD_ENGINE_SOCKET:-} token_file=${FAIRLEAD_JOIN_TOKEN_FILE:-}
     time_limit=${FAIRLEAD_DOWNLOAD_TIMEOUT_S:-600} wait_limit=${FAIRLEAD_WAIT_S:-30}
     proxy=${HTTPS_PROXY:-${https_proxy:-}} no_proxy_for=${NO_PROXY:-${no_proxy:-}}

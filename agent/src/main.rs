@@ -7,6 +7,7 @@ use fairlead_agent::config::{Config, Grant, UpgradeTimes};
 use fairlead_agent::handoff::words::Status;
 use fairlead_agent::{app, leave, owner_log, policy, supervise, uninstall, upgrade};
 use fairlead_daemon::{files, shutdown, telemetry};
+use fairlead_identity::digest::hex;
 
 /// The Fairlead agent: carries out signed commands on this machine's containers. It dials out and
 /// listens on no port.
@@ -374,6 +375,10 @@ fn status_verb(config: &Config) -> ExitCode {
         Err(error) => error.to_string(),
     };
     println!("identity  {enrolled}");
+    // The installer holds it against a token's.
+    if let Ok(Some(identity)) = &identity {
+        println!("ca        {}", hex(&identity.root.hash()));
+    }
     println!("processes {}", processes(config));
     println!(
         "policy    {}",
