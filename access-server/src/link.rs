@@ -238,9 +238,10 @@ impl Link {
     }
 
     /// Tells how the host is, if it is this link that says so.
-    fn tell_state(&self, state: &str, reason: &str) {
+    fn tell_state(&self, state: &str, reason: &str, since_us: i64) {
         if self.region.registry.holds(self.host, self.connection) {
-            self.region.note_state(self.host, state, reason, None);
+            self.region
+                .note_state(self.host, state, reason, Some(since_us));
         }
     }
 
@@ -252,7 +253,7 @@ impl Link {
         }
         if self.is_suspect {
             self.is_suspect = false;
-            self.tell_state("online", "");
+            self.tell_state("online", "", self.region.clock.now_us());
         }
     }
 
@@ -382,7 +383,7 @@ impl Link {
         }
         if silent > self.interval * limits::PINGS_MISSED_SUSPECT && !self.is_suspect {
             self.is_suspect = true;
-            self.tell_state("suspect", "heartbeats are missing");
+            self.tell_state("suspect", "heartbeats are missing", self.silent_since_us());
         }
         if self.keys.has_changed().unwrap_or(false) {
             // The next welcome tells the new ones. It is rare, and beats are spread over the links.
@@ -394,6 +395,11 @@ impl Link {
         socket.ping().await.map_err(|error| error.to_string())
     }
 
+    fn silent_since_us(&self) -> i64 {
+        let silent_us = i64::try_from(self.heard.elapsed().as_micros()).unwrap_or(0);
+        self.region.clock.now_us() - silent_us
+    }
+
     async fn ended(&self, reason: &str) {
         if planted::is(Defect::LateCloseRemovesNewer) {
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -402,9 +408,14 @@ impl Link {
             return tracing::info!(host = %self.host, reason, "an old link ended");
         }
         tracing::warn!(host = %self.host, reason, "link lost");
-        let now_us = self.region.clock.now_us();
+        // One that was silent is away since it was last heard, not since it was given up.
+        let since_us = if self.is_suspect {
+            self.silent_since_us()
+        } else {
+            self.region.clock.now_us()
+        };
         self.region
-            .note_state(self.host, "offline", reason, Some(now_us));
+            .note_state(self.host, "offline", reason, Some(since_us));
         self.region
             .record(self.host, "host.offline", reason.to_owned())
             .await;
