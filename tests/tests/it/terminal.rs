@@ -21,7 +21,7 @@ async fn ask(api: &Api, container: &str, command: &[&str]) -> Result<TerminalTic
 }
 
 /// A ticket, once the host has told of the container.
-async fn ticket(api: &Api, container: &str, command: &[&str]) -> TerminalTicket {
+pub(crate) async fn ticket(api: &Api, container: &str, command: &[&str]) -> TerminalTicket {
     wait_for("the container is known", SOON, async || {
         ask(api, container, command)
             .await

@@ -13,11 +13,13 @@ use fairlead_protocol::stream::Channel;
 use fairlead_tests::engine::{self, Names};
 use fairlead_tests::fleet::{Fleet, Options};
 use fairlead_tests::process::{is_alive, send};
+use fairlead_tests::terminal::Page;
 use fairlead_tests::versions::{FIRST, Versions, said};
 use fairlead_tests::wait::wait_for;
 use rustix::process::Signal;
 
 use crate::acts::{attach, logs, restart};
+use crate::terminal::ticket;
 
 mod deaths;
 mod under_commands;
@@ -161,6 +163,39 @@ async fn a_log_follow_and_an_exec_go_on_across_an_upgrade() {
     let wanted: String = (0..2000).map(|n| format!("line {n}\n")).collect();
     assert_eq!(String::from_utf8_lossy(&text), wanted, "no byte is lost");
     drop(follow);
+    wait_for("the instance before has left", IN_TIME, async || {
+        if is_alive(before) {
+            Err(format!("{:?}", fleet.hosts[0].status()))
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_terminal_goes_on_across_an_upgrade() {
+    let versions = Versions::new();
+    let fleet = Fleet::start(options(&versions)).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let given = ticket(&fleet.api, &web, &[]).await;
+    let mut page = Page::open(&fleet.api, &given.ticket).await;
+    page.type_in("n=40; top -b -d 1 >/dev/null & echo begun$((n+2))\r")
+        .await;
+    page.until("it runs", |page| page.text().contains("begun42"))
+        .await;
+
+    let before = fleet.hosts[0].agent_pid().await;
+    must_upgrade(&versions, &fleet, &versions.package("1.1.0")).await;
+    assert_ne!(fleet.hosts[0].agent_pid().await, before);
+    fleet.done(restart(&names.polite("other"))).await;
+
+    page.type_in("echo still$((n+3)); jobs; exit 3\r").await;
+    assert_eq!(page.end().await, "");
+    assert!(page.text().contains("still43"), "{}", page.text());
+    assert!(page.text().contains("top -b"), "{}", page.text());
+    assert_eq!(page.ended.as_ref().expect("its end")["exit_code"], 3);
     wait_for("the instance before has left", IN_TIME, async || {
         if is_alive(before) {
             Err(format!("{:?}", fleet.hosts[0].status()))
