@@ -19,8 +19,9 @@ const AT_ONCE: f64 = 4_000.0;
 /// A link that has used its allowance up is not heard for so long.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Events, results and renewals that are recorded of one host within [`WINDOW`]; a restart makes six.
-const RECORDED_MAX: u32 = 1_000;
+/// Events, results and renewals that are recorded of one host within [`WINDOW`]; a restart makes six. Whoever
+/// asks a host a hundred things a second must not be made to wait by this.
+const RECORDED_MAX: u32 = 4_000;
 /// What these may weigh: the body of a result is 256 KiB at most.
 const RECORDED_BYTES_MAX: usize = 16 << 20;
 /// See [`RECORDED_MAX`].

@@ -84,6 +84,12 @@ impl Host<'_> {
             let how = in_words(status);
             tracing::warn!(pid, key, how, "agent ended");
             let code = status.and_then(WaitStatus::exit_status);
+            if code == Some(EXIT_NEEDS_HELP) {
+                tracing::error!(
+                    pid,
+                    "the agent waits for a person to mend what it has said; it is tried again every 30 s"
+                );
+            }
             self.departs |= code == Some(uninstall::EXIT_DEPARTS);
             self.on(Event::Ended {
                 key,

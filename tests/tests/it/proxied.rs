@@ -160,7 +160,9 @@ async fn a_proxy_that_cannot_be_used_is_refused_in_words() {
     host.supervisor.says(said, SOON).await;
     wait_for("the supervisor waits for a person", SOON, async || {
         let said = host.supervisor.said();
-        said.contains("wait_ms=30000").then_some(()).ok_or(said)
+        said.contains("waits for a person")
+            .then_some(())
+            .ok_or(said)
     })
     .await;
 }
