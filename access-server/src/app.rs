@@ -46,7 +46,7 @@ pub enum AppError {
     #[error("cannot use the certificates: {0}")]
     Tls(#[from] rustls::Error),
     /// The own certificate is not one of ours.
-    #[error("the own certificate cannot be used: {0}")]
+    #[error("the own certificate cannot be used ({0}): is this machine's clock right?")]
     Identity(#[from] fairlead_identity::chain::ChainError),
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fairlead_identity::digest::Sha256;
@@ -19,10 +20,16 @@ use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::outcome::Outcome;
 use super::settle::exited;
 use super::terminal;
-use crate::runtime::{ContainerRuntime, ExecSpec, ExecState, LogOptions, Output, RuntimeError};
+use crate::runtime::{
+    ContainerRuntime, ExecIo, ExecSpec, ExecState, LogOptions, Output, RuntimeError,
+};
 
-/// How often the engine is asked for an exit code that is not there yet.
-const EXIT_CODE_ASKED_MAX: u32 = 50;
+/// The engine is asked again for an exit code that is not there yet, after so long at first.
+const EXIT_CODE_ASKED_AFTER: Duration = Duration::from_millis(20);
+/// See [`EXIT_CODE_ASKED_AFTER`]: at last.
+const EXIT_CODE_ASKED_EVERY: Duration = Duration::from_secs(1);
+/// How often it may say that the process has not begun at all.
+const NOT_STARTED_MAX: u32 = 8;
 
 /// The specification of an exec for the engine.
 pub(super) fn exec_spec(id: CommandId, exec: &Exec) -> ExecSpec {
@@ -57,6 +64,21 @@ pub(super) async fn run_exec(
         return terminal::run(runtime, id, exec_id, exec, stream).await;
     }
     let io = runtime.exec_start(exec_id, exec.tty).await?;
+    let seen = see_exec(runtime, exec_id, io, stream).await;
+    seen.map_err(|error| match error {
+        // It has begun: an engine that is not there any more must not make it begin once more.
+        RuntimeError::Unavailable(why) => RuntimeError::Interrupted(why),
+        other => other,
+    })
+}
+
+/// From its start to its end.
+async fn see_exec(
+    runtime: &dyn ContainerRuntime,
+    exec_id: &str,
+    io: ExecIo,
+    stream: Option<StreamSocket>,
+) -> Result<Outcome, RuntimeError> {
     let Some(mut stream) = stream else {
         drop(io.input);
         let tail = read_tail(io.output, limits::EXEC_TAIL_BYTES_MAX).await?;
@@ -150,21 +172,24 @@ pub(super) async fn send_output(sender: &mut StreamSender, piece: Output) -> boo
     true
 }
 
-/// The exit code, which the engine may know a moment after the output has ended.
+/// The exit code, once the process has ended. Its output may end before: where it closed it and lives on,
+/// or where the connection to the engine broke.
 pub(super) async fn exit_code(
     runtime: &dyn ContainerRuntime,
     exec_id: &str,
 ) -> Result<Outcome, RuntimeError> {
-    for _ in 0..EXIT_CODE_ASKED_MAX {
+    let mut wait = EXIT_CODE_ASKED_AFTER;
+    let mut not_started = 0;
+    while not_started < NOT_STARTED_MAX {
         match runtime.exec_state(exec_id).await? {
             ExecState::Exited(code) => return Ok(exited(code)),
             ExecState::Forgotten => break,
-            ExecState::Created | ExecState::Running => {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
+            ExecState::Created => not_started += 1,
+            ExecState::Running => {}
         }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(EXIT_CODE_ASKED_EVERY);
     }
-    // Its output has ended but it has not: it closed them and lives on.
     Ok(Outcome::ended(
         fairlead_protocol::State::Unknown,
         codes::OUTCOME_UNKNOWN,

@@ -314,3 +314,18 @@ async fn a_copy_arrives_whole_or_not_at_all() {
     assert_eq!(command.state, "failed", "{command:#?}");
     assert!(engine::is_running(&web));
 }
+
+#[tokio::test]
+async fn a_process_that_closes_its_output_and_runs_on_is_waited_for() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let script = "echo before; exec >&- 2>&- <&-; sleep 3; exit 7";
+    let ended = fleet.act(exec(&web, &["sh", "-c", script])).await;
+    assert_eq!(
+        (&ended.code[..], ended.exit_code),
+        ("exit_code", Some(7)),
+        "{ended:#?}"
+    );
+    assert_eq!(text(&ended), "before\n");
+}
