@@ -243,9 +243,14 @@ tour_shell() {
         expect_same "shells left in the container" \
             "$(docker top "$WEB" -eo pid,args | awk '$2 ~ /(^|\/)(ba)?sh$/ && NF == 2' | wc -l | tr -d ' ')" 0
     fi
-    cli api GET "/api/v1/recordings?container=$WEB"
+    cli terminal recordings --container "$WEB"
     expect_code 0
-    expect_out "\"container\": *\"$WEB\""
+    expect_out "^[0-9a-z]{26}  .*/$WEB "
+    cli terminal recording "$(printf '%s\n' "$OUT" | sed -n '2s/ .*//p')"
+    expect_out 'typed-here'
+    expect_out ' end"\]$'
+    cli terminal ls
+    expect_same "terminals that are open" "$(printf '%s\n' "$OUT" | wc -l | tr -d ' ')" 1
     cli audit
     expect_out "terminal.end .*$WEB"
     has curl || return 0

@@ -9,6 +9,10 @@ use crate::output::Format;
 use crate::quantities::duration;
 use crate::run_flags::RunFlags;
 
+mod terminal;
+
+pub(crate) use terminal::{Shell, TerminalVerb};
+
 /// See and steer containers on machines that nobody can log in to.
 #[derive(Debug, Parser)]
 #[command(
@@ -91,6 +95,9 @@ pub(crate) enum Verb {
     Exec(Exec),
     /// Open a shell in a container, in this terminal
     Shell(Shell),
+    /// Terminals that are open, and recordings of them
+    #[command(subcommand)]
+    Terminal(TerminalVerb),
     /// Copy files into or out of a container
     Cp(Cp),
     /// Ask agents for a sign of life
@@ -514,21 +521,6 @@ pub(crate) struct Exec {
     #[arg(required = true, num_args = 2.., trailing_var_arg = true,
           value_names = ["CONTAINER", "COMMAND"])]
     pub(crate) container_and_command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Shell {
-    /// The container
-    pub(crate) container: String,
-    /// USER[:GROUP]
-    #[arg(short, long, default_value = "", hide_default_value = true)]
-    pub(crate) user: String,
-    /// Working directory
-    #[arg(short, long, default_value = "", hide_default_value = true)]
-    pub(crate) workdir: String,
-    /// The host, where the container's name does not say it
-    #[arg(long)]
-    pub(crate) host: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -116,6 +116,24 @@ impl Client {
         }
     }
 
+    /// Reads something of any size, in pieces as it comes.
+    pub(crate) async fn pieces(
+        &self,
+        parts: &[&str],
+        write: impl Fn(&[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let request = self.request(Method::GET, self.url(parts));
+        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        if !response.status().is_success() {
+            return self.whole(response).await.map(drop);
+        }
+        let mut pieces = response.bytes_stream();
+        while let Some(piece) = pieces.next().await {
+            write(&piece.map_err(|e| self.unreachable(&e))?)?;
+        }
+        Ok(())
+    }
+
     /// Writes.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
@@ -225,6 +243,10 @@ impl Client {
     /// The body of a good answer.
     async fn answer(&self, request: RequestBuilder) -> Result<Vec<u8>, Failure> {
         let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        self.whole(response).await
+    }
+
+    async fn whole(&self, response: reqwest::Response) -> Result<Vec<u8>, Failure> {
         let status = response.status();
         let mut body = Vec::new();
         let mut pieces = response.bytes_stream();

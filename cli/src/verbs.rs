@@ -20,6 +20,7 @@ mod lifecycle;
 mod attach;
 mod process;
 mod shell;
+mod terminal;
 mod copy;
 mod command;
 mod journal;
@@ -153,6 +154,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Exec(args) if args.tty => shell::exec(context, args).await,
         Verb::Exec(args) => process::exec(context, args).await,
         Verb::Shell(args) => shell::shell(context, args).await,
+        Verb::Terminal(verb) => terminal::terminal(context, verb).await,
         Verb::Cp(args) => copy::cp(context, args).await,
     }
 }

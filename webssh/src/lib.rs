@@ -17,6 +17,7 @@
 //! | `recording` | asciicast, each line chained to the one before |
 //! | `session` | one terminal: the agent's stream, at most one page, the recording |
 //! | `terminals` | all of them: opening, coming back, listing, ending |
+//! | `strangers` | how many sockets may wait without a ticket |
 //! | `socket` | the WebSocket's side |
 //! | `page` | the terminal page, as it was built |
 
@@ -27,6 +28,7 @@ pub mod backlog;
 pub mod recording;
 pub mod session;
 pub mod terminals;
+mod strangers;
 pub mod socket;
 pub mod page;
 

@@ -14,16 +14,15 @@ use bytes::Bytes;
 use fairlead_protocol::codes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::message::{Down, End, Hello, MESSAGE_BYTES_MAX, SUBPROTOCOL, Up};
 use crate::session::{FromPage, ToPage};
+use crate::strangers::Strangers;
 use crate::terminals::{Refused, Terminals};
 
 /// The path of the socket.
 pub const PATH: &str = "/terminal/socket";
-/// Sockets that have not shown a ticket yet.
-const STRANGERS_MAX: usize = 64;
 /// How long a socket has for its first message.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// The page is pinged this often.
@@ -41,7 +40,7 @@ const CLOSE_VIOLATION: u16 = 1008;
 
 struct Door {
     terminals: Arc<Terminals>,
-    strangers: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
     peer: fn(&Extensions) -> String,
 }
 
@@ -49,7 +48,7 @@ struct Door {
 pub fn router(terminals: Arc<Terminals>, peer: fn(&Extensions) -> String) -> Router {
     let door = Arc::new(Door {
         terminals,
-        strangers: Arc::new(Semaphore::new(STRANGERS_MAX)),
+        strangers: Arc::default(),
         peer,
     });
     Router::new().route(PATH, get(open)).with_state(door)
@@ -85,10 +84,10 @@ async fn open(
     if upgrade.selected_protocol().is_none() {
         return said(StatusCode::BAD_REQUEST, "the subprotocol is another\n");
     }
-    let Ok(place) = Arc::clone(&door.strangers).try_acquire_owned() else {
+    let from = (door.peer)(request.extensions());
+    let Some(place) = door.strangers.take(&from) else {
         return said(StatusCode::SERVICE_UNAVAILABLE, "too many at once\n");
     };
-    let from = (door.peer)(request.extensions());
     let terminals = Arc::clone(&door.terminals);
     upgrade.on_upgrade(move |mut socket| async move {
         let hello = hello(&mut socket).await;

@@ -253,3 +253,58 @@ fn version_and_completion_need_no_server() {
         assert!(ran.out.contains(says), "{ran:?}");
     }
 }
+
+#[test]
+fn terminals_and_recordings_are_listed_ended_and_written_out() {
+    let session = "9hmaass3tz3bv6dwgmjqxr23w8";
+    let open = json!([{
+        "session": session, "user": "ada (token t1)", "host": "vm", "container": "web\u{1b}[31m",
+        "container_id": "c1", "exec_user": "", "started_at": "2026-11-20T14:00:00Z",
+        "typed_at": "2026-11-20T14:00:00Z", "has_page": false, "output_bytes": 2048, "input_bytes": 3
+    }]);
+    let server = Double::new(move |asked, _| match asked.what.as_str() {
+        "GET /api/v1/terminals" => (200, open.clone()),
+        "GET /api/v1/recordings" => (200, json!([])),
+        "GET /api/v1/recordings/none" => (
+            404,
+            json!({ "error": { "code": "terminal_not_found", "message": "there is no such recording",
+                "hint": "", "request_id": "r" } }),
+        ),
+        what if what == format!("DELETE /api/v1/terminals/{session}") => (200, open[0].clone()),
+        _ => (200, json!([0.5, "o", "hi"])),
+    });
+    let ran = server.run(&["terminal", "ls"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.out.contains("away") && ran.out.contains("vm/web"),
+        "{ran:?}"
+    );
+    assert!(
+        !ran.out.contains('\u{1b}'),
+        "what a host says steers nobody's terminal"
+    );
+    let ran = server.run(&["terminal", "end", session]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let wanted = [
+        "terminal",
+        "recordings",
+        "--user",
+        "ada",
+        "--container",
+        "web",
+    ];
+    assert_eq!(server.run(&wanted).code, 0);
+    let query = server.asked().pop().unwrap().query;
+    assert_eq!(query, "user=ada&container=web");
+    assert_eq!(
+        server.run(&["terminal", "recording", session]).out.trim(),
+        r#"[0.5,"o","hi"]"#
+    );
+    let ran = server.run(&["terminal", "recording", "none"]);
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let asked: Vec<String> = server.asked().into_iter().map(|asked| asked.what).collect();
+    assert!(
+        asked.contains(&format!("DELETE /api/v1/terminals/{session}")),
+        "{asked:?}"
+    );
+}

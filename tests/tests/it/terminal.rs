@@ -240,15 +240,8 @@ async fn s03_s04_another_token_and_another_container_are_refused() {
     // The ticket names the container by its id: another that took its name meanwhile is not entered.
     let given = ticket(&fleet.api, &db, &[]).await;
     docker_says(&["rm", "-f", &db]);
-    docker_says(&[
-        "run",
-        "-d",
-        "--name",
-        &db,
-        docker_says(&["inspect", "-f", "{{.Config.Image}}", &web]).trim(),
-        "sleep",
-        "300",
-    ]);
+    let image = docker_says(&["inspect", "-f", "{{.Config.Image}}", &web]);
+    docker_says(&["run", "-d", "--name", &db, image.trim(), "sleep", "300"]);
     let mut page = Page::enter(&fleet.api, &given.ticket, None).await;
     assert_eq!(page.end().await, "precondition_failed");
 }
@@ -371,6 +364,66 @@ async fn a_dead_agent_leaves_no_process_behind_either() {
         .await;
     fleet.hosts[0].kill_agent().await;
     assert_eq!(page.end().await, "stream_lost");
+    alone(&web, &own).await;
+}
+
+#[tokio::test]
+async fn without_a_recorder_there_is_no_shell() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let given = ticket(&fleet.api, &web, &["touch", "/tmp/ran"]).await;
+    std::fs::remove_dir_all(fleet.dir().join("controller/recordings")).unwrap();
+    let mut page = Page::enter(&fleet.api, &given.ticket, None).await;
+    assert_eq!(page.end().await, "storage_unavailable");
+    // The host was not even asked.
+    assert!(audit(&fleet.api, "terminal.open").await.is_empty());
+    let ran = docker(&["exec", &web, "test", "-e", "/tmp/ran"]);
+    assert!(!ran.status.success());
+    let refused = audit(&fleet.api, "terminal.refused").await;
+    assert!(refused[0].detail.contains("recorded"), "{refused:?}");
+    assert!(
+        fleet
+            .api
+            .get::<Vec<Terminal>>("terminals")
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_goes_tells_its_pages_and_leaves_no_process() {
+    let mut fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let own = processes(&web);
+    let given = ticket(&fleet.api, &web, &[]).await;
+    let mut page = Page::open(&fleet.api, &given.ticket).await;
+    page.type_in("echo s$((1+1))en; sleep 307\r").await;
+    page.until("it runs", |p| p.text().contains("s2en")).await;
+    let (_, code) = tokio::join!(fleet.controller.leave(), page.end());
+    assert_eq!(code, "busy");
+    alone(&web, &own).await;
+    let recordings = fleet.dir().join("controller/recordings");
+    let text = std::fs::read_to_string(recordings.join(format!("{}.cast", given.session)));
+    let text = text.unwrap();
+    assert!(
+        text.contains("s2en") && text.trim_end().ends_with(" end\"]"),
+        "{text}"
+    );
+    fleet.controller.start_again();
+    fleet.all_online().await;
+    assert_eq!(audit(&fleet.api, "terminal.end").await.len(), 1);
+
+    // One that dies without a word leaves none either.
+    let given = ticket(&fleet.api, &web, &[]).await;
+    let mut page = Page::open(&fleet.api, &given.ticket).await;
+    page.type_in("trap '' HUP; sleep 308\r").await;
+    page.until("it runs", |p| p.text().contains("sleep 308"))
+        .await;
+    fleet.controller.kill();
+    while page.hear().await {}
     alone(&web, &own).await;
 }
 

@@ -79,7 +79,7 @@ export class Player {
     const whose = `${plain(recording.user, 128)}, ${new Date(recording.started_at).toLocaleString()}`;
     this.note.textContent = whose;
     if (recording.bytes > BYTES_MAX) {
-      this.note.textContent = `${whose}: too large to be played here (fairlead api GET /api/v1/recordings/${recording.session})`;
+      this.note.textContent = `${whose}: too large to be played here (fairlead terminal recording ${recording.session})`;
       return;
     }
     try {

@@ -1,0 +1,47 @@
+//! `shell` and `terminal`.
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Args)]
+pub(crate) struct Shell {
+    /// The container
+    pub(crate) container: String,
+    /// USER[:GROUP]
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub(crate) user: String,
+    /// Working directory
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    pub(crate) workdir: String,
+    /// The host, where the container's name does not say it
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TerminalVerb {
+    /// Those that are open: your own; for admins, all
+    Ls,
+    /// End them, and all that runs in them
+    End {
+        /// Sessions, as `ls` has them
+        #[arg(required = true)]
+        sessions: Vec<String>,
+    },
+    /// Recordings, newest first; for admins
+    Recordings {
+        /// Of this user, or part of it
+        #[arg(long)]
+        user: Option<String>,
+        /// Of this host
+        #[arg(long)]
+        host: Option<String>,
+        /// Of this container
+        #[arg(long)]
+        container: Option<String>,
+    },
+    /// One recording, on standard output (asciicast; `asciinema play` and the terminal page play it)
+    Recording {
+        /// The session
+        session: String,
+    },
+}
