@@ -16,7 +16,7 @@ LC_ALL=C
 PATH=${PATH:-/usr/bin:/bin}:/usr/local/sbin:/usr/sbin:/sbin
 export LC_ALL PATH
 # `cd` and the shell's own habits must not depend on who calls.
-unset CDPATH ENV BASH_ENV
+unset CDPATH ENV BASH_ENV TAR_OPTIONS TAPE GREP_OPTIONS GREP_COLORS BLOCK_SIZE BLOCKSIZE DF_BLOCK_SIZE
 IFS=' 	
 '
 
@@ -439,7 +439,15 @@ free_mib() {
 find_engine() {
     engine_kind=none
     engine_socket_found=
-    for engine_try in "$engine_socket" "${DOCKER_HOST:-}" /var/run/docker.sock /run/podman/podman.sock; do
+    # One that was named, now or by an earlier line, is the one that the agent will use.
+    env_text=$(cat "$root$env_file" 2>/dev/null) || env_text=
+    engine_named=${engine_socket:-$(env_line FAIRLEAD_ENGINE_SOCKET)}
+    if [ -n "$engine_named" ]; then
+        set -- "$engine_named"
+    else
+        set -- "${DOCKER_HOST:-}" /var/run/docker.sock /run/podman/podman.sock
+    fi
+    for engine_try; do
         case $engine_try in
         unix://*) engine_try=${engine_try#unix://} ;;
         /*) ;;
@@ -513,6 +521,13 @@ preflight_place() {
     else
         row place ok "$root$prefix, ${place_free:-?} MB free"
     fi
+    if [ "$verb" = server ] && [ "$packaged_servers" = no ]; then
+        data_place=$(existing_parent /var/lib/fairlead-controller)
+        data_free=$(free_mib "$data_place")
+        if [ "${data_free:-$min_free_mib}" -lt "$min_free_mib" ]; then
+            row data FAIL "$data_place, for the servers' data and the hosts' package, has $data_free MB free, and $min_free_mib are needed" installer_disk
+        fi
+    fi
     if [ "$verb" != server ]; then
         state_place=$(existing_parent "$root$state_dir")
         case $(mount_options "$state_place") in
@@ -549,6 +564,10 @@ preflight_tools() {
         else
             row tools FAIL "neither curl nor wget is here" installer_tools
         fi
+    fi
+    if [ "$verb" = server ] && [ "$packaged_servers" = no ] && ! can_verify; then
+        # Hosts will run the script that is kept for them, and its signature is all that proves it.
+        row tools FAIL "no openssl that knows Ed25519: the install.sh for the hosts could not be checked; install OpenSSL 3 (package openssl)" installer_no_verifier
     fi
     if [ "$source_kind" = bundle ] && ! has tar; then
         row tools FAIL "tar is not here, and a bundle is a tar file" installer_tools
@@ -743,14 +762,21 @@ bounded() {
     fi
 }
 
+# listens PORT: whether a program on this machine does.
+listens() {
+    # Listening is state 0A; the port stands behind the last colon, in hexadecimal digits.
+    cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
+        grep -Eq "^ *[0-9]+: [0-9A-F]+:$(printf '%04X' "$1") [0-9A-F]+:[0-9A-F]+ 0A "
+}
+
 # The one port of the servers, while they do not hold it themselves.
 preflight_port() {
-    if [ ! -r /proc/net/tcp ] || service_runs fairlead-access-server; then
+    if [ ! -r /proc/net/tcp ]; then
         return 0
     fi
-    # Listening is state 0A; the port stands behind the last colon, in hexadecimal digits.
-    if cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
-        grep -Eq "^ *[0-9]+: [0-9A-F]+:$(printf '%04X' "$port") [0-9A-F]+:[0-9A-F]+ 0A "; then
+    if [ "$port" = "$told_port" ] && service_runs fairlead-access-server; then
+        row port ok "port $port is fairlead-access-server's"
+    elif listens "$port"; then
         row port FAIL "port $port is taken (ss -ltnp says by whom): stop that program, or choose another with --port" installer_port
     else
         row port ok "$port is free"
@@ -759,6 +785,10 @@ preflight_port() {
 
 preflight_engine() {
     find_engine
+    if [ "$engine_kind" = none ] && [ -n "$engine_named" ]; then
+        row engine warn "there is no socket $engine_named: the agent asks there and nowhere else until one is (--engine-socket names another)"
+        return 0
+    fi
     if [ "$engine_kind" = none ]; then
         row engine warn "no Docker and no Podman socket: the agent is installed all the same, and uses the engine as soon as one is there"
         return 0
@@ -958,9 +988,17 @@ not_ours() {
     case $(head -c 200 "$1" | tr -d '\000' | tr 'A-Z\n' 'a-z ') in
     *'<html'* | *'<!doctype'* | *'<head'*) die 1 installer_web_page \
         "a web page came instead of $2: a captive portal, a proxy's login or a wrong address answered" \
-        "open this host's way to $(host_of "$source"), or bring the package along (--bundle FILE)" ;;
+        "$(next_for_page)" ;;
     *) ;;
     esac
+}
+
+next_for_page() {
+    if [ "$source_kind" = url ]; then
+        printf '%s' "open this host's way to $(host_of "$source"), or bring the package along (--bundle FILE)"
+    else
+        printf '%s' "fetch $source again, past the portal: what lies there is a page and no package"
+    fi
 }
 
 # Chain of proofs: this script names the manifest's hash (or a key that signed it), the manifest
@@ -1229,14 +1267,32 @@ take_lock() {
     if [ "$dry_run" = yes ] || ! has flock; then
         return 0
     fi
-    if [ ! -e "$root$prefix/.lock" ]; then
-        lock_made=$root$prefix/.lock
+    lock_at=$root$prefix/.lock
+    if [ ! -e "$lock_at" ]; then
+        lock_made=$lock_at
+        (umask 077 && : >>"$lock_at") || die 1 installer_write "$lock_at cannot be made" "is the disk full or read-only?"
     fi
-    exec 9>>"$root$prefix/.lock"
+    # Whoever can open it can hold it: root alone.
+    chmod 0600 "$lock_at"
+    exec 9>>"$lock_at"
     if ! flock -n 9; then
         lock_made=
-        die 1 installer_busy "another installation is at work on this host" "wait until it has ended, then run the same line again"
+        lock_holder=$(holder_of_lock) || lock_holder=
+        die 1 installer_busy "another installation is at work on this host${lock_holder:+, or something else holds $lock_at: $lock_holder}" \
+            "wait until it has ended, then run the same line again"
     fi
+}
+
+# The processes that hold the lock, where the system tells: number and name.
+holder_of_lock() {
+    [ -r /proc/locks ] || return 0
+    # shellcheck disable=SC2012 # the first word is the inode, and the name is ours
+    lock_inode=$(ls -i "$lock_at" | awk '{ print $1 }')
+    # shellcheck disable=SC2013 # numbers
+    for lock_pid in $(sed -n "s/^[0-9]*: FLOCK  *[A-Z]*  *[A-Z]*  *\([0-9]*\) [0-9a-f]*:[0-9a-f]*:$lock_inode 0 EOF\$/\1/p" /proc/locks); do
+        lock_name=$(cat "/proc/$lock_pid/comm" 2>/dev/null) || lock_name='?'
+        printf 'process %s (%s) ' "$lock_pid" "$(printable "$lock_name")"
+    done | sed 's/ $//'
 }
 
 open_stage() {
@@ -1518,6 +1574,7 @@ service_runs() {
 
 # run_service NAME CHANGED: starts it; restarts it only when something of it changed.
 run_service() {
+    run_verb=none
     if service_runs "$1"; then
         case $2 in
         *yes*) ;;
@@ -1631,6 +1688,7 @@ install_agent() {
             "make one (fairlead host add) and pass it as FAIRLEAD_JOIN_TOKEN or with --token-file FILE"
     fi
     if [ "$enrolled" = yes ] && [ -n "$token" ] && [ "$re_enrol" = no ]; then
+        refuse_another_ca
         say "this host has joined already: the token is not used (--re-enrol gives up the identity that is here)"
         token=
     fi
@@ -1692,6 +1750,18 @@ install_agent() {
     *) ;;
     esac
     start_agent
+}
+
+# A token of another installation does nothing to a host that has joined: that is no success.
+refuse_another_ca() {
+    identity_ca=$(FAIRLEAD_STATE_DIR=$root$state_dir bounded 10 "$root$prefix/current/fairlead-agent" status 2>/dev/null </dev/null |
+        sed -n 's/^ca  *\([0-9a-f]*\)$/\1/p') || identity_ca=
+    token_ca=${token#FL1}
+    token_ca=$(printf '%s' "${token_ca%%::*}" | tr 'A-F' 'a-f')
+    if [ -n "$identity_ca" ] && [ "$identity_ca" != "$token_ca" ]; then
+        die 1 ca_mismatch "this host has joined another installation (CA $identity_ca) than the token's (CA $token_ca)" \
+            "to move it there, add --re-enrol: it gives up the identity that is here; else leave the token out"
+    fi
 }
 
 # An agent upgrades itself: an old line that is run again must not take it back.
@@ -1958,77 +2028,139 @@ own_dir() {
     chown "$2:$2" "$1"
 }
 
-# Hosts get their programs from the controller: it keeps what the manifest names, and the script.
-keep_package() {
-    packages=/var/lib/fairlead-controller/packages
-    if [ -d "$packages/$version" ] && [ "$(cat "$packages/channels/stable" 2>/dev/null)" = "$version" ]; then
-        return 0
+# as_user USER COMMAND…: what is done in a folder that a service owns is done as that service. As root it
+# would follow whatever link a service that was broken into has laid there.
+as_user() (
+    as_user_is=$1
+    shift
+    cd /
+    exec 9>&-
+    if has runuser; then
+        exec runuser -u "$as_user_is" -- "$@"
     fi
-    plan "keep the package $version in $packages, for the hosts" || return 0
-    own_dir "$packages" fairlead-controller 0755
-    if [ ! -d "$packages/$version" ]; then
-        mkdir "$stage/package"
-        cp "$stage/manifest" "$stage/package/manifest"
-        if [ ! -f "$stage/manifest.sig" ]; then
-            get "$version/manifest.sig" 8192 "$stage/manifest.sig" "the manifest's signature"
-        fi
-        cp "$stage/manifest.sig" "$stage/package/manifest.sig"
-        while read -r keep_key keep_name keep_size keep_hash; do
-            [ "$keep_key" = file ] || continue
-            only "$keep_name" 'A-Za-z0-9._+-' || die 1 installer_manifest "the manifest names a file that no package has: $(printable "$keep_name")" "$(next_for_source)"
-            if [ -f "$stage/${keep_name%-"$target"}" ] && [ "$keep_name" != "${keep_name%-"$target"}" ]; then
-                cp "$stage/${keep_name%-"$target"}" "$stage/package/$keep_name"
-            else
-                get "$version/$keep_name" "$keep_size" "$stage/package/$keep_name" "$keep_name"
-            fi
-            if [ "$(sha256 <"$stage/package/$keep_name")" != "$keep_hash" ]; then
-                die 1 installer_checksum "$keep_name is not what the manifest says" "$(next_for_source)"
-            fi
-            chmod 0755 "$stage/package/$keep_name"
-        done <"$stage/manifest"
-        keep_script
-        place_package
-    fi
-    for keep_name in install.sh.sig install.sh; do
-        cp "$packages/$version/$keep_name" "$packages/.$keep_name.$$"
-        mv -f "$packages/.$keep_name.$$" "$packages/$keep_name"
-    done
-    mkdir -p "$packages/channels"
-    printf '%s\n' "$version" >"$packages/channels/.stable.$$"
-    mv -f "$packages/channels/.stable.$$" "$packages/channels/stable"
-    chown -R fairlead-controller:fairlead-controller "$packages"
-    chmod 0755 "$packages" "$packages/channels" "$packages/$version"
+    # shellcheck disable=SC2016 # the inner shell's own
+    exec su -s /bin/sh -c 'exec "$0" "$@"' -- "$as_user_is" "$@"
+)
+
+# show_kept NAME: what lies there in the folder of packages, to standard output.
+show_kept() {
+    as_user fairlead-controller cat "$packages/$1" 2>/dev/null </dev/null
 }
 
-# The script that hosts will run: this very file, where it is one; else the repository's. With its
-# signature, and where that can be checked here, it is: hosts will run it as root.
-keep_script() {
-    if [ -f "$0" ] && [ -n "$stamped_version" ] && grep -q "^stamped_manifest_sha256='$manifest_hash'\$" "$0" 2>/dev/null; then
-        cp "$0" "$stage/package/install.sh"
-    else
-        get "$version/install.sh" 1048576 "$stage/package/install.sh" install.sh
+# Hosts get their programs from the controller: it keeps what the manifest names, and the script. What is
+# there already is looked at as strictly as what comes: hosts run it as root.
+keep_package() {
+    packages=/var/lib/fairlead-controller/packages
+    if [ "$dry_run" = yes ]; then
+        if [ "$(show_kept channels/stable)" != "$version" ]; then
+            plan "keep the package $version in $packages, for the hosts" || :
+        fi
+        return 0
     fi
+    if [ ! -f "$stage/manifest.sig" ]; then
+        verify_signature
+    fi
+    if package_is_kept; then
+        return 0
+    fi
+    plan "keep the package $version in $packages, for the hosts"
+    mkdir "$stage/package"
+    while read -r keep_key keep_name keep_size keep_hash; do
+        [ "$keep_key" = file ] || continue
+        keep_file
+    done <"$stage/manifest"
+    for keep_name in manifest manifest.sig; do
+        cp "$stage/$keep_name" "$stage/package/$keep_name" 2>/dev/null || no_room_for_package "$prefix"
+    done
+    keep_script
+    place_package
+}
+
+# Whether all of the package is there as it should be, byte by byte.
+package_is_kept() {
+    [ "$(show_kept channels/stable)" = "$version" ] || return 1
+    while read -r keep_key keep_name keep_size keep_hash; do
+        [ "$keep_key" = file ] || continue
+        [ "$(show_kept "$version/$keep_name" | sha256)" = "$keep_hash" ] || return 1
+    done <"$stage/manifest"
+    for keep_name in manifest manifest.sig; do
+        [ "$(show_kept "$version/$keep_name" | sha256)" = "$(sha256 <"$stage/$keep_name")" ] || return 1
+    done
+    for keep_name in '' "$version/"; do
+        show_kept "${keep_name}install.sh" >"$stage/install.sh" || return 1
+        show_kept "${keep_name}install.sh.sig" >"$stage/install.sh.sig" || return 1
+        script_is_genuine install.sh || return 1
+    done
+}
+
+# keep_file: one program of the manifest, from here or from the source, into the package.
+keep_file() {
+    only "$keep_name" 'A-Za-z0-9._+-' || die 1 installer_manifest "the manifest names a file that no package has: $(printable "$keep_name")" "$(next_for_source)"
+    keep_here=${keep_name%-"$target"}
+    keep_at=$stage/package/$keep_name
+    if [ -f "$stage/$keep_here" ] && [ "$keep_name" != "$keep_here" ]; then
+        cp "$stage/$keep_here" "$keep_at" 2>/dev/null || no_room_for_package "$prefix"
+    elif ! show_kept "$version/$keep_name" >"$keep_at" || [ "$(sha256 <"$keep_at")" != "$keep_hash" ]; then
+        get "$version/$keep_name" "$keep_size" "$keep_at" "$keep_name"
+    fi
+    if [ "$(sha256 <"$keep_at")" != "$keep_hash" ]; then
+        not_ours "$keep_at" "$keep_name"
+        die 1 installer_checksum "$keep_name is not what the manifest says" "$(next_for_source)"
+    fi
+    chmod 0755 "$keep_at"
+}
+
+# The script that hosts will run as root: the repository's, with the signature of a key that is known, and
+# made for this very manifest. Not the file that $0 names: through a pipe that is any file called sh.
+keep_script() {
+    get "$version/install.sh" 1048576 "$stage/package/install.sh" install.sh
     if [ "$(sed -n 1p "$stage/package/install.sh")" != '#!/bin/sh' ]; then
         not_ours "$stage/package/install.sh" install.sh
         die 1 installer_checksum "what came for install.sh is no script" "$(next_for_source)"
     fi
     get "$version/install.sh.sig" 8192 "$stage/package/install.sh.sig" "the signature of install.sh"
-    if [ -n "$(trimmed "$keys")" ] && can_verify; then
-        check_signed package/install.sh install.sh
-    fi
+    check_signed package/install.sh install.sh
+    script_is_genuine package/install.sh ||
+        die 1 installer_wrong_version "the install.sh of $version was made for another manifest" "$(next_for_source)"
     chmod 0755 "$stage/package/install.sh"
 }
 
+# script_is_genuine FILE: in the stage, with its signature beside it.
+script_is_genuine() {
+    grep -q "^stamped_manifest_sha256='$manifest_hash'\$" "$stage/$1" &&
+        (check_signed "$1" install.sh) 2>/dev/null
+}
+
+no_room_for_package() {
+    die 1 installer_disk "the package for the hosts cannot be kept: $1 cannot be written to, or is full" \
+        "make room there ($(free_mib "$(existing_parent "$1")") MB are free), then run the same line again"
+}
+
+# By the controller's user, on the data's file system, and then each in one step.
 place_package() {
-    # On the data's file system, then in one step.
-    package_part=$(mktemp -d "$packages/.incoming.XXXXXX") ||
-        die 1 installer_write "$packages cannot be written to" "is the disk full or read-only?"
-    if ! cp "$stage/package/"* "$package_part/"; then
-        rm -rf "$package_part"
-        die 1 installer_disk "the package cannot be kept in $packages: the disk is full" "make room, then run the same line again"
-    fi
-    to_disk "$package_part"
-    mv "$package_part" "$packages/$version"
+    chmod 0755 "$stage/package"
+    # shellcheck disable=SC2016 # the inner shell's own
+    as_user fairlead-controller sh -c '
+        set -eu
+        umask 022
+        packages=$1 version=$2 from=$3
+        mkdir -p "$packages/channels"
+        chmod 0755 "$packages" "$packages/channels"
+        rm -rf "$packages"/.incoming.*
+        part=$(mktemp -d "$packages/.incoming.XXXXXX")
+        trap "rm -rf \"\$part\"" EXIT
+        mkdir "$part/new" "$part/top"
+        cp "$from"/* "$part/new/"
+        cp -p "$from/install.sh" "$from/install.sh.sig" "$part/top/"
+        printf "%s\n" "$version" >"$part/stable"
+        sync
+        if [ -e "$packages/$version" ] || [ -L "$packages/$version" ]; then
+            mv "$packages/$version" "$part/old"
+        fi
+        mv "$part/new" "$packages/$version"
+        mv -f "$part/top/install.sh.sig" "$part/top/install.sh" "$packages/"
+        mv -f "$part/stable" "$packages/channels/stable"
+    ' sh "$packages" "$version" "$stage/package" </dev/null 2>/dev/null || no_room_for_package "$packages"
 }
 
 # Programs, users, units and the package for the hosts: what the .deb files bring, where they were not used.
@@ -2094,6 +2226,7 @@ install_servers() {
             "use a machine with systemd, or start fairlead-controller and fairlead-access-server yourself (see the guide)"
     fi
     min_free_mib=128
+    keep_to_what_is_told
     if [ "$packaged_servers" = yes ]; then
         if [ -n "$from$bundle" ]; then
             say "the programs here are packages of the system, and stay so: --from and --bundle are not used"
@@ -2117,6 +2250,33 @@ install_servers() {
     finish_servers
 }
 
+# What the region tells its hosts when it joins does not change by another line: name, port and region
+# are as the first line said, and a line that leaves port or region out means these.
+keep_to_what_is_told() {
+    env_text=$(cat /etc/fairlead/controller.env 2>/dev/null) || env_text=
+    told_address=$(env_line FAIRLEAD_UPLINK_ADDRESS)
+    told_port=
+    case $told_address in
+    *:*) told_port=${told_address##*:} ;;
+    *) ;;
+    esac
+    env_text=$(cat /etc/fairlead/access-server.env 2>/dev/null) || env_text=
+    told_region=$(env_line FAIRLEAD_REGION)
+    port=${port:-${told_port:-443}}
+    region=${region:-${told_region:-local}}
+    if [ ! -e /var/lib/fairlead-access-server/certificates ]; then
+        return 0
+    fi
+    if [ -n "$told_address" ] && [ "$told_address" != "$name:$port" ]; then
+        die 1 installer_other_name "these servers are $told_address, and their region tells the hosts so: $name:$port would reach none of them" \
+            "run the line with --name ${told_address%:*} --port $told_port; for another name or port, install anew on another machine and let the hosts join there"
+    fi
+    if [ -n "$told_region" ] && [ "$told_region" != "$region" ]; then
+        die 1 installer_other_region "the region of these servers is $told_region, and stays so" \
+            "leave --region out; another region has an access server of its own: fairlead region add $region"
+    fi
+}
+
 keep_newer_servers() {
     kept=no
     if [ -n "$before" ] && older "$version" "$before" && [ "$allow_downgrade" = no ]; then
@@ -2132,6 +2292,8 @@ write_server_settings() {
     if [ "$port" != 443 ]; then
         server_url=$server_url:$port
     fi
+    controller_before=$(cat /etc/fairlead/controller.env 2>/dev/null) || controller_before=
+    access_server_before=$(cat /etc/fairlead/access-server.env 2>/dev/null) || access_server_before=
     read_settings /etc/fairlead/controller.env fairlead-controller
     set_env FAIRLEAD_DATA_DIR /var/lib/fairlead-controller
     set_env FAIRLEAD_PUBLIC_URL "$server_url"
@@ -2163,6 +2325,7 @@ write_server_settings() {
     set_env FAIRLEAD_CONTROLLER 127.0.0.1:7401
     set_env FAIRLEAD_JOIN_TOKEN_FILE /var/lib/fairlead-access-server/join-token
     set_env FAIRLEAD_NAME a1
+    set_env FAIRLEAD_REGION "$region"
     set_env FAIRLEAD_AGENT_ADDRESS "$name:$port"
     set_env FAIRLEAD_AGENT_LISTEN 127.0.0.1:7501
     set_env FAIRLEAD_LISTEN '[::]:7500'
@@ -2208,10 +2371,8 @@ finish_servers() {
     if [ ! -e "$access_data/certificates" ] || ! service_runs fairlead-controller; then
         prepare_servers
     fi
-    run_service fairlead-controller "$servers_changed$wrote_controller"
-    wait_for_controller
-    run_service fairlead-access-server "$servers_changed$wrote_access_server"
-    wait_for_region
+    start_server fairlead-controller "$servers_changed$wrote_controller"
+    start_server fairlead-access-server "$servers_changed$wrote_access_server"
     rm -f "$access_data/join-token"
     say_what_next
 }
@@ -2220,47 +2381,88 @@ prepare_servers() {
     if service_runs fairlead-controller; then
         systemctl stop fairlead-controller
     fi
+    # The tokens come through a folder that only the controller's user can open, below one of root's.
+    prepare_dir=$(mktemp -d /run/fairlead-setup.XXXXXX) ||
+        die 1 installer_write "/run cannot be written to" "is it full or read-only?"
+    chown fairlead-controller "$prepare_dir"
+    prepare_failed=no
     prepared=$(
         # What hosts ask for: the .deb has brought it along.
         if [ "$packaged_servers" = yes ] && [ -d /usr/share/fairlead/packages ]; then
             FAIRLEAD_PACKAGES_FROM=/usr/share/fairlead/packages
             export FAIRLEAD_PACKAGES_FROM
         fi
-        FAIRLEAD_DATA_DIR=/var/lib/fairlead-controller FAIRLEAD_PUBLIC_URL=$server_url \
-            FAIRLEAD_WEB_NAMES=$name FAIRLEAD_UPLINK_ADDRESS=$name:$port \
-            "$server_bin/fairlead-controller" setup --region "$region" \
-            --region-token-file "$access_data/join-token" \
-            --host-token-file "$access_data/host-token" </dev/null 9>&-
-    ) || die 1 installer_setup "the servers are installed, and the installation could not be prepared (code $?)" \
-        "see what fairlead-controller said above, then run the same line again"
-    chown -R fairlead-controller:fairlead-controller /var/lib/fairlead-controller
-    host_token=$(cat "$access_data/host-token")
-    rm -f "$access_data/host-token"
-    chown -R fairlead-access:fairlead-access "$access_data"
+        FAIRLEAD_DATA_DIR=/var/lib/fairlead-controller FAIRLEAD_PUBLIC_URL=$server_url
+        FAIRLEAD_WEB_NAMES=$name FAIRLEAD_UPLINK_ADDRESS=$name:$port
+        export FAIRLEAD_DATA_DIR FAIRLEAD_PUBLIC_URL FAIRLEAD_WEB_NAMES FAIRLEAD_UPLINK_ADDRESS
+        umask 077
+        as_user fairlead-controller "$server_bin/fairlead-controller" setup --region "$region" \
+            --region-token-file "$prepare_dir/region" --host-token-file "$prepare_dir/host" </dev/null
+    ) || prepare_failed=$?
+    host_token=$(as_user fairlead-controller cat "$prepare_dir/host" 2>/dev/null) || host_token=
+    region_token=$(as_user fairlead-controller cat "$prepare_dir/region" 2>/dev/null) || region_token=
+    rm -rf "$prepare_dir"
+    if [ "$prepare_failed" != no ] || [ -z "$host_token" ]; then
+        die 1 installer_setup "the servers are installed, and the installation could not be prepared (code $prepare_failed)" \
+            "see what fairlead-controller said above, then run the same line again; files in /var/lib/fairlead-controller have to belong to fairlead-controller"
+    fi
+    if [ -n "$region_token" ]; then
+        # shellcheck disable=SC2016 # the inner shell's own
+        printf '%s\n' "$region_token" | as_user fairlead-access sh -c 'umask 077; rm -f "$1"; cat >"$1"' sh "$access_data/join-token" ||
+            die 1 installer_write "$access_data cannot be written to" "is the disk full or read-only?"
+    fi
     ca_sha256=$(printf '%s\n' "$prepared" | sed -n 's/^ca_sha256=//p')
     web_pin=$(printf '%s\n' "$prepared" | sed -n 's/^pin=//p')
 }
 
-wait_for_controller() {
+# start_server NAME CHANGED: runs it, and waits until it answers: the new one, where it is restarted.
+start_server() {
     waited=0
-    while ! controller_answers; do
-        servers_waited fairlead-controller "does not answer"
+    pid_before=$(main_pid "$1")
+    run_service "$1" "$2"
+    if [ "$run_verb" != restart ]; then
+        pid_before=
+    fi
+    while ! server_answers "$1"; do
+        servers_waited "$1"
     done
 }
 
-controller_answers() {
+main_pid() {
+    systemctl show -p MainPID "$1" 2>/dev/null | sed 's/^MainPID=//'
+}
+
+server_answers() {
+    if [ "$(systemctl is-active "$1" 2>/dev/null)" != active ]; then
+        not_yet="does not run"
+        return 1
+    fi
+    if [ -n "$pid_before" ] && [ "$(main_pid "$1")" = "$pid_before" ]; then
+        not_yet="has not ended for its restart"
+        return 1
+    fi
+    if [ "$1" = fairlead-controller ]; then
+        not_yet="does not answer at 127.0.0.1:7400"
+        if has curl; then
+            answers_readyz https://127.0.0.1:7400/readyz
+        else
+            [ -e /var/lib/fairlead-controller/setup-link ] || [ "$waited" -gt 15 ]
+        fi
+        return
+    fi
+    not_yet="has not joined its region"
+    [ -e "$access_data/certificates" ] || return 1
+    # The one door: through it somebody who comes from outside gets to the controller.
+    not_yet="does not answer at port $port"
     if has curl; then
-        curl --silent --insecure --fail --output /dev/null --max-time 2 --noproxy '*' https://127.0.0.1:7400/readyz </dev/null
-    else
-        [ -e /var/lib/fairlead-controller/setup-link ] || [ "$waited" -gt 15 ]
+        answers_readyz --resolve "$name:$port:127.0.0.1" "https://$name:$port/readyz"
+    elif [ -r /proc/net/tcp ]; then
+        listens "$port"
     fi
 }
 
-wait_for_region() {
-    waited=0
-    while [ ! -e "$access_data/certificates" ]; do
-        servers_waited fairlead-access-server "has not joined its region"
-    done
+answers_readyz() {
+    curl --silent --insecure --fail --output /dev/null --max-time 2 --noproxy '*' "$@" </dev/null
 }
 
 servers_waited() {
@@ -2268,9 +2470,26 @@ servers_waited() {
     if [ "$waited" -ge $((wait_limit * 5)) ]; then
         printf '%s\n' "last words of $1:" >&2
         service_log "$1" | tail -n 5 | cut -c 1-400 | sed 's/^/  /' >&2
-        die 1 installer_not_started "$1 is installed and $2" "see $(log_command "$1"); is port $port taken? Then run the same line again"
+        restore_settings
+        die 1 installer_not_started "$1 is installed and $not_yet$restored" "see $(log_command "$1"); is port $port taken? Then run the same line again"
     fi
     sleep 0.2 2>/dev/null || sleep 1
+}
+
+# Settings with which the servers do not come up are taken back, if there were others.
+restore_settings() {
+    restored=
+    if [ "$wrote_controller" = yes ] && [ -n "$controller_before" ]; then
+        write_file /etc/fairlead/controller.env 0600 "$controller_before"
+        restored="; its settings are as they were before"
+    fi
+    if [ "$wrote_access_server" = yes ] && [ -n "$access_server_before" ]; then
+        write_file /etc/fairlead/access-server.env 0600 "$access_server_before"
+        restored="; its settings are as they were before"
+    fi
+    if [ -n "$restored" ]; then
+        systemctl --no-block restart fairlead-controller fairlead-access-server 9>&- || :
+    fi
 }
 
 # Waits a while for the certificate by ACME: with it the lines that follow need no fingerprint. A line with
@@ -2312,9 +2531,10 @@ say_what_next() {
         next_ca=' --ca /var/lib/fairlead-controller/ca.pem'
         printf 'address      %s (own CA, sha256 %s)\n' "$server_url" "${ca_sha256:-as before}"
     fi
-    if [ -r /var/lib/fairlead-controller/setup-link ]; then
+    next_link=$(as_user fairlead-controller cat /var/lib/fairlead-controller/setup-link 2>/dev/null) || next_link=
+    if [ -n "$next_link" ]; then
         printf 'first admin  fairlead login %s%s   (works once, for 15 minutes)\n' \
-            "$(cat /var/lib/fairlead-controller/setup-link)" "$next_ca"
+            "$next_link" "$next_ca"
     else
         printf 'first admin  is there already: fairlead login\n'
     fi
@@ -2492,10 +2712,11 @@ validate() {
     if [ -n "$name" ] && { ! only "$name" 'A-Za-z0-9.-' || [ "${#name}" -gt 253 ]; }; then
         usage installer_usage "--name is a name of the DNS, for instance fleet.example.com"
     fi
-    if ! is_address "x:$port"; then
+    if ! is_address "x:${port:-443}"; then
         usage installer_usage "--port is a number from 1 to 65535"
     fi
     case $region in
+    '') ;;
     -* | *-) false ;;
     *) only "$region" 'a-z0-9-' && [ "${#region}" -le 63 ] ;;
     esac || usage installer_usage "--region is a name of lower-case letters, digits and dashes"
@@ -2574,12 +2795,12 @@ main() {
     from=${FAIRLEAD_FROM:-} bundle=${FAIRLEAD_BUNDLE:-} version=${FAIRLEAD_VERSION:-}
     channel=${FAIRLEAD_CHANNEL:-} pin=${FAIRLEAD_PIN:-} prefix=${FAIRLEAD_PREFIX:-}
     address=${FAIRLEAD_ADDRESS:-} host_name=${FAIRLEAD_HOST_NAME:-} name=${FAIRLEAD_NAME:-}
-    port=${FAIRLEAD_PORT:-443} region=${FAIRLEAD_REGION:-local} certificate='' certificate_key='' acme_contact='' acme_agreed=''
+    port=${FAIRLEAD_PORT:-} region=${FAIRLEAD_REGION:-} certificate='' certificate_key='' acme_contact='' acme_agreed=''
     engine_socket=${FAIRLEAD_ENGINE_SOCKET:-} token_file=${FAIRLEAD_JOIN_TOKEN_FILE:-}
     time_limit=${FAIRLEAD_DOWNLOAD_TIMEOUT_S:-600} wait_limit=${FAIRLEAD_WAIT_S:-30}
     proxy=${HTTPS_PROXY:-${https_proxy:-}} no_proxy_for=${NO_PROXY:-${no_proxy:-}}
     source='' source_kind='' getter='' hasher=sha256sum min_free_mib=16 enrolled=no
-    this_host=$(uname -n)
+    this_host=$(printable "$(uname -n)")
     agent_paths
 
     verb=agent

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use fairlead_agent::config::{Config, Grant};
 use fairlead_agent::{app, leave, owner_log, policy, supervise, uninstall};
 use fairlead_daemon::{files, shutdown, telemetry};
+use fairlead_identity::digest::hex;
 
 /// The Fairlead agent: carries out signed commands on this machine's containers. It dials out and
 /// listens on no port.
@@ -238,6 +239,10 @@ fn status_verb(config: &Config) -> ExitCode {
         Err(error) => error.to_string(),
     };
     println!("identity  {enrolled}");
+    // The installer holds it against a token's.
+    if let Ok(Some(identity)) = &identity {
+        println!("ca        {}", hex(&identity.root.hash()));
+    }
     let running = std::fs::read_to_string(config.state_dir.join("status.json"));
     println!(
         "processes {}",

@@ -17,3 +17,5 @@ mod converge;
 mod versions;
 mod services;
 mod servers;
+mod again;
+mod surroundings;

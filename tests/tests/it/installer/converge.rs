@@ -1,7 +1,7 @@
 //! Run again, the script changes only what is asked for; run dry, nothing; and what it made it takes away.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::kit::{Host, Repository, TOKEN, Wish, shells};
@@ -365,9 +365,21 @@ fn two_at_once_do_not_mix() {
         return;
     }
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
-    host.install(&["sh"], &repository, &[])
+    let said = host
+        .install(&["sh"], &repository, &[])
         .with_token()
         .refused(1, "installer_busy");
-    drop(lock);
+    let holder = format!("process {} (", std::process::id());
+    assert!(said.contains(&holder), "it says who: {said}");
+    // Whoever can open it could hold it for ever; also one that an older version made.
+    let only_root = |when: &str| {
+        let mode = lock.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{when}");
+    };
+    only_root("made");
+    lock.set_permissions(fs::Permissions::from_mode(0o644))
+        .unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock).unwrap();
     host.install(&["sh"], &repository, &[]).with_token().ok();
+    only_root("mended");
 }

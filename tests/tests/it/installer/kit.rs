@@ -238,12 +238,14 @@ impl Repository {
 
 /// A program that writes down what it is asked, and gets by.
 fn program(name: &str, version: &str) -> String {
+    let ca = &TOKEN[3..67];
     format!(
         "#!/bin/sh\n\
          echo \"{name} $*\" >>\"${{FAIRLEAD_TEST_RECORD:-/dev/null}}\"\n\
          case $1 in\n\
          --version) echo {name} {version} ;;\n\
-         status) echo 'identity  enrolled as box in region hz' ;;\n\
+         status) echo 'identity  enrolled as box in region hz'\n\
+         echo 'ca        {ca}' ;;\n\
          leave) exit \"${{FAIRLEAD_TEST_LEAVE:-0}}\" ;;\n\
          setup)\n\
          while [ $# -gt 0 ]; do\n\

@@ -2,8 +2,11 @@
 //! hosts, and the three lines at the end.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Output;
+
+use fairlead_identity::digest::{hex, sha256};
 
 use super::faulty::Server;
 use super::kit::{Host, Repository, TOKEN, Wish, words};
@@ -97,6 +100,7 @@ fn the_servers_get_users_units_and_their_package_and_setup_does_the_rest() {
     let Some(system) = System::new("systemd") else {
         return;
     };
+    system.openssl();
     let repository = Repository::new();
     let server = Server::start(repository.path(), Vec::new());
     let output = system.line(&server, "server");
@@ -205,6 +209,118 @@ fn as_deb_files_leave_it(system: &System, repository: &Repository) {
             .path("/lib/systemd/system")
             .join(format!("{program}.service"));
         fs::write(unit, "").unwrap();
+    }
+    let owned = system.shell(
+        "chown fairlead-controller /var/lib/fairlead-controller && \
+         chown fairlead-access /var/lib/fairlead-access-server",
+    );
+    assert!(owned.status.success(), "{}", words(&owned));
+}
+
+const LINE: &str = "server --name fleet.example.com";
+
+/// Hosts run as root what the servers hand out.
+#[test]
+fn s17_only_the_signed_script_is_handed_out_whatever_lies_about_and_what_was_changed_is_mended() {
+    let Some(system) = System::new("systemd") else {
+        return;
+    };
+    let repository = Repository::new();
+    let server = Server::start(repository.path(), Vec::new());
+    // The signature is the only proof of it.
+    let before = system.state();
+    let refused = system.line(&server, LINE);
+    let said = words(&refused);
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(said.contains("installer_no_verifier"), "{said}");
+    assert_eq!(system.state(), before);
+
+    // Through a pipe $0 is "sh": a file of that name in the folder is nobody's script.
+    system.openssl();
+    let manifest = fs::read(repository.file("0.2.0/manifest")).unwrap();
+    let planted = format!(
+        "#!/bin/sh\nstamped_manifest_sha256='{}'\ntouch /taken-over\n",
+        hex(&sha256(&manifest))
+    );
+    fs::write(system.path("/sh"), &planted).unwrap();
+    let output = system.line(&server, LINE);
+    assert!(output.status.success(), "{}", words(&output));
+    what_they_got(&system, &repository);
+
+    // What was changed there is not published again.
+    for changed in [
+        "install.sh",
+        "install.sh.sig",
+        "0.2.0/install.sh",
+        "0.2.0/manifest.sig",
+        "0.2.0/fairlead-agent-linux-aarch64",
+    ] {
+        let path = system.path(PACKAGES).join(changed);
+        fs::write(&path, &planted).unwrap();
+        let output = system.line(&server, LINE);
+        assert!(output.status.success(), "{}", words(&output));
+        let mended = fs::read(&path).unwrap();
+        assert_eq!(
+            mended,
+            fs::read(repository.file(changed)).unwrap(),
+            "{changed}"
+        );
+        let data = fs::metadata(system.path("/var/lib/fairlead-controller")).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().uid(),
+            data.uid(),
+            "{changed} is the service's"
+        );
+    }
+}
+
+/// A service that was broken into lays links where root will write.
+#[test]
+fn root_follows_no_link_in_a_folder_of_the_services() {
+    let Some(system) = System::new("systemd") else {
+        return;
+    };
+    system.openssl();
+    let repository = Repository::new();
+    let server = Server::start(repository.path(), Vec::new());
+    let output = system.line(&server, LINE);
+    assert!(output.status.success(), "{}", words(&output));
+    let packages = system.path(PACKAGES);
+    let victim = system.path("/victim");
+    fs::create_dir(&victim).unwrap();
+    fs::write(victim.join("secret"), "root's").unwrap();
+    fs::set_permissions(victim.join("secret"), fs::Permissions::from_mode(0o600)).unwrap();
+
+    // What root may read and the service may not is not copied to where everybody can fetch it.
+    let script = packages.join("0.2.0/install.sh");
+    fs::remove_file(&script).unwrap();
+    std::os::unix::fs::symlink("/victim/secret", &script).unwrap();
+    let output = system.line(&server, LINE);
+    assert!(output.status.success(), "{}", words(&output));
+    what_they_got_again(&system, &repository);
+
+    // Nothing is written where the service could not.
+    fs::remove_dir_all(packages.join("channels")).unwrap();
+    std::os::unix::fs::symlink("/victim", packages.join("channels")).unwrap();
+    let output = system.line(&server, LINE);
+    let said = words(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("(installer_disk)"), "{said}");
+    assert!(!said.contains("cp:") && !said.contains("chmod:"), "{said}");
+    let left: Vec<_> = fs::read_dir(&victim)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["secret"]);
+}
+
+fn what_they_got_again(system: &System, repository: &Repository) {
+    for file in ["install.sh", "0.2.0/install.sh"] {
+        assert_eq!(
+            fs::read(system.path(PACKAGES).join(file)).unwrap(),
+            fs::read(repository.file(file)).unwrap(),
+            "{file}"
+        );
     }
 }
 

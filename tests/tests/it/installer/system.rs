@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use super::faulty::Server;
-use super::kit::{TOKEN, words};
+use super::kit::{TOKEN, which, words};
 use super::trees::{Entry, tree};
 
 /// A systemctl: what is started joins, if it finds a token, and stays.
@@ -18,12 +18,14 @@ case " $* " in
 *" is-active "*) [ -e /active-$2 ] || { echo inactive; exit 3; }; echo active ;;
 *" is-enabled "*) [ -e /enabled-$3 ] ;;
 *" enable "*) touch /enabled-$3 ;;
-*" disable "*) rm -f /enabled-$4 /active-$4 ;;
-*" stop "*) rm -f /active-$2 ;;
+*" disable "*) rm -f /enabled-$4 /active-$4 /pid-$4 ;;
+*" show "*) cat /pid-$4 2>/dev/null ;;
+*" stop "*) rm -f /active-$2 /pid-$2 ;;
 *" start "* | *" restart "*)
     for unit in "$@"; do :; done
     [ -e /etc/systemd/system/$unit.service ] || [ -e /lib/systemd/system/$unit.service ] || exit 5
     touch /active-$unit
+    echo MainPID=$$ >/pid-$unit
     case $unit in
     fairlead-controller) echo https://fleet.example.com/setup/SECRET >/var/lib/$unit/setup-link ;;
     fairlead-access-server) touch /var/lib/$unit/certificates ;;
@@ -78,6 +80,8 @@ impl System {
     /// One with that init system, if this machine lets us have it.
     pub(super) fn new(init: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
+        // Users of its own look around in it.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let system = Self { dir };
         let busybox = std::env::var_os("FAIRLEAD_TEST_BUSYBOX")
             .map_or_else(|| PathBuf::from("/bin/busybox"), PathBuf::from);
@@ -145,7 +149,32 @@ impl System {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// This machine's openssl, with what it is linked to.
+    pub(super) fn openssl(&self) {
+        let program = which("openssl");
+        let linked = Command::new("ldd").arg(&program).output().unwrap();
+        let linked = String::from_utf8(linked.stdout).unwrap();
+        let libraries = linked
+            .split_whitespace()
+            .filter(|word| word.starts_with('/'))
+            .map(PathBuf::from);
+        for file in libraries.chain([program]) {
+            let to = self.path(file.to_str().unwrap());
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(&file, to).unwrap();
+        }
+    }
+
     pub(super) fn shell(&self, words: &str) -> Output {
+        // Services of its own write into it too.
+        let record = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("record"))
+            .unwrap();
+        record
+            .set_permissions(fs::Permissions::from_mode(0o666))
+            .unwrap();
         // By its path: what is looked up is looked up in the new root's path.
         Command::new("/usr/sbin/chroot")
             .arg(self.dir.path())
