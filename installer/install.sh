@@ -2531,10 +2531,10 @@ say_what_next() {
         next_ca=' --ca /var/lib/fairlead-controller/ca.pem'
         printf 'address      %s (own CA, sha256 %s)\n' "$server_url" "${ca_sha256:-as before}"
     fi
-    next_link=$(as_user fairlead-controller cat /var/lib/fairlead-controller/setup-link 2>/dev/null) || next_link=
-    if [ -n "$next_link" ]; then
-        printf 'first admin  fairlead login %s%s   (works once, for 15 minutes)\n' \
-            "$next_link" "$next_ca"
+    if [ -f /var/lib/fairlead-controller/setup-link ]; then
+        # Not the link itself: the command line of a process is shown to everybody on this machine.
+        printf 'first admin  fairlead login --setup-link /var/lib/fairlead-controller/setup-link%s   (works once, for 15 minutes)\n' \
+            "$next_ca"
     else
         printf 'first admin  is there already: fairlead login\n'
     fi

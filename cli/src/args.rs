@@ -139,8 +139,12 @@ pub(crate) struct Dev {
 /// `fairlead login`
 #[derive(Debug, Args)]
 pub(crate) struct Login {
-    /// The server, or its setup link (https://…/setup/SECRET)
-    pub(crate) url: String,
+    /// The server
+    #[arg(required_unless_present = "setup_link")]
+    pub(crate) url: Option<String>,
+    /// Claim a new server: where its setup link is, `-` (standard input) or a file
+    #[arg(long, value_name = "-|FILE", conflicts_with_all = ["url", "token"])]
+    pub(crate) setup_link: Option<String>,
     /// Where the API token is: `-` (standard input), `env` (FAIRLEAD_TOKEN) or a file
     #[arg(long, value_name = "-|env|FILE")]
     pub(crate) token: Option<String>,

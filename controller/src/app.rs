@@ -147,8 +147,8 @@ impl App {
         let feed = Feed::open(store.clone(), clock.clone()).await?;
         let metrics = Arc::new(Metrics::new());
         let setup = Setup::new(store.clone(), clock.clone(), &config.data_dir);
-        if let Some(opening) = setup.open(&config.public_url).await? {
-            setup.say(&opening);
+        if setup.open(&config.public_url).await?.is_some() {
+            setup.say(config.web_certificate.is_none() && !config.acme.wanted);
         }
         let acceptor_tls = tls::server(
             authority.root.clone(),

@@ -1,4 +1,4 @@
-//! The first admin: a one-time secret, printed at the first start, claimed exactly once.
+//! The first admin: a one-time secret, written to a file at the first start, claimed exactly once.
 //!
 //! Only its hash is kept. The window is 15 minutes; a restart before the claim makes a new secret;
 //! once there is an admin token, there is no way in here.
@@ -111,19 +111,31 @@ impl Setup {
         }))
     }
 
-    /// Tells whoever started the controller: the link to a terminal, and where it lies to anything else,
-    /// which may be a log that others read and that keeps it.
-    pub fn say(&self, opening: &Opening) {
-        use std::io::IsTerminal;
-        let words = if std::io::stderr().is_terminal() {
-            format!("fairlead login {}", opening.link)
-        } else {
-            format!(
-                "fairlead login \"$(cat {})\", on this machine",
-                self.link_file.display()
-            )
+    /// Tells whoever started the controller. The link itself is not said: a log is read by others and kept,
+    /// and the command line of a process is shown to everybody on its machine. `own_ca`: https is certified by
+    /// the installation's own CA.
+    pub fn say(&self, own_ca: bool) {
+        let line = self.line(own_ca);
+        eprintln!("first admin (one use, 15 min), on this machine: {line}");
+    }
+
+    fn line(&self, own_ca: bool) -> String {
+        let quoted = |path: &Path| {
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            let text = path.display().to_string();
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:".contains(c);
+            if text.chars().all(is_plain) {
+                text
+            } else {
+                format!("'{}'", text.replace('\'', r"'\''"))
+            }
         };
-        eprintln!("first admin (one use, 15 min): {words}");
+        let mut line = format!("fairlead login --setup-link {}", quoted(&self.link_file));
+        if own_ca {
+            let ca = self.link_file.with_file_name("ca.pem");
+            line.push_str(&format!(" --ca {}", quoted(&ca)));
+        }
+        line
     }
 
     /// Claims the installation: of several at once, one wins.
@@ -166,29 +178,40 @@ impl Setup {
             detail: String::new(),
         };
         // One transaction on the one writer: whoever takes the key first has it.
-        let claimed = self
+        let (claimed, has_admin) = self
             .store
             .write(move |tx| {
+                let has_admin = tx.has_good_api_token(ADMIN, now_us)?;
                 let kept = tx.meta(META_KEY)?.as_deref().and_then(decode);
                 let is_good =
                     kept.is_some_and(|(hash, until_us)| hash == presented && now_us < until_us);
                 let claimed = is_good
-                    && !tx.has_good_api_token(ADMIN, now_us)?
+                    && !has_admin
                     && tx.take_meta(META_KEY)?
                     && tx.insert_api_token(&insert)?;
                 if claimed {
                     tx.append_audit(&entry, sha256)?;
                 }
-                Ok(claimed)
+                Ok((claimed, has_admin))
             })
             .await
             .map_err(crate::backend::store_error)?;
+        if !claimed && has_admin {
+            return Err(ApiError::new(
+                codes::SETUP_CLOSED,
+                "setup is closed: this installation has an admin already",
+            )
+            .hint(
+                "ask that admin for a token; if it is none of you, somebody else used the link: on the \
+                 controller's machine stop it, move its data directory away, and install anew",
+            ));
+        }
         if !claimed {
             return Err(ApiError::new(
                 codes::SETUP_CLOSED,
-                "setup is closed: the secret is wrong, was used, or is older than 15 minutes",
+                "setup is closed: the secret is wrong, or older than 15 minutes",
             )
-            .hint("restart the controller for a new link if nobody has claimed it yet"));
+            .hint("restart the controller: nobody has claimed it yet, so it writes a new link"));
         }
         self.remove_link();
         Ok((token, row))
@@ -253,7 +276,31 @@ mod tests {
             setup.open("https://c:7400").await.unwrap().is_none(),
             "there is an admin"
         );
-        assert!(setup.claim(&opening.secret, "me", "").await.is_err());
+        let late = setup.claim(&opening.secret, "me", "").await.err().unwrap();
+        assert_eq!(late.code, codes::SETUP_CLOSED);
+        assert!(
+            late.message.contains("has an admin already") && !late.hint.contains("new link"),
+            "{} {}",
+            late.message,
+            late.hint
+        );
+    }
+
+    #[test]
+    fn s20_the_line_names_files_and_no_secret() {
+        let store = Store::open(&tempfile::tempdir().unwrap().path().join("s.db")).unwrap();
+        let line = |dir: &str, own_ca| {
+            Setup::new(store.clone(), Clock::manual(1), Path::new(dir)).line(own_ca)
+        };
+        assert_eq!(
+            line("/var/lib/fairlead-controller", true),
+            "fairlead login --setup-link /var/lib/fairlead-controller/setup-link \
+             --ca /var/lib/fairlead-controller/ca.pem"
+        );
+        assert_eq!(
+            line("/srv/its data", false),
+            "fairlead login --setup-link '/srv/its data/setup-link'"
+        );
     }
 
     #[tokio::test]
@@ -265,6 +312,7 @@ mod tests {
         clock.advance_us(WINDOW_US);
         let error = setup.claim(&second.secret, "", "").await.err().unwrap();
         assert_eq!(error.code, codes::SETUP_CLOSED);
+        assert!(error.hint.contains("new link"), "{}", error.hint);
         let third = setup.open("https://c").await.unwrap().unwrap();
         assert_eq!(
             setup.claim(&third.secret, "", "").await.unwrap().1.name,

@@ -14,18 +14,19 @@ use crate::exit::{Exit, Failure};
 use crate::output::{clean, human, say};
 use crate::tls::{self, Trust};
 
-/// Longest token that is read from a file or standard input.
-const TOKEN_BYTES_MAX: u64 = 4096;
+/// Longest token or link that is read from a file or standard input.
+const SECRET_BYTES_MAX: u64 = 4096;
 
 /// `fairlead login`
 pub(crate) async fn login(context: &Context, args: Login) -> Result<Exit, Failure> {
-    if config::is_api_token(&args.url) || config::is_join_token(&args.url) {
+    let place = place(&args)?;
+    if config::is_api_token(&place) || config::is_join_token(&place) {
         return Err(
             Failure::usage("the first argument is the server's URL, not a token")
                 .hint("fairlead login URL --token - reads the token from standard input"),
         );
     }
-    let url = config::server_url(&args.url)?;
+    let url = config::server_url(&place)?;
     let env = &config::process_env;
     let path = config::path(env)?;
     let found = Arc::new(Mutex::new(None));
@@ -41,7 +42,7 @@ pub(crate) async fn login(context: &Context, args: Login) -> Result<Exit, Failur
             None => (Trust::Platform, None),
         },
     };
-    let token = match config::setup_secret(&args.url) {
+    let token = match config::setup_secret(&place) {
         Some(secret) => {
             if args.token.is_some() {
                 return Err(Failure::usage(
@@ -77,7 +78,7 @@ pub(crate) async fn login(context: &Context, args: Login) -> Result<Exit, Failur
         token: token.reveal().to_owned(),
         ca_pem,
     };
-    if config::setup_secret(&args.url).is_some() {
+    if config::setup_secret(&place).is_some() {
         config::save(&path, &saved(ca_pem.clone()))?;
     }
     let me: WhoAmI = client.get(&["whoami"], &[]).await?;
@@ -106,17 +107,57 @@ fn found_ca(found: &Mutex<Option<rustls_pki_types::CertificateDer<'static>>>) ->
     found.lock().ok()?.as_ref().map(tls::to_pem)
 }
 
+/// The server's URL, or the setup link from where `--setup-link` says it is: everybody on the machine could
+/// see it on the command line, and claim the server first.
+fn place(args: &Login) -> Result<String, Failure> {
+    let Some(source) = args.setup_link.as_deref() else {
+        return Ok(args.url.clone().unwrap_or_default());
+    };
+    let (name, text) = if config::setup_secret(source).is_some() {
+        return Err(Failure::usage(
+            "a setup link on the command line can be seen by everybody here",
+        )
+        .hint("fairlead login --setup-link - reads it from standard input"));
+    } else if source == "-" {
+        let name = "standard input";
+        (name, read_secret(&mut std::io::stdin().lock(), name)?)
+    } else {
+        let mut open = std::fs::File::open(source).map_err(|error| {
+            let failure = Failure::local(&format!("cannot read {source}"), &error);
+            match error.kind() {
+                std::io::ErrorKind::NotFound => failure.hint(
+                    "the controller writes it when it starts without an admin, and removes it when \
+                     one has claimed it",
+                ),
+                std::io::ErrorKind::PermissionDenied => {
+                    failure.hint("it is for the controller's user only: run this as root (sudo)")
+                }
+                _ => failure,
+            }
+        })?;
+        (source, read_secret(&mut open, source)?)
+    };
+    let link = text.trim();
+    if config::setup_secret(link).is_none() {
+        return Err(Failure::usage(format!("there is no setup link in {name}"))
+            .hint("it has the form https://…/setup/…; the controller's log says where it lies"));
+    }
+    Ok(link.to_owned())
+}
+
+fn read_secret(reader: &mut dyn Read, name: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    reader
+        .take(SECRET_BYTES_MAX)
+        .read_to_string(&mut text)
+        .map_err(|e| Failure::local(&format!("cannot read {name}"), &e))?;
+    Ok(text)
+}
+
 /// The token, from where `--token` says it is. Never from the command line itself: everybody on
 /// the machine could see it there.
 fn given_token(source: Option<&str>, env: config::Env<'_>) -> Result<Token, Failure> {
-    let read = |reader: &mut dyn Read, name: &str| {
-        let mut text = String::new();
-        reader
-            .take(TOKEN_BYTES_MAX)
-            .read_to_string(&mut text)
-            .map_err(|e| Failure::local(&format!("cannot read {name}"), &e))?;
-        Token::parse(&text, name)
-    };
+    let read = |reader: &mut dyn Read, name: &str| Token::parse(&read_secret(reader, name)?, name);
     match source {
         Some(text) if config::is_api_token(text) || config::is_join_token(text) => {
             Token::parse(text, "--token")?;
@@ -140,7 +181,7 @@ fn given_token(source: Option<&str>, env: config::Env<'_>) -> Result<Token, Fail
             Some(text) => Token::parse(&text, "FAIRLEAD_TOKEN"),
             None => Err(Failure::usage("no API token was given").hint(
                 "--token - reads it from standard input, --token FILE from a file; \
-                 a new server is claimed by its setup link: fairlead login https://…/setup/…",
+                 a new server is claimed by its setup link: fairlead login --setup-link FILE",
             )),
         },
     }

@@ -50,11 +50,20 @@ fn a_setup_link_is_claimed_once_and_its_token_saved() {
         ),
         _ => (200, whoami()),
     });
-    let mut login = bare(&["login", &format!("{}/setup/s3cret", server.url)]);
+    let link = format!("{}/setup/s3cret\n", server.url);
+    let file = server.home.path().join("setup-link");
+    std::fs::write(&file, &link).unwrap();
+    // The secret is in no command line: those are shown to everybody on the machine.
+    let mut login = bare(&["login", "--setup-link", file.to_str().unwrap()]);
     login.env("HOME", server.home.path());
     let ran = finish(login, "");
     assert_eq!(ran.code, 0, "{ran:?}");
+    let mut login = bare(&["login", "--setup-link", "-"]);
+    login.env("HOME", server.home.path());
+    let piped = finish(login, &link);
+    assert_eq!(piped.code, 0, "{piped:?}");
     let asked = server.asked();
+    assert_eq!(asked[2].body, asked[0].body);
     assert_eq!(
         asked[0].body,
         json!({ "secret": "s3cret", "name": "admin" })
@@ -65,6 +74,43 @@ fn a_setup_link_is_claimed_once_and_its_token_saved() {
         !ran.err.contains("FA1made") && !ran.out.contains("FA1made"),
         "{ran:?}"
     );
+}
+
+#[test]
+fn a_setup_link_that_is_none_is_not_used() {
+    let server = Double::new(|_, _| (200, whoami()));
+    let login = |args: &[&str], input: &str| {
+        let mut login = bare(args);
+        login.env("HOME", server.home.path());
+        finish(login, input)
+    };
+    let link = format!("{}/setup/s3cret", server.url);
+    for (args, input, said) in [
+        (vec!["login"], "", "required"),
+        (
+            vec!["login", "--setup-link", &link],
+            "",
+            "can be seen by everybody",
+        ),
+        (
+            vec!["login", "--setup-link", "-"],
+            &server.url[..],
+            "no setup link in standard input",
+        ),
+        (
+            vec!["login", "--setup-link", "-", &server.url],
+            &link[..],
+            "cannot be used with",
+        ),
+    ] {
+        let ran = login(&args, input);
+        assert_eq!(ran.code, 2, "{args:?}: {ran:?}");
+        assert!(ran.err.contains(said), "{args:?}: {ran:?}");
+        assert!(!ran.err.contains("s3cret"), "{args:?}: {ran:?}");
+    }
+    let ran = login(&["login", "--setup-link", "/nowhere/setup-link"], "");
+    assert!(ran.code != 0 && ran.err.contains("removes it"), "{ran:?}");
+    assert!(server.asked().is_empty());
 }
 
 #[test]

@@ -43,7 +43,10 @@ impl Servers {
         // As it is printed, so that it can be pasted.
         let login = after("first admin");
         let login = login.split("  (").next().unwrap();
-        assert!(login.starts_with("fairlead login https://"), "{login}");
+        assert!(
+            login.starts_with("fairlead login --setup-link /var/"),
+            "{login}"
+        );
         ran(&host, login).await;
         Self {
             line: after("add a host"),

@@ -20,7 +20,7 @@ fn three_lines(output: &Output) {
         asked_for,
         format!(
             "address      https://fleet.example.com (own CA, sha256 0123)\n\
-             first admin  fairlead login https://fleet.example.com/setup/SECRET \
+             first admin  fairlead login --setup-link /var/lib/fairlead-controller/setup-link \
              --ca /var/lib/fairlead-controller/ca.pem   (works once, for 15 minutes)\n\
              add a host   curl -fsSLk --pinnedpubkey 'sha256//PIN=' https://fleet.example.com/install.sh \
              | FAIRLEAD_JOIN_TOKEN={TOKEN} sh -s -- --from https://fleet.example.com/packages \
@@ -379,7 +379,7 @@ fn a_certificate_by_acme_is_waited_for_and_then_no_fingerprint_is_printed() {
                 asked_for,
                 format!(
                     "address      https://fleet.example.com\n\
-                     first admin  fairlead login https://fleet.example.com/setup/SECRET   \
+                     first admin  fairlead login --setup-link /var/lib/fairlead-controller/setup-link   \
                      (works once, for 15 minutes)\n\
                      add a host   curl -fsSL https://fleet.example.com/install.sh \
                      | FAIRLEAD_JOIN_TOKEN={TOKEN} sh -s -- --from https://fleet.example.com/packages \
