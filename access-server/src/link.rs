@@ -221,7 +221,9 @@ impl Link {
         }
         if self.is_suspect {
             self.is_suspect = false;
-            self.region.note_state(self.host, "online", "", None);
+            let now_us = self.region.clock.now_us();
+            self.region
+                .note_state(self.host, "online", "", Some(now_us));
         }
     }
 
@@ -344,7 +346,9 @@ impl Link {
         if silent > self.interval * limits::PINGS_MISSED_SUSPECT && !self.is_suspect {
             self.is_suspect = true;
             let reason = "heartbeats are missing";
-            self.region.note_state(self.host, "suspect", reason, None);
+            let since_us = self.silent_since_us();
+            self.region
+                .note_state(self.host, "suspect", reason, Some(since_us));
         }
         if self.keys.has_changed().unwrap_or(false) {
             // The next welcome tells the new ones. It is rare, and beats are spread over the links.
@@ -356,6 +360,11 @@ impl Link {
         socket.ping().await.map_err(|error| error.to_string())
     }
 
+    fn silent_since_us(&self) -> i64 {
+        let silent_us = i64::try_from(self.heard.elapsed().as_micros()).unwrap_or(0);
+        self.region.clock.now_us() - silent_us
+    }
+
     async fn ended(&self, reason: &str) {
         if planted::is(Defect::LateCloseRemovesNewer) {
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -364,9 +373,14 @@ impl Link {
             return tracing::info!(host = %self.host, reason, "an old link ended");
         }
         tracing::warn!(host = %self.host, reason, "link lost");
-        let now_us = self.region.clock.now_us();
+        // One that was silent is away since it was last heard, not since it was given up.
+        let since_us = if self.is_suspect {
+            self.silent_since_us()
+        } else {
+            self.region.clock.now_us()
+        };
         self.region
-            .note_state(self.host, "offline", reason, Some(now_us));
+            .note_state(self.host, "offline", reason, Some(since_us));
         self.region
             .record(self.host, "host.offline", reason.to_owned())
             .await;

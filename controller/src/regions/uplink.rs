@@ -360,14 +360,15 @@ impl Uplink {
         let Ok(host) = HostId::from_wire(&presence.host) else {
             return;
         };
-        let (store, now_us) = (self.centre.store.clone(), self.centre.clock.now_us());
+        let store = self.centre.store.clone();
+        let heard_us = heard_us(&presence, self.centre.clock.now_us());
         tokio::spawn(async move {
             let facts = presence
                 .facts
                 .map(|facts| facts.encode_to_vec())
                 .unwrap_or_default();
             let kept = store
-                .write(move |tx| tx.host_seen(host, now_us, presence.epoch, &facts))
+                .write(move |tx| tx.host_seen(host, heard_us, presence.epoch, &facts))
                 .await;
             if let Err(error) = kept {
                 tracing::warn!(%host, %error, "a host's presence could not be kept");
@@ -540,5 +541,33 @@ fn record(
         // What flows the other way, or a kind of a later version: taken, so that it does not come
         // again.
         _ => Ok(Taken::Nothing),
+    }
+}
+
+/// When a host was last heard, by what its region says of it: one that is silent or away, when that began.
+fn heard_us(presence: &fairlead_protocol::HostPresence, now_us: i64) -> i64 {
+    match presence.state.as_str() {
+        "online" => now_us,
+        _ => presence.since_us,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_host_was_last_heard_before_it_was_silent() {
+        let heard = |state: &str| {
+            let presence = fairlead_protocol::HostPresence {
+                state: state.to_owned(),
+                since_us: 70,
+                ..Default::default()
+            };
+            heard_us(&presence, 100)
+        };
+        assert_eq!(heard("online"), 100);
+        assert_eq!(heard("suspect"), 70, "not when that was told");
+        assert_eq!(heard("offline"), 70, "nor when it was given up");
     }
 }
