@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use axum::body::HttpBody;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
@@ -60,6 +61,10 @@ where
 /// the connection closes never sees the answer that says why.
 async fn read(mut body: axum::body::Body) -> Result<Vec<u8>, ApiError> {
     let (mut kept, mut length) = (Vec::new(), 0);
+    // Its Content-Length says so: nothing of it is waited for.
+    if body.size_hint().lower() > BODY_BYTES_DRAINED_MAX as u64 {
+        return Err(too_large());
+    }
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| invalid("the body broke off"))?;
         let Some(data) = frame.data_ref() else {
@@ -75,11 +80,15 @@ async fn read(mut body: axum::body::Body) -> Result<Vec<u8>, ApiError> {
     if length <= BODY_BYTES_MAX {
         return Ok(kept);
     }
+    Err(too_large())
+}
+
+fn too_large() -> ApiError {
     let mut error = invalid(format!(
         "the body is too large: it may have {BODY_BYTES_MAX} bytes at most"
     ));
     error.status = StatusCode::PAYLOAD_TOO_LARGE;
-    Err(error)
+    error
 }
 
 /// The typed value of a JSON text whose every string was measured first.

@@ -246,3 +246,18 @@ async fn s24_a_body_that_is_too_large_is_answered_even_while_it_is_written() {
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     assert!(answer.contains("too large"), "{answer}");
 }
+
+#[tokio::test]
+async fn s24_a_body_that_is_announced_as_far_too_large_is_refused_at_once() {
+    let served = served(Limits::default(), &[b"http/1.1"]).await;
+    let mut stream = served.dial().await;
+    let head = "POST /body HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+                content-length: 100000000000\r\n\r\n{";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(SOON, stream.read_exact(&mut answer))
+        .await
+        .expect("it waits for the body")
+        .unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+}
