@@ -202,7 +202,13 @@ impl ControllerBackend {
 
     fn shown(&self, row: &CommandRow, host: Option<&HostRow>) -> Command {
         let progress = self.parts.dispatch.progress(row.id);
-        show::command(row, progress.as_ref(), host, &self.parts.fleet)
+        show::command(
+            row,
+            progress.as_ref(),
+            host,
+            &self.parts.fleet,
+            self.parts.clock.now_us(),
+        )
     }
 
     /// A command that the caller sees, by id or unique prefix, and its host.
@@ -448,7 +454,15 @@ impl Watcher {
             }
         };
         let progress = self.dispatch.progress(self.id);
-        let shown = show::command(&row, progress.as_ref(), Some(&self.host), &self.fleet);
+        // Told when something changes: that nothing does is no news here.
+        let now_us = row.issued_us;
+        let shown = show::command(
+            &row,
+            progress.as_ref(),
+            Some(&self.host),
+            &self.fleet,
+            now_us,
+        );
         if row.state.is_final() {
             // Nothing more happens: the next turn ends the stream.
             let (_, closed) = broadcast::channel(1);

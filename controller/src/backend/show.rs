@@ -8,12 +8,16 @@ use fairlead_store::hosts::HostRow;
 
 use crate::fleet::Fleet;
 
+/// A command that a host has not taken within this time is said to wait for it.
+const UNDELIVERED_AFTER_US: i64 = 3_000_000;
+
 /// The command. `host` is absent when its row is gone.
 pub(super) fn command(
     row: &CommandRow,
     progress: Option<&Progress>,
     host: Option<&HostRow>,
     fleet: &Fleet,
+    now_us: i64,
 ) -> Command {
     let stored = row.state;
     let is_final = stored.is_final();
@@ -47,7 +51,10 @@ pub(super) fn command(
             _ if is_final => String::new(),
             // It has its lane; the engine or a disk may still be waited for.
             State::Running => progress.map(|p| p.waiting_for.clone()).unwrap_or_default(),
-            _ => waiting_for(row, progress, host, fleet),
+            _ => match waiting_for(row, progress, host, fleet) {
+                said if said.is_empty() && state == State::Queued => undelivered(row, host, now_us),
+                said => said,
+            },
         },
         code: row.code.clone(),
         message: row.message.clone(),
@@ -69,6 +76,18 @@ fn until_when(until: jiff::Timestamp) -> String {
     format!("waits until {until}, and is not begun after that")
 }
 
+/// What is said of one that nobody knows a reason for: its host has not said yet that it has it.
+fn undelivered(row: &CommandRow, host: Option<&HostRow>, now_us: i64) -> String {
+    match host {
+        Some(host) if now_us - row.issued_us >= UNDELIVERED_AFTER_US => format!(
+            "host {} has not taken it yet; {}",
+            host.name,
+            until_when(time(row.not_after_us))
+        ),
+        _ => String::new(),
+    }
+}
+
 /// Why it has not begun, in words.
 fn waiting_for(
     row: &CommandRow,
@@ -88,6 +107,12 @@ fn waiting_for(
             "offline" => {
                 return format!(
                     "host {name} is offline since {since}; {}",
+                    until_when(until)
+                );
+            }
+            "suspect" => {
+                return format!(
+                    "host {name} does not answer since {since}; {}",
                     until_when(until)
                 );
             }

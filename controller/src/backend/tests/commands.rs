@@ -257,8 +257,34 @@ async fn while_a_command_waits_it_says_for_what() {
         waiting.contains("waits until 2023-11-14T22:18:20Z"),
         "{waiting}"
     );
-    world.fleet.region_offline("here", NOW);
     let path = format!("/api/v1/commands/{}", id_of(&answer));
+    let is = |state: &str| {
+        let presence = HostPresence {
+            host: BOX.to_wire(),
+            state: state.to_owned(),
+            since_us: NOW,
+            ..HostPresence::default()
+        };
+        world.fleet.apply_presence("here", &presence);
+    };
+    is("suspect");
+    let silent = world.get(&admin, &path).await;
+    let waiting = silent.body["waiting_for"].as_str().unwrap();
+    assert!(
+        waiting.starts_with("host box does not answer since 2023-11-14"),
+        "{waiting}"
+    );
+    is("online");
+    let young = world.get(&admin, &path).await;
+    assert_eq!(young.body["waiting_for"], "");
+    world.clock.advance_us(3_000_000);
+    let late = world.get(&admin, &path).await;
+    let waiting = late.body["waiting_for"].as_str().unwrap();
+    assert!(
+        waiting.starts_with("host box has not taken it yet; waits until"),
+        "{waiting}"
+    );
+    world.fleet.region_offline("here", NOW);
     let answer = world.get(&admin, &path).await;
     let waiting = answer.body["waiting_for"].as_str().unwrap();
     assert!(
