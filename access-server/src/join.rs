@@ -36,8 +36,9 @@ pub enum JoinError {
     },
     /// Nothing to join with.
     #[error(
-        "this access server has not joined a region and has no join token: make one with `fairlead \
-         region add NAME` and pass it with --token-file"
+        "this access server has no keys of a region in its data directory, and no join token to get some: a \
+         new one gets a token by `fairlead region add NAME` (a region's second time: --again), passed with \
+         --token-file; did it work before, then its data directory is not mounted, or lost"
     )]
     NoToken,
     /// The token makes no sense.
