@@ -188,17 +188,14 @@ async fn made(
     };
     let label = before.id.to_string();
     let ours = |detail: &ContainerDetail| is_made_by(detail, before.id);
-    let Some(detail) = found.filter(ours) else {
-        // It may have been made, have run and have been removed again (--rm, or by hand).
-        let past = past_events(runtime, before.intent.at_us).await;
-        let made = past
-            .iter()
-            .any(|event| event.action == "create" && event.command_label == label);
-        return Ok(if made {
-            Settled::Done(Outcome::done())
-        } else {
-            Settled::NotDone
-        });
+    let detail = match found.filter(ours) {
+        Some(detail) => detail,
+        // It may have been made, have run and have been removed again (--rm, or by hand); or it was being
+        // made while we looked.
+        None => match made_meanwhile(runtime, before, &label, start).await? {
+            Meanwhile::Lives(detail) => *detail,
+            Meanwhile::Settled(settled) => return Ok(settled),
+        },
     };
     if start && detail.started_us == 0 {
         match runtime.start(&detail.container.id).await {
@@ -218,6 +215,45 @@ async fn made(
             .with_body(body.to_string())
             .on(detail.container.id),
     ))
+}
+
+/// What the engine remembers of a container that is not found by its name.
+enum Meanwhile {
+    /// It is there after all.
+    Lives(Box<ContainerDetail>),
+    /// It is not.
+    Settled(Settled),
+}
+
+/// Looks for the container of that label in what the engine remembers, and then by its id.
+async fn made_meanwhile(
+    runtime: &dyn ContainerRuntime,
+    before: &Before<'_>,
+    label: &str,
+    start: bool,
+) -> Result<Meanwhile, RuntimeError> {
+    let past = past_events(runtime, before.intent.at_us).await;
+    let created = past
+        .iter()
+        .find(|event| event.action == "create" && event.command_label == label);
+    let Some(created) = created else {
+        return Ok(Meanwhile::Settled(Settled::NotDone));
+    };
+    match runtime.inspect(&created.id).await {
+        Ok(detail) => return Ok(Meanwhile::Lives(Box::new(detail))),
+        Err(RuntimeError::NoSuchContainer(_)) => {}
+        Err(error) => return Err(error),
+    }
+    let of_it = |event: &&EngineEvent| event.id == created.id;
+    let started = past.iter().filter(of_it).any(|e| e.action == "start");
+    Ok(Meanwhile::Settled(Settled::Done(if start && !started {
+        Outcome::failed(
+            codes::CONTAINER_NOT_FOUND,
+            "the container was made, and removed before it was started",
+        )
+    } else {
+        Outcome::done()
+    })))
 }
 
 /// The id is asked for, not the name: another container may have the name by now. An engine goes on with
