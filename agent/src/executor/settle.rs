@@ -446,7 +446,6 @@ mod tests {
         };
         let kind = Kind::Run(fairlead_protocol::Run {
             spec: Some(spec.clone()),
-            ..fairlead_protocol::Run::default()
         });
         for (started, removed, state) in [
             (false, false, State::Succeeded),
