@@ -9,7 +9,7 @@ use super::outcome::Outcome;
 use crate::runtime::{ContainerDetail, ContainerRuntime, RuntimeError};
 
 /// Label on everything that a command makes: after a crash it tells what was made.
-const COMMAND_LABEL: &str = "fairlead.command";
+pub(super) const COMMAND_LABEL: &str = "fairlead.command";
 
 /// How long an engine may take to show a container whose name it has taken.
 const MADE_WITHIN: Duration = Duration::from_secs(5);

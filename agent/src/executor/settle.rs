@@ -186,13 +186,12 @@ async fn made(
         Err(RuntimeError::NoSuchContainer(_)) => None,
         Err(error) => return Err(error),
     };
-    let label = before.id.to_string();
     let ours = |detail: &ContainerDetail| is_made_by(detail, before.id);
     let detail = match found.filter(ours) {
         Some(detail) => detail,
         // It may have been made, have run and have been removed again (--rm, or by hand); or it was being
         // made while we looked.
-        None => match made_meanwhile(runtime, before, &label, start).await? {
+        None => match made_meanwhile(runtime, before, start).await? {
             Meanwhile::Lives(detail) => *detail,
             Meanwhile::Settled(settled) => return Ok(settled),
         },
@@ -225,13 +224,13 @@ enum Meanwhile {
     Settled(Settled),
 }
 
-/// Looks for the container of that label in what the engine remembers, and then by its id.
+/// Looks for the container that this command made in what the engine remembers, and then by its id.
 async fn made_meanwhile(
     runtime: &dyn ContainerRuntime,
     before: &Before<'_>,
-    label: &str,
     start: bool,
 ) -> Result<Meanwhile, RuntimeError> {
+    let label = before.id.to_string();
     let past = past_events(runtime, before.intent.at_us).await;
     let created = past
         .iter()
@@ -393,9 +392,10 @@ pub(super) fn exited(code: i64) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use fairlead_protocol::{ContainerSpec, Kill};
+    use fairlead_protocol::{ContainerSpec, Kill, State};
 
     use super::*;
+    use crate::executor::act::COMMAND_LABEL;
     use crate::runtime::simulated::{SimulatedOptions, SimulatedRuntime};
 
     /// A signal that was never sent is not taken for one that did its work.
@@ -431,6 +431,55 @@ mod tests {
             };
             let settled = settle(&runtime, &before).await.unwrap();
             assert_eq!(matches!(settled, Settled::Done(_)), done);
+        }
+    }
+
+    /// A container that was made and never started is no `run` that went well, whatever becomes of it.
+    #[tokio::test]
+    async fn a_run_is_settled_by_what_was_started() {
+        let id = CommandId::from_bytes([2; 16]);
+        let labels = [(COMMAND_LABEL.to_owned(), id.to_string())];
+        let spec = ContainerSpec {
+            name: "web".to_owned(),
+            image: "demo/web:1".to_owned(),
+            ..ContainerSpec::default()
+        };
+        let kind = Kind::Run(fairlead_protocol::Run {
+            spec: Some(spec.clone()),
+        });
+        for (started, removed, state) in [
+            (false, false, State::Succeeded),
+            (true, true, State::Succeeded),
+            (false, true, State::Failed),
+        ] {
+            let runtime = SimulatedRuntime::new(SimulatedOptions::default()).unwrap();
+            let container_id = runtime.create(&spec, &labels).await.unwrap();
+            if started {
+                runtime.start("web").await.unwrap();
+            }
+            if removed {
+                runtime.remove("web", true, false).await.unwrap();
+            }
+            let intent = Intent {
+                at_us: 1,
+                ..Intent::default()
+            };
+            let before = Before {
+                id,
+                kind: &kind,
+                intent: &intent,
+                exec: None,
+                waited: Duration::ZERO,
+                not_before_us: 0,
+            };
+            let Settled::Done(outcome) = settle(&runtime, &before).await.unwrap() else {
+                panic!("it was made");
+            };
+            assert_eq!(outcome.state, state, "{started} {removed}");
+            if !removed {
+                let now = runtime.inspect(&container_id).await.unwrap();
+                assert_eq!(now.container.state, "running");
+            }
         }
     }
 }

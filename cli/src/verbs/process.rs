@@ -88,15 +88,8 @@ pub(crate) async fn logs(context: &Context, args: Logs) -> Result<Exit, Failure>
     Failure::of_command(&command).map_or(Ok(Exit::Ok), Err)
 }
 
-/// `fairlead exec`
-pub(crate) async fn exec(context: &Context, args: Exec) -> Result<Exit, Failure> {
-    if args.detach && args.interactive {
-        return Err(Failure::usage(
-            "-d does not wait, so -i has nothing to attach",
-        ));
-    }
-    let mut words = args.container_and_command.into_iter();
-    let target = act::target(&words.next().unwrap_or_default(), args.host.as_deref())?;
+/// The environment that `-e` and `--env-file` ask for.
+pub(super) fn exec_env(args: &Exec) -> Result<Vec<String>, Failure> {
     let files: Vec<String> = args
         .env_files
         .iter()
@@ -106,10 +99,23 @@ pub(crate) async fn exec(context: &Context, args: Exec) -> Result<Exit, Failure>
         env: &process_env,
         read: &|path| std::fs::read_to_string(path),
     };
+    run_flags::env(&files, &args.env, &surroundings)
+}
+
+/// `fairlead exec`
+pub(crate) async fn exec(context: &Context, args: Exec) -> Result<Exit, Failure> {
+    if args.detach && args.interactive {
+        return Err(Failure::usage(
+            "-d does not wait, so -i has nothing to attach",
+        ));
+    }
+    let env = exec_env(&args)?;
+    let mut words = args.container_and_command.into_iter();
+    let target = act::target(&words.next().unwrap_or_default(), args.host.as_deref())?;
     let action = Action::Exec {
         container: target.name,
         command: words.collect(),
-        env: run_flags::env(&files, &args.env, &surroundings)?,
+        env,
         user: args.user,
         workdir: args.workdir,
         stdin: args.interactive,

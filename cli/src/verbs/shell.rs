@@ -14,13 +14,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::{Context, act};
+use super::{Context, act, process};
 use crate::args::{Exec, Shell};
 use crate::client::Client;
-use crate::config::process_env;
 use crate::exit::{Exit, Failure, remote_code};
 use crate::output::say;
-use crate::run_flags::{self, Surroundings};
 use crate::stream::{self, Stream};
 
 /// Pieces of input that wait to be sent; what is read beyond waits in the terminal.
@@ -111,23 +109,15 @@ pub(crate) async fn exec(context: &Context, args: Exec) -> Result<Exit, Failure>
             "a terminal is interactive: write exec -it, without -d",
         ));
     }
+    let env = process::exec_env(&args)?;
     let mut words = args.container_and_command.into_iter();
     let target = act::target(&words.next().unwrap_or_default(), args.host.as_deref())?;
-    let files: Vec<String> = args
-        .env_files
-        .iter()
-        .map(|file| file.to_string_lossy().into_owned())
-        .collect();
-    let surroundings = Surroundings {
-        env: &process_env,
-        read: &|path| std::fs::read_to_string(path),
-    };
     let (columns, rows) = size();
     let request = TerminalRequest {
         host: target.host,
         container: target.name,
         command: words.collect(),
-        env: run_flags::env(&files, &args.env, &surroundings)?,
+        env,
         user: args.user,
         workdir: args.workdir,
         privileged: args.privileged,

@@ -13,7 +13,7 @@ use crate::acts::{restart, run_simulated};
 const SOON: Duration = Duration::from_secs(40);
 
 /// Waits until a line of the status says it, or none does any more.
-async fn attention(fleet: &Fleet, words: &str, is_said: bool) {
+pub(crate) async fn attention(fleet: &Fleet, words: &str, is_said: bool) {
     wait_for(&format!("{words:?} is said: {is_said}"), SOON, async || {
         let status = fleet.api.status().await.map_err(|no| no.to_string())?;
         let said = status.attention.iter().any(|line| line.contains(words));

@@ -12,23 +12,10 @@ use fairlead_tests::wait::wait_for;
 use fairlead_tests::wrong_clock;
 
 use crate::acts::{restart, run_simulated};
+use crate::readiness::attention;
 
 const SOON: Duration = Duration::from_secs(40);
 const HOUR: [&str; 2] = ["+3600", "-3600"];
-
-/// Waits until a line of the status says it, or none does any more.
-async fn told(fleet: &Fleet, words: &str, is_said: bool) {
-    wait_for(&format!("{words:?} is said: {is_said}"), SOON, async || {
-        let status = fleet.api.status().await.map_err(|no| no.to_string())?;
-        let said = status.attention.iter().any(|line| line.contains(words));
-        if said == is_said {
-            Ok(())
-        } else {
-            Err(format!("{:?}", status.attention))
-        }
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn a_hosts_wrong_clock_neither_ends_nor_revives_a_command() {
@@ -96,7 +83,7 @@ async fn a_controllers_wrong_clock_is_told_and_leaves_nothing_behind() {
         wrong_clock::set(&mut fleet.controller, Some(offset));
         fleet.controller.start_again();
         fleet.all_online().await;
-        told(&fleet, "the clock of region local is", true).await;
+        attention(&fleet, "the clock of region local is", true).await;
         let wrong = fleet.act(restart("web")).await;
         assert_eq!(wrong.code, ends, "{offset}: {wrong:#?}");
 
@@ -104,7 +91,7 @@ async fn a_controllers_wrong_clock_is_told_and_leaves_nothing_behind() {
         wrong_clock::set(&mut fleet.controller, None);
         fleet.controller.start_again();
         fleet.all_online().await;
-        told(&fleet, "the clock of region local is", false).await;
+        attention(&fleet, "the clock of region local is", false).await;
         // With the time of the wrong command as its floor the host would do nothing for an hour.
         fleet.done(restart("web")).await;
     }
@@ -127,7 +114,7 @@ async fn a_regions_wrong_clock_is_told_and_leaves_nothing_behind() {
         wrong_clock::set(&mut fleet.regions[0].process, Some(offset));
         fleet.regions[0].process.start_again();
         fleet.all_online().await;
-        told(&fleet, "the clock of region local is", true).await;
+        attention(&fleet, "the clock of region local is", true).await;
         // What only time can end, it may end wrongly: that is what people are told. A command that the
         // host's clock agrees with is carried out.
         let asked = fleet.act(Action::Ping {}).await;
@@ -142,7 +129,7 @@ async fn a_regions_wrong_clock_is_told_and_leaves_nothing_behind() {
         wrong_clock::set(&mut fleet.regions[0].process, None);
         fleet.regions[0].process.start_again();
         fleet.all_online().await;
-        told(&fleet, "the clock of region local is", false).await;
+        attention(&fleet, "the clock of region local is", false).await;
         fleet.done(restart("web")).await;
     }
     // Ten years: nobody believes it, or it nobody. Back when its clock is right, nothing lost.
