@@ -28,6 +28,7 @@ use crate::handoff::part::Standing;
 use crate::handoff::role::Role;
 use crate::handoff::words::ToSupervisor;
 use crate::identity::{Identity, IdentityFiles};
+use crate::link_report::LinkReport;
 use crate::observe::Watch;
 use crate::owner_log::OwnerLog;
 use crate::session;
@@ -125,6 +126,15 @@ impl LinkEnd {
         }
     }
 
+    /// The stable code of that; empty where there is none.
+    fn code(&self) -> &str {
+        match self {
+            Self::Dial(error) => error.code().unwrap_or_default(),
+            Self::Refused { code, .. } => code,
+            _ => "",
+        }
+    }
+
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { after, .. } | Self::Reconnect { after, .. } if !after.is_zero() => {
@@ -175,6 +185,10 @@ impl Connection {
             attempt += 1;
             let wait = backoff.next_wait(end.last(was_linked), random_share(), end.retry_after());
             tracing::warn!(address, error = %end, retry_in_ms = wait.as_millis(), "no link");
+            if self.role().owns() {
+                LinkReport::down(&address, end.to_string(), end.code(), self.clock.now_us())
+                    .keep(&self.state_dir);
+            }
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}

@@ -23,6 +23,8 @@ pub mod enrol;
 pub mod connection;
 pub mod clone;
 pub mod session;
+pub mod link_report;
+pub mod status;
 pub mod executor;
 pub mod journal;
 pub mod runtime;

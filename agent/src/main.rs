@@ -4,8 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use fairlead_agent::config::{Config, Grant, UpgradeTimes};
-use fairlead_agent::handoff::words::Status;
-use fairlead_agent::{app, leave, owner_log, policy, supervise, uninstall, upgrade};
+use fairlead_agent::{app, leave, owner_log, status, supervise, uninstall, upgrade};
 use fairlead_daemon::{files, shutdown, telemetry};
 use fairlead_identity::digest::hex;
 
@@ -87,7 +86,8 @@ enum Verb {
     /// Whether this program could work here (what an upgrade asks a new version).
     #[command(hide = true)]
     Check(Config),
-    /// What runs here, and whether the engine, the policy and the identity are as they should be.
+    /// What runs here, whether it has a link (or why not), and whether the engine, the policy and the
+    /// identity are as they should be. Exit code 1 when no agent runs.
     Status(Config),
 }
 
@@ -306,110 +306,8 @@ fn log_verb(config: &Config, tail: usize, json: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The supervisor and its instances, in words.
-fn processes(config: &Config) -> String {
-    let kept = std::fs::read(config.state_dir.join("status.json"));
-    let status = kept
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<Status>(&bytes).ok());
-    let Some(status) = status else {
-        return "the supervisor has not run here".to_owned();
-    };
-    let named = |version: &str| {
-        if version.is_empty() {
-            String::new()
-        } else {
-            format!(" version {version}")
-        }
-    };
-    let mut lines = vec![format!(
-        "supervisor {}{}, {}",
-        status.supervisor,
-        named(&status.supervisor_version),
-        if status.phase.is_empty() {
-            "steady"
-        } else {
-            &status.phase
-        }
-    )];
-    for instance in &status.instances {
-        lines.push(format!(
-            "{} {}{}, epoch {}",
-            instance.role,
-            instance.pid,
-            named(&instance.version),
-            instance.epoch
-        ));
-    }
-    if !status.current.is_empty() {
-        let trial = match (status.safe, status.tries_left) {
-            (true, _) => ", in safe mode: nothing is changed on this machine".to_owned(),
-            (false, Some(left)) => format!(", on trial, {left} starts left"),
-            (false, None) => String::new(),
-        };
-        let previous = status.previous.as_deref().unwrap_or("none");
-        lines.push(format!(
-            "started is {}{trial}; before it {previous}",
-            status.current
-        ));
-    }
-    if let Some(returned) = &status.returned {
-        lines.push(format!(
-            "last return: {} made room for {}: {}",
-            returned.from, returned.to, returned.why
-        ));
-    }
-    lines.join("\n          ")
-}
-
 fn status_verb(config: &Config) -> ExitCode {
-    let identity = fairlead_agent::identity::IdentityFiles::new(&config.state_dir).load();
-    let enrolled = match &identity {
-        Ok(Some(identity)) => format!(
-            "enrolled as {} in region {}, certificate {}",
-            identity.enrolment.name,
-            identity.enrolment.region,
-            identity.enrolment.certificate_counter
-        ),
-        Ok(None) => "not enrolled".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    println!("identity  {enrolled}");
-    // The installer holds it against a token's.
-    if let Ok(Some(identity)) = &identity {
-        println!("ca        {}", hex(&identity.root.hash()));
-    }
-    println!("processes {}", processes(config));
-    println!(
-        "policy    {}",
-        policy::PolicyFile::new(&config.policy).summary()
-    );
-    let engine = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .ok()
-        .map(|runtime| {
-            runtime.block_on(async {
-                match app::runtime(config) {
-                    Ok(engine) => engine.facts().await,
-                    Err(error) => fairlead_protocol::EngineFacts {
-                        error: error.to_string(),
-                        ..fairlead_protocol::EngineFacts::default()
-                    },
-                }
-            })
-        });
-    match engine {
-        Some(facts) if facts.error.is_empty() => {
-            println!(
-                "engine    {} {} (API {})",
-                facts.kind, facts.version, facts.api_version
-            );
-        }
-        Some(facts) => println!("engine    {}", facts.error),
-        None => println!("engine    could not be asked"),
-    }
-    if identity.is_ok() {
+    if status::print(config) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

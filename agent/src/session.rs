@@ -22,6 +22,7 @@ use crate::executor::{Request, StreamDialler};
 use crate::handoff::part::Standing;
 use crate::handoff::role::Role;
 use crate::handoff::words::ToSupervisor;
+use crate::link_report::LinkReport;
 use crate::observe::Watch;
 
 /// Messages that wait for the link; progress and metrics beyond are dropped, results come again.
@@ -71,7 +72,7 @@ pub async fn run(
     renewals: &mut mpsc::Receiver<RenewNow>,
     shutdown: &Shutdown,
 ) -> LinkEnd {
-    let (number, standing) = (up.welcome.connection, up.standing);
+    let (number, standing, address) = (up.welcome.connection, up.standing, up.address);
     // The engine is not asked while commands wait for their new owner.
     let facts = up.facts.clone();
     let (mut queue, mut live) = match begin(connection, up, &mut socket, shutdown).await {
@@ -84,7 +85,7 @@ pub async fn run(
         let now = *stands.borrow_and_update();
         if now.turn != told {
             told = now.turn;
-            if let Err(end) = say_owner(connection, &mut socket, now.role, &facts).await {
+            if let Err(end) = say_owner(connection, &mut socket, address, now.role, &facts).await {
                 break end;
             }
         }
@@ -183,6 +184,7 @@ async fn begin(
         connection
             .owner_log
             .agent(&format!("connected to {} at {address}", welcome.server));
+        LinkReport::up(address, connection.clock.now_us()).keep(&connection.state_dir);
     }
     connection.link_state.up(handoff);
     let (outbound, queue) = mpsc::channel(OUTBOUND_MAX);
@@ -198,6 +200,7 @@ async fn begin(
 async fn say_owner(
     connection: &Connection,
     socket: &mut Socket<LinkUp, LinkDown>,
+    address: &str,
     role: Role,
     facts: &HostFacts,
 ) -> Result<(), LinkEnd> {
@@ -209,6 +212,7 @@ async fn say_owner(
         facts: Some(facts.clone()),
     });
     socket.send(&LinkUp { kind: Some(own) }).await?;
+    LinkReport::up(address, connection.clock.now_us()).keep(&connection.state_dir);
     connection.look_for_renewal().await;
     Ok(())
 }

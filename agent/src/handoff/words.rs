@@ -99,6 +99,9 @@ pub enum Peer {
 pub struct Status {
     /// The supervisor's pid.
     pub supervisor: u32,
+    /// When it began (`status::start_of`): with the pid it names a process for good.
+    #[serde(default)]
+    pub supervisor_start: Option<u64>,
     /// The owner's pid.
     pub agent: Option<u32>,
     /// Its epoch.
@@ -134,6 +137,9 @@ pub struct Status {
 pub struct OneInstance {
     /// Its pid.
     pub pid: u32,
+    /// When it began, as the supervisor's.
+    #[serde(default)]
+    pub start: Option<u64>,
     /// Its version.
     pub version: String,
     /// The last epoch that it owned the host in; 0: none.

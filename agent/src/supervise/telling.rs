@@ -8,6 +8,7 @@ use std::path::Path;
 use super::host::Host;
 use crate::handoff::decide::{Key, Phase};
 use crate::handoff::words::{OneInstance, Status};
+use crate::status::start_of;
 
 impl Host<'_> {
     pub(super) fn status(&self) -> Status {
@@ -32,6 +33,7 @@ impl Host<'_> {
         };
         Status {
             supervisor: std::process::id(),
+            supervisor_start: start_of(std::process::id()),
             agent: owner.and_then(|owner| self.pids.get(&owner)).copied(),
             epoch: owner
                 .and_then(|owner| instances.get(&owner))
@@ -46,8 +48,10 @@ impl Host<'_> {
             instances: instances
                 .iter()
                 .filter_map(|(key, instance)| {
+                    let pid = *self.pids.get(key)?;
                     Some(OneInstance {
-                        pid: *self.pids.get(key)?,
+                        pid,
+                        start: start_of(pid),
                         version: instance.version.clone(),
                         epoch: instance.epoch,
                         role: role(*key, instance.epoch).to_owned(),

@@ -1,0 +1,245 @@
+//! `fairlead-agent status`: what runs here, whether it has a link, and whether engine, policy and identity
+//! are as they should be. Reads only.
+
+use std::path::Path;
+
+use fairlead_identity::digest::hex;
+
+use crate::config::Config;
+use crate::handoff::words::{OneInstance, Status};
+use crate::identity::IdentityFiles;
+use crate::link_report::LinkReport;
+use crate::{app, policy};
+
+/// When a process began, in ticks since the machine's start: with the pid it names a process for good.
+pub(crate) fn start_of(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let (_, after) = stat.rsplit_once(')')?;
+    let mut fields = after.split_whitespace();
+    let state = fields.next()?;
+    let start = fields.nth(18)?.parse().ok()?;
+    (state != "Z" && state != "X").then_some(start)
+}
+
+/// Whether that process lives. One whose start was not written (by an older version) counts by its pid.
+fn lives(pid: u32, start: Option<u64>) -> bool {
+    start_of(pid).is_some_and(|now| start.is_none_or(|start| start == now))
+}
+
+/// What lives of that, and the owner's pid.
+fn processes(state_dir: &Path) -> (Vec<String>, Option<u32>) {
+    let written = std::fs::read(state_dir.join("status.json"))
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Status>(&text).ok());
+    let Some(status) = written else {
+        return (vec!["the supervisor has not run here".to_owned()], None);
+    };
+    if !lives(status.supervisor, status.supervisor_start) {
+        let none = "none runs: start the service (systemctl start fairlead-agent)";
+        return (vec![none.to_owned()], None);
+    }
+    let mut lines = vec![format!(
+        "supervisor {}{}, {}",
+        status.supervisor,
+        named(&status.supervisor_version),
+        if status.phase.is_empty() {
+            "steady"
+        } else {
+            &status.phase
+        }
+    )];
+    let living = |instance: &&OneInstance| lives(instance.pid, instance.start);
+    lines.extend(status.instances.iter().filter(living).map(|instance| {
+        let version = named(&instance.version);
+        let (role, pid, epoch) = (&instance.role, instance.pid, instance.epoch);
+        format!("{role} {pid}{version}, epoch {epoch}")
+    }));
+    let owner = status
+        .instances
+        .iter()
+        .filter(living)
+        .find(|instance| Some(instance.pid) == status.agent)
+        .map(|instance| instance.pid);
+    if owner.is_none() {
+        lines.push("no agent: it is started again in 30 s at most".to_owned());
+    }
+    lines.extend(versions(&status));
+    (lines, owner)
+}
+
+fn named(version: &str) -> String {
+    if version.is_empty() {
+        String::new()
+    } else {
+        format!(" version {version}")
+    }
+}
+
+/// Which version is started, and which one did not get or keep the host.
+fn versions(status: &Status) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !status.current.is_empty() {
+        let trial = match (status.safe, status.tries_left) {
+            (true, _) => ", in safe mode: nothing is changed on this machine".to_owned(),
+            (false, Some(left)) => format!(", on trial, {left} starts left"),
+            (false, None) => String::new(),
+        };
+        let previous = status.previous.as_deref().unwrap_or("none");
+        lines.push(format!(
+            "started is {}{trial}; before it {previous}",
+            status.current
+        ));
+    }
+    if let Some(returned) = &status.returned {
+        lines.push(format!(
+            "last return: {} made room for {}: {}",
+            returned.from, returned.to, returned.why
+        ));
+    }
+    lines
+}
+
+fn link(state: Option<&LinkReport>, agent: Option<u32>) -> String {
+    let at = |us: i64| {
+        jiff::Timestamp::from_microsecond(us)
+            .map(|at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+            .unwrap_or_default()
+    };
+    let why = |state: &LinkReport| {
+        let code = if state.code.is_empty() || state.why.contains(&state.code) {
+            String::new()
+        } else {
+            format!(" ({})", state.code)
+        };
+        format!("{}{code}", state.why)
+    };
+    match (state, agent) {
+        (Some(state), Some(agent)) if state.agent == agent && state.up => {
+            format!("up since {}, to {}", at(state.since_us), state.address)
+        }
+        (Some(state), Some(agent)) if state.agent == agent => format!(
+            "none since {}; last dialled {}: {}",
+            at(state.since_us),
+            state.address,
+            why(state)
+        ),
+        (_, Some(_)) => "none yet".to_owned(),
+        (Some(state), None) if !state.up => {
+            format!("none; the last agent said: {}", why(state))
+        }
+        (_, None) => "none".to_owned(),
+    }
+}
+
+/// Prints it; whether an agent runs here and its identity can be used.
+#[must_use]
+pub fn print(config: &Config) -> bool {
+    let identity = IdentityFiles::new(&config.state_dir).load();
+    let enrolled = match &identity {
+        Ok(Some(identity)) => format!(
+            "enrolled as {} in region {}, certificate {}",
+            identity.enrolment.name,
+            identity.enrolment.region,
+            identity.enrolment.certificate_counter
+        ),
+        Ok(None) => "not enrolled".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    println!("identity  {enrolled}");
+    // The installer holds it against a token's.
+    if let Ok(Some(identity)) = &identity {
+        println!("ca        {}", hex(&identity.root.hash()));
+    }
+    let (processes, agent) = processes(&config.state_dir);
+    println!("processes {}", processes.join("\n          "));
+    let said = LinkReport::read(&config.state_dir);
+    println!("link      {}", link(said.as_ref(), agent));
+    let forbidden = policy::PolicyFile::new(&config.policy).summary();
+    if forbidden.is_empty() {
+        println!("policy    forbids nothing ({})", config.policy.display());
+    } else {
+        println!("policy    forbids {forbidden}");
+    }
+    println!("engine    {}", engine(config));
+    identity.is_ok() && agent.is_some()
+}
+
+fn engine(config: &Config) -> String {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    else {
+        return "could not be asked".to_owned();
+    };
+    runtime.block_on(async {
+        match app::runtime(config) {
+            Ok(engine) => {
+                let facts = engine.facts().await;
+                if facts.error.is_empty() {
+                    let (kind, version) = (facts.kind, facts.version);
+                    format!("{kind} {version} (API {})", facts.api_version)
+                } else {
+                    facts.error
+                }
+            }
+            Err(error) => error.to_string(),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pids_of_others_are_not_taken_for_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let me = std::process::id();
+        let start = start_of(me).unwrap();
+        let write = |supervisor: u64, agent: u64| {
+            let status = Status {
+                supervisor: me,
+                supervisor_start: Some(supervisor),
+                agent: Some(me),
+                instances: vec![OneInstance {
+                    pid: me,
+                    start: Some(agent),
+                    epoch: 3,
+                    role: "owner".to_owned(),
+                    ..OneInstance::default()
+                }],
+                ..Status::default()
+            };
+            let text = serde_json::to_vec(&status).unwrap();
+            std::fs::write(dir.path().join("status.json"), text).unwrap();
+            let (lines, agent) = processes(dir.path());
+            (lines.join("; "), agent)
+        };
+        let (said, agent) = write(start, start);
+        assert!(said.contains(&format!("owner {me}, epoch 3")), "{said}");
+        assert_eq!(agent, Some(me));
+        let (said, agent) = write(start, start + 1);
+        assert!(said.contains("no agent") && agent.is_none(), "{said}");
+        let (said, agent) = write(start + 1, start);
+        assert!(said.contains("none runs") && agent.is_none(), "{said}");
+    }
+
+    #[test]
+    fn the_link_is_that_of_the_agent_that_lives() {
+        let up = LinkReport::up("a:443", 1_700_000_000_000_000);
+        let me = Some(up.agent);
+        assert_eq!(
+            link(Some(&up), me),
+            "up since 2023-11-14 22:13:20 UTC, to a:443"
+        );
+        assert_eq!(link(Some(&up), Some(up.agent + 1)), "none yet");
+        assert_eq!(link(Some(&up), None), "none");
+        let why = "the server's answer".to_owned();
+        let down = LinkReport::down("a:443", why, "revoked", 1_700_000_000_000_000);
+        assert_eq!(
+            link(Some(&down), me),
+            "none since 2023-11-14 22:13:20 UTC; last dialled a:443: the server's answer (revoked)"
+        );
+    }
+}
