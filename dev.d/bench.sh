@@ -5,10 +5,16 @@ verb_bench() {
     bench_profile=measure
     bench_names=
     bench_quick=
+    bench_hosts=
     while [ $# -gt 0 ]; do
         case $1 in
             --quick) bench_quick=--quick ;;
             --release) bench_profile=release ;;
+            --hosts)
+                [ $# -gt 1 ] || usage_error "--hosts needs a number"
+                bench_hosts="--hosts $2"
+                shift
+                ;;
             sizes | links | fleet | engine | agent | fleet45k) bench_names="$bench_names $1" ;;
             *) usage_error "bench knows no $1" ;;
         esac
@@ -23,7 +29,7 @@ verb_bench() {
             ;;
     esac
     # shellcheck disable=SC2086 # lists of words
-    "$FAIRLEAD_TEST_PROGRAMS/fairlead-bench" run $bench_names $bench_quick \
+    "$FAIRLEAD_TEST_PROGRAMS/fairlead-bench" run $bench_names $bench_quick $bench_hosts \
         --build "profile $bench_profile" --out "$ROOT/bench.json"
 }
 

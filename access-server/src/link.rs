@@ -20,7 +20,7 @@ use fairlead_protocol::{
     Reconnect, SignedCommand, State, codes, events, limits, link_down, link_up,
 };
 use fairlead_store::commands::CommandRow;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::region::{Region, unavailable};
@@ -36,6 +36,13 @@ mod heard;
 use allowance::Allowance;
 
 type Agent = Socket<LinkDown, LinkUp>;
+
+/// Links between their hello and the main loop. Thousands may come back at once. If all of them were let in, each
+/// would wait for the ledger behind all others, longer than an agent waits for its welcome; those that
+/// gave up would come again, and none would ever be through.
+pub const GREETINGS_MAX: usize = 1024;
+/// When one that found no place comes back, spread over as long again.
+const GREETING_RETRY_MS: u32 = 2000;
 
 /// On shutdown, agents come back after this, spread over the second figure.
 const DRAIN_AFTER_MS: u32 = 200;
@@ -81,6 +88,14 @@ async fn greet(
             return None;
         }
     };
+    let Ok(greeting) = Arc::clone(&region.greetings).try_acquire_owned() else {
+        let message = "more hosts come back than can be greeted at once".to_owned();
+        let [high, low, ..] = *host.as_bytes();
+        let spread = u32::from(u16::from_be_bytes([high, low])) % GREETING_RETRY_MS;
+        let after = GREETING_RETRY_MS + spread;
+        doors::refuse(&mut socket, (codes::BUSY, message), after).await;
+        return None;
+    };
     let admitted = Link::admit(&mut socket, host, serial, hello, Arc::clone(&region)).await;
     let (link, queue, presence) = match admitted {
         Ok(admitted) => admitted,
@@ -104,6 +119,7 @@ async fn greet(
         link,
         socket,
         queue,
+        greeting: Some(greeting),
     }))
 }
 
@@ -112,6 +128,8 @@ struct Linked {
     link: Link,
     socket: Agent,
     queue: FromRouter,
+    /// Its place among those that are greeted, until it has what is open for it.
+    greeting: Option<OwnedSemaphorePermit>,
 }
 
 impl Linked {
@@ -122,7 +140,12 @@ impl Linked {
             Box::pin(link.region.record(link.host, "host.online", online)).await;
         }
         let reason = link
-            .until_end(&mut self.socket, &mut self.queue, shutdown)
+            .until_end(
+                &mut self.socket,
+                &mut self.queue,
+                &mut self.greeting,
+                shutdown,
+            )
             .await;
         Box::pin(link.ended(&reason)).await;
     }
@@ -156,6 +179,7 @@ impl Link {
         &mut self,
         socket: &mut Agent,
         queue: &mut FromRouter,
+        greeting: &mut Option<OwnedSemaphorePermit>,
         shutdown: &Shutdown,
     ) -> String {
         let begun = if self.beside {
@@ -166,6 +190,7 @@ impl Link {
         if let Err(error) = begun {
             return error.to_string();
         }
+        drop(greeting.take());
         loop {
             let done = tokio::select! {
                 biased;
@@ -283,7 +308,7 @@ impl Link {
         let mut open = match self
             .region
             .ledger
-            .read(move |tx| tx.open_commands(Some(host)))
+            .read(move |tx| tx.open_commands(host))
             .await
         {
             Ok(open) => open,

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use fairlead_daemon::clock::Clock;
 use fairlead_identity::Root;
@@ -58,6 +58,8 @@ pub struct Region {
     pub streams: Streams,
     /// How often hosts come.
     pub comings: Comings,
+    /// Links that are being greeted: what each asks of the ledger waits in one row.
+    pub greetings: Arc<Semaphore>,
     /// Clones that are heard at a time.
     pub clone_places: Semaphore,
     /// Time.
@@ -126,6 +128,7 @@ impl Region {
             fleet: Fleet::default(),
             streams: Streams::default(),
             comings: Comings::default(),
+            greetings: Arc::new(Semaphore::new(crate::link::GREETINGS_MAX)),
             clone_places: Semaphore::new(crate::clones::PLACES),
             counters: Counters::default(),
             ping_interval_ms: parts.ping_interval_ms,

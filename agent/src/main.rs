@@ -6,7 +6,6 @@ use clap::{Parser, Subcommand};
 use fairlead_agent::config::{Config, Grant, UpgradeTimes};
 use fairlead_agent::{app, leave, owner_log, status, supervise, uninstall, upgrade};
 use fairlead_daemon::{files, shutdown, telemetry};
-use fairlead_identity::digest::hex;
 
 /// The Fairlead agent: carries out signed commands on this machine's containers. It dials out and
 /// listens on no port.

@@ -26,6 +26,9 @@ enum Verb {
         /// A tenth of everything: does it still work?
         #[arg(long)]
         quick: bool,
+        /// Hosts at one access server, in links, fleet and fleet45k.
+        #[arg(long, default_value_t = 15_000, conflicts_with = "quick")]
+        hosts: usize,
         /// Where the figures are written.
         #[arg(long, default_value = "bench.json")]
         out: PathBuf,
@@ -72,9 +75,13 @@ fn main() -> ExitCode {
             Verb::Run {
                 names,
                 quick,
+                hosts,
                 out,
                 build,
-            } => run(&names, quick, &out, &build).await,
+            } => {
+                let hosts = if quick { 1_500 } else { hosts };
+                run(&names, quick, hosts, &out, &build).await
+            }
             Verb::Soak { during, hosts } => soak::run(&own(), during, hosts).await,
             Verb::Hosts(wanted) => {
                 hosts::run(wanted).await;
@@ -98,14 +105,19 @@ fn own() -> PathBuf {
 
 const ALL: &[&str] = &["sizes", "links", "fleet", "engine", "agent"];
 
-async fn run(names: &[String], quick: bool, out: &std::path::Path, build: &str) -> ExitCode {
+async fn run(
+    names: &[String],
+    quick: bool,
+    hosts: usize,
+    out: &std::path::Path,
+    build: &str,
+) -> ExitCode {
     let program = own();
     let programs = program.parent().unwrap_or(std::path::Path::new("."));
     let wanted: Vec<&str> = match names {
         [] => ALL.to_vec(),
         names => names.iter().map(String::as_str).collect(),
     };
-    let hosts = if quick { 1_500 } else { 15_000 };
     let mut all: Vec<Figure> = Vec::new();
     for name in wanted {
         eprintln!("== {name}");

@@ -47,7 +47,7 @@ fuzz_target!(|input: &[u8]| {
     std::fs::write(&path, &file).expect("a file");
     RUNTIME.block_on(async {
         let Ok(store) = Store::open(&path) else { return };
-        let _ = store.read(|tx| tx.open_commands(None)).await;
+        let _ = store.read(|tx| tx.open_commands_in_brief()).await;
         let _ = store.read(|tx| tx.hosts(None)).await;
         let _ = store.read(|tx| tx.meta("probe")).await;
         let _ = store.write(|tx| tx.set_meta("probe", b"2")).await;

@@ -136,6 +136,31 @@ const COLUMNS: &str = "id, tenant, host, region, kind, target, issuer, token_id,
      request_hash, state, code, message, exit_code, container_id, body, body_truncated, stamps, \
      issued_us, not_after_us, finished_us, place, cancel_by";
 
+// A condition such as `?1 IS NULL OR host = ?1` looks at each command that is kept, of all hosts: what is not
+// asked for is not in the statement. Finished commands are many, so the order of open ones is made (`+place`),
+// not read from the index of all. `plans` in the tests holds both.
+
+pub(crate) fn listing(of_host: bool) -> String {
+    let host = if of_host {
+        "host = :host"
+    } else {
+        ":host IS NULL"
+    };
+    format!(
+        "SELECT {COLUMNS} FROM commands WHERE tenant = :tenant AND {host} \
+         AND (:state IS NULL OR state = :state) AND (:target IS NULL OR target = :target) \
+         AND place < coalesce(:before, {}) ORDER BY place DESC LIMIT :limit",
+        i64::MAX
+    )
+}
+
+pub(crate) fn open_of_host() -> String {
+    format!("SELECT {COLUMNS} FROM commands WHERE finished_us = 0 AND host = ?1 ORDER BY place")
+}
+
+pub(crate) const OPEN_IN_BRIEF: &str = "SELECT id, host, state, not_after_us, cancel_by, kind FROM commands \
+    WHERE finished_us = 0 ORDER BY +place";
+
 fn blob16(row: &Row<'_>, index: usize) -> rusqlite::Result<[u8; 16]> {
     row.get(index)
 }
@@ -239,12 +264,7 @@ impl Tx<'_> {
     /// # Errors
     /// When the store cannot be read.
     pub fn commands(&self, filter: &CommandFilter) -> Result<Vec<CommandRow>, StoreError> {
-        let mut statement = self.sql.prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM commands WHERE tenant = :tenant \
-             AND (:host IS NULL OR host = :host) AND (:state IS NULL OR state = :state) \
-             AND (:target IS NULL OR target = :target) AND (:before IS NULL OR place < :before) \
-             ORDER BY place DESC LIMIT :limit"
-        ))?;
+        let mut statement = self.sql.prepare_cached(&listing(filter.host.is_some()))?;
         let rows = statement.query_map(
             named_params! {
                 ":tenant": filter.tenant,
@@ -257,19 +277,13 @@ impl Tx<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Commands without a final state, in order of acceptance; of one host or of all.
+    /// A host's commands without a final state, in order of acceptance. Asked at each connection.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn open_commands(&self, host: Option<HostId>) -> Result<Vec<CommandRow>, StoreError> {
-        let mut statement = self.sql.prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM commands WHERE finished_us = 0 \
-             AND (?1 IS NULL OR host = ?1) ORDER BY place"
-        ))?;
-        let rows = statement.query_map(
-            [host.as_ref().map(|h| h.as_bytes().as_slice())],
-            command_row,
-        )?;
+    pub fn open_commands(&self, host: HostId) -> Result<Vec<CommandRow>, StoreError> {
+        let mut statement = self.sql.prepare_cached(&open_of_host())?;
+        let rows = statement.query_map([host.as_bytes()], command_row)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
@@ -278,10 +292,7 @@ impl Tx<'_> {
     /// # Errors
     /// When the store cannot be read.
     pub fn open_commands_in_brief(&self) -> Result<Vec<OpenCommand>, StoreError> {
-        let mut statement = self.sql.prepare_cached(
-            "SELECT id, host, state, not_after_us, cancel_by, kind FROM commands \
-             WHERE finished_us = 0 ORDER BY place",
-        )?;
+        let mut statement = self.sql.prepare_cached(OPEN_IN_BRIEF)?;
         let rows = statement.query_map([], |row| {
             let state: String = row.get(2)?;
             Ok(OpenCommand {

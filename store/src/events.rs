@@ -52,6 +52,22 @@ fn event_row(row: &Row<'_>) -> rusqlite::Result<EventRow> {
     })
 }
 
+/// Bounds are never absent, so that they are looked up instead of being asked of each event (as in `commands`).
+pub(crate) fn listing(of_host: bool, oldest_first: bool) -> String {
+    let order = if oldest_first { "ASC" } else { "DESC" };
+    let host = if of_host {
+        "host = :host"
+    } else {
+        ":host IS NULL"
+    };
+    format!(
+        "SELECT seq, tenant, host, region, payload FROM events WHERE tenant = :tenant AND {host} \
+         AND (:since IS NULL OR at_us >= :since) AND seq < coalesce(:before, {}) \
+         AND seq > coalesce(:after, -1) ORDER BY seq {order} LIMIT :limit",
+        i64::MAX
+    )
+}
+
 impl Tx<'_> {
     /// Keeps an event and returns its number; `None` when it (by its id) is there already.
     ///
@@ -87,13 +103,8 @@ impl Tx<'_> {
     /// # Errors
     /// When the store cannot be read.
     pub fn events(&self, filter: &EventFilter) -> Result<Vec<EventRow>, StoreError> {
-        let order = if filter.oldest_first { "ASC" } else { "DESC" };
-        let mut statement = self.sql.prepare_cached(&format!(
-            "SELECT seq, tenant, host, region, payload FROM events WHERE tenant = :tenant \
-             AND (:host IS NULL OR host = :host) AND (:since IS NULL OR at_us >= :since) \
-             AND (:before IS NULL OR seq < :before) AND (:after IS NULL OR seq > :after) \
-             ORDER BY seq {order} LIMIT :limit"
-        ))?;
+        let text = listing(filter.host.is_some(), filter.oldest_first);
+        let mut statement = self.sql.prepare_cached(&text)?;
         let rows = statement.query_map(
             named_params! {
                 ":tenant": filter.tenant,

@@ -412,7 +412,7 @@ async fn open_behind_all(
     let (answer, open) = oneshot::channel();
     let written = region.ledger.enqueue(move |tx| {
         note(tx)?;
-        let open = tx.open_commands(Some(host))?;
+        let open = tx.open_commands(host)?;
         let queued = open.iter().filter(|row| row.state == State::Queued);
         let unsent: Vec<CommandId> = queued.map(|row| row.id).collect();
         for id in &unsent {

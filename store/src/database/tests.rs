@@ -190,3 +190,59 @@ async fn that_nothing_can_be_written_is_known_until_something_was() {
         .await
         .unwrap();
 }
+
+/// What SQLite would do, a line a step.
+fn plan(tx: &Tx<'_>, statement: &str) -> String {
+    let mut explained = tx
+        .sql
+        .prepare(&format!("EXPLAIN QUERY PLAN {statement}"))
+        .unwrap();
+    let count = explained.parameter_count();
+    let steps = explained
+        .query_map(
+            rusqlite::params_from_iter(vec![rusqlite::types::Null; count]),
+            |row| row.get::<_, String>(3),
+        )
+        .unwrap();
+    steps.collect::<Result<Vec<_>, _>>().unwrap().join("; ")
+}
+
+/// Each costs as much as it finds, however many commands and events are kept. One that looked at all of them
+/// once kept thousands of hosts from coming back.
+#[tokio::test]
+async fn what_is_asked_often_is_looked_up() {
+    let (_dir, store) = open();
+    let plans = |tx: &Tx<'_>| {
+        use crate::{commands, events};
+        Ok([
+            (
+                commands::open_of_host(),
+                "SEARCH commands USING INDEX commands_open (host=?)",
+            ),
+            (
+                commands::OPEN_IN_BRIEF.to_owned(),
+                "SCAN commands USING INDEX commands_open",
+            ),
+            (
+                commands::listing(true),
+                "USING INDEX commands_by_host (host=? AND place<?)",
+            ),
+            (
+                commands::listing(false),
+                "USING INDEX commands_by_place (place<?)",
+            ),
+            (
+                events::listing(true, false),
+                "USING INDEX events_by_host (host=? AND seq>? AND seq<?)",
+            ),
+            (
+                events::listing(false, true),
+                "USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+            ),
+        ]
+        .map(|(statement, wanted)| (plan(tx, &statement), wanted)))
+    };
+    for (planned, wanted) in store.read(plans).await.unwrap() {
+        assert!(planned.contains(wanted), "{planned}, not {wanted}");
+    }
+}
