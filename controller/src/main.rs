@@ -1,6 +1,6 @@
 //! `fairlead-controller`: the centre.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -52,13 +52,11 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    let outcome = runtime.block_on(async {
-        match verb {
-            Verb::Run(config) => run(config).await,
-            Verb::Setup(preparation) => prepare(&preparation).await,
-            Verb::NewAdmin { data_dir } => new_admin(data_dir).await,
-        }
-    });
+    let outcome = match verb {
+        Verb::Run(config) => runtime.block_on(run(config)),
+        Verb::Setup(preparation) => runtime.block_on(prepare(&preparation)),
+        Verb::NewAdmin { data_dir } => return new_admin(&data_dir),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&*error),
@@ -94,14 +92,20 @@ async fn prepare(preparation: &Preparation) -> Result<(), Box<dyn std::error::Er
 }
 
 /// The line to type goes to standard output.
-async fn new_admin(data_dir: PathBuf) -> Result<(), Box<dyn std::error::Error>> {
-    let line = tokio::task::spawn_blocking(move || wish(&data_dir)).await??;
+fn new_admin(data_dir: &Path) -> ExitCode {
+    let line = match wish(data_dir) {
+        Ok(line) => line,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     println!("{line}");
     eprintln!(
         "works once, for 15 minutes, until the controller is restarted; without --ca where https has a \
          certificate of a public CA. Then revoke the tokens that are lost: fairlead api-token ls"
     );
-    Ok(())
+    ExitCode::SUCCESS
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {

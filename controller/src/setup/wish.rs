@@ -25,12 +25,12 @@ pub enum WishError {
     #[error("there is no installation in {0}: --data-dir names the controller's data directory")]
     None(PathBuf),
     /// It cannot be said there.
-    #[error("cannot use {path}: {source}; run this as root, or as the controller's user")]
+    #[error("cannot use {path}: {reason}; run this as root, or as the controller's user")]
     File {
         /// Which file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        reason: String,
     },
     /// Nobody took it.
     #[error(
@@ -49,9 +49,9 @@ pub fn wish(data_dir: &Path) -> Result<String, WishError> {
     match data_dir.join("controller.db").try_exists() {
         Ok(true) => {}
         Ok(false) => return Err(WishError::None(data_dir.to_owned())),
-        Err(source) => {
-            let path = data_dir.to_owned();
-            return Err(WishError::File { path, source });
+        Err(error) => {
+            let (path, reason) = (data_dir.to_owned(), error.to_string());
+            return Err(WishError::File { path, reason });
         }
     }
     let path = data_dir.join(FILE);
@@ -61,10 +61,11 @@ pub fn wish(data_dir: &Path) -> Result<String, WishError> {
         .create_new(true)
         .mode(0o600)
         .open(&path);
-    if let Err(source) = made
-        && source.kind() != std::io::ErrorKind::AlreadyExists
+    if let Err(error) = made
+        && error.kind() != std::io::ErrorKind::AlreadyExists
     {
-        return Err(WishError::File { path, source });
+        let reason = error.to_string();
+        return Err(WishError::File { path, reason });
     }
     let asked = Instant::now();
     while path.exists() {
