@@ -1687,6 +1687,9 @@ install_agent() {
         usage installer_no_token "this host has not joined yet, and there is no join token" \
             "make one (fairlead host add) and pass it as FAIRLEAD_JOIN_TOKEN or with --token-file FILE"
     fi
+    if [ "$enrolled" = yes ] && [ "$re_enrol" = no ] && [ "$verb" = agent ]; then
+        refuse_revoked "$(agent_status)"
+    fi
     if [ "$enrolled" = yes ] && [ -n "$token" ] && [ "$re_enrol" = no ]; then
         refuse_another_ca
         say "this host has joined already: the token is not used (--re-enrol gives up the identity that is here)"
@@ -1752,9 +1755,26 @@ install_agent() {
     start_agent
 }
 
+# What the agent that is here says of itself; nothing, where there is none.
+agent_status() {
+    [ -x "$root$prefix/current/fairlead-agent" ] || return 0
+    FAIRLEAD_STATE_DIR=$root$state_dir bounded 10 "$root$prefix/current/fairlead-agent" status 2>/dev/null </dev/null 9>&- || :
+}
+
+# refuse_revoked STATUS: an identity that was taken back is let in nowhere, and no line mends it by itself.
+refuse_revoked() {
+    case $1 in
+    *'identity  REVOKED'*)
+        die 1 installer_revoked "the identity of this host was taken back (revoked): no server lets it in any more; its containers go on" \
+            "to join again, make a new line (fairlead host add) and run it with --re-enrol; to take the agent off, run this with --uninstall"
+        ;;
+    *) ;;
+    esac
+}
+
 # A token of another installation does nothing to a host that has joined: that is no success.
 refuse_another_ca() {
-    identity_ca=$(FAIRLEAD_STATE_DIR=$root$state_dir bounded 10 "$root$prefix/current/fairlead-agent" status 2>/dev/null </dev/null |
+    identity_ca=$(agent_status |
         sed -n 's/^ca  *\([0-9a-f]*\)$/\1/p') || identity_ca=
     token_ca=${token#FL1}
     token_ca=$(printf '%s' "${token_ca%%::*}" | tr 'A-F' 'a-f')
@@ -1792,14 +1812,15 @@ give_up_identity() {
         *) rc-service --quiet fairlead-agent stop >/dev/null 2>&1 9>&- || : ;;
         esac
     fi
-    leave_fleet || say "  it could not be ended at the server: fairlead host rm does that"
-    rm -f "$root$state_dir/identity" "$root$state_dir/next.key"
+    leave_fleet || say "  it could not be ended at the server ($leave_said): fairlead host rm does that"
+    rm -f "$root$state_dir/identity" "$root$state_dir/next.key" "$root$state_dir/link.json"
     enrolled=no
 }
 
-# The agent ends its own identity at the server; whether it could. Only while it does not run.
+# The agent ends its own identity at the server; whether it could, else why not. Only while it does not run.
 leave_fleet() {
     leave_program=$root$prefix/current/fairlead-agent
+    leave_said="there is no agent here that could"
     if [ ! -e "$root$state_dir/identity" ]; then
         return 0
     fi
@@ -1816,7 +1837,14 @@ leave_fleet() {
         NO_PROXY=$leave_direct
         export HTTPS_PROXY NO_PROXY
     fi
-    bounded 20 "$leave_program" leave </dev/null >/dev/null 2>&1 9>&-
+    if leave_said=$(bounded 20 "$leave_program" leave </dev/null 2>&1 9>&-); then
+        return 0
+    fi
+    # Of what it says the reason; what to do is said here.
+    leave_said=$(printf '%s\n' "$leave_said" | sed -n 's/ (os error [0-9]*)//g; s/^error: no access server could be told (\(.*\)), so .*$/\1/p; t
+s/^error: //p' | head -n 1 | cut -c 1-300)
+    leave_said=$(printable "${leave_said:-it did not answer in time}")
+    return 1
 }
 
 start_agent() {
@@ -1838,10 +1866,22 @@ start_agent() {
         # Used up; the agent needs it no more.
         rm -f "$root$join_token_at"
     fi
+    # Who has joined may have been taken back since: the agent knows it once it has asked a server.
+    waited=0
+    while :; do
+        status_said=$(agent_status)
+        refuse_revoked "$status_said"
+        case $status_said in
+        *'link      none yet'*) [ "$waited" -lt 25 ] || break ;;
+        *) break ;;
+        esac
+        sleep 0.2 2>/dev/null || sleep 1
+        waited=$((waited + 1))
+    done
     say "fairlead-agent $version runs on $this_host"
-    FAIRLEAD_STATE_DIR=$state_dir "$prefix/current/fairlead-agent" status 2>/dev/null </dev/null 9>&- |
-        sed -n '/^identity/s/^/  /p; /^engine/s/^/  /p' |
-        if [ "$quiet" = no ]; then cat >&2; else cat >/dev/null; fi || :
+    if [ "$quiet" = no ]; then
+        printf '%s\n' "$status_said" | sed -n '/^identity/s/^/  /p; /^link/s/^/  /p; /^engine/s/^/  /p' >&2
+    fi
 }
 
 wait_until_enrolled() {
@@ -1909,7 +1949,7 @@ uninstall_agent() {
     take_away_empty "$etc_dir"
     remove_made
     if [ "$left" = no ]; then
-        printf '%s\n' "the server could not be told: end this host's identity with: fairlead host rm ${joined_as:-$this_host}" >&2
+        printf '%s\n' "the server could not be told ($leave_said): end this host's identity with: fairlead host rm ${joined_as:-$this_host}" >&2
         if [ "$purge" = no ] && [ "$forget" = no ]; then
             printf '%s\n' "its state stays at $state_dir until then (--uninstall --purge removes it)" >&2
         fi
@@ -2381,6 +2421,8 @@ prepare_servers() {
     if service_runs fairlead-controller; then
         systemctl stop fairlead-controller
     fi
+    env_text=$(cat /etc/fairlead/controller.env 2>/dev/null) || env_text=
+    known_ca=$(env_line FAIRLEAD_CA_SHA256)
     # The tokens come through a folder that only the controller's user can open, below one of root's.
     prepare_dir=$(mktemp -d /run/fairlead-setup.XXXXXX) ||
         die 1 installer_write "/run cannot be written to" "is it full or read-only?"
@@ -2395,6 +2437,10 @@ prepare_servers() {
         FAIRLEAD_DATA_DIR=/var/lib/fairlead-controller FAIRLEAD_PUBLIC_URL=$server_url
         FAIRLEAD_WEB_NAMES=$name FAIRLEAD_UPLINK_ADDRESS=$name:$port
         export FAIRLEAD_DATA_DIR FAIRLEAD_PUBLIC_URL FAIRLEAD_WEB_NAMES FAIRLEAD_UPLINK_ADDRESS
+        if [ -n "$known_ca" ]; then
+            FAIRLEAD_CA_SHA256=$known_ca
+            export FAIRLEAD_CA_SHA256
+        fi
         umask 077
         as_user fairlead-controller "$server_bin/fairlead-controller" setup --region "$region" \
             --region-token-file "$prepare_dir/region" --host-token-file "$prepare_dir/host" </dev/null
@@ -2413,6 +2459,14 @@ prepare_servers() {
     fi
     ca_sha256=$(printf '%s\n' "$prepared" | sed -n 's/^ca_sha256=//p')
     web_pin=$(printf '%s\n' "$prepared" | sed -n 's/^pin=//p')
+    # Should its disk be missing one day, the controller does not become another installation.
+    if [ -n "$ca_sha256" ]; then
+        set_env FAIRLEAD_CA_SHA256 "$ca_sha256"
+        write_file /etc/fairlead/controller.env 0600 "$env_text"
+        if [ "$wrote" = yes ]; then
+            wrote_controller=yes
+        fi
+    fi
 }
 
 # start_server NAME CHANGED: runs it, and waits until it answers: the new one, where it is restarted.

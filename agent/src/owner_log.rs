@@ -48,11 +48,13 @@ impl OwnerLog {
         }
     }
 
-    /// A command with an effect begins.
-    pub fn begun(&self, id: CommandId, command: &Command) {
+    /// A command with an effect begins: the engine is asked for it; `again`, when an instance before this one
+    /// was at it and had not done it.
+    pub fn begun(&self, id: CommandId, command: &Command, again: bool) {
+        let began = if again { "began again" } else { "began" };
         self.write(
             &command.issuer,
-            format!("began: {}", in_words(command)),
+            format!("{began}: {}", in_words(command)),
             &id.to_string(),
         );
     }

@@ -313,10 +313,13 @@ fn run_script(prefix: &Path, options: &Options) -> Result<(), UninstallError> {
         let _ = pipe.write_all(SCRIPT.as_bytes());
     }
     let status = child.wait().map_err(|error| failed(what, &error))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(failed(what, &status))
+    match status.code() {
+        Some(0) => Ok(()),
+        Some(code) => Err(failed(
+            what,
+            &format!("it ended with {code} and said why above"),
+        )),
+        None => Err(failed(what, &status)),
     }
 }
 

@@ -188,11 +188,7 @@ pub(crate) fn settings(env: Env<'_>) -> Result<Settings, Failure> {
 
 /// The root of a server's URL. Without TLS only on this very machine.
 pub(crate) fn server_url(text: &str) -> Result<Url, Failure> {
-    let full = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("https://{text}")
-    };
+    let full = with_scheme(text);
     let wrong = |why: &str| {
         Failure::usage(format!("{text} is not the address of a server: {why}"))
             .hint("it looks like https://fairlead.example.com:7400")
@@ -222,9 +218,18 @@ pub(crate) fn server_url(text: &str) -> Result<Url, Failure> {
     Ok(url)
 }
 
-/// The secret of a one-time setup link, `https://host:port/setup/SECRET`.
+fn with_scheme(text: &str) -> String {
+    if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("https://{text}")
+    }
+}
+
+/// The secret of a one-time setup link, `https://host:port/setup/SECRET`; as with [`server_url`], the
+/// scheme may be left out.
 pub(crate) fn setup_secret(text: &str) -> Option<String> {
-    let url = Url::parse(text).ok()?;
+    let url = Url::parse(&with_scheme(text)).ok()?;
     let secret = url.path().strip_prefix("/setup/")?.trim_end_matches('/');
     (!secret.is_empty() && !secret.contains('/')).then(|| secret.to_owned())
 }
@@ -278,6 +283,8 @@ mod tests {
             setup_secret("https://a:1/setup/s3cret").as_deref(),
             Some("s3cret")
         );
+        assert_eq!(setup_secret("a:1/setup/s3cret").as_deref(), Some("s3cret"));
+        assert_eq!(setup_secret("/var/lib/c/setup-link"), None);
         assert_eq!(setup_secret("https://a:1/setup/"), None);
         assert_eq!(setup_secret("https://a:1/"), None);
     }

@@ -153,12 +153,17 @@ pub(crate) fn report(failure: &Failure) {
 }
 
 fn failure_text(failure: &Failure) -> String {
-    let mut text = format!("error: {}", clean_lines(&failure.message));
+    let now = jiff::Timestamp::now();
+    let mut text = format!(
+        "error: {}",
+        clean_lines(&human::with_times(&failure.message, now))
+    );
     if !failure.code.is_empty() {
         text.push_str(&format!(" ({})", clean(&failure.code)));
     }
     if !failure.hint.is_empty() {
-        text.push_str(&format!("\nhint: {}", clean_lines(&failure.hint)));
+        let hint = human::with_times(&failure.hint, now);
+        text.push_str(&format!("\nhint: {}", clean_lines(&hint)));
     }
     if !failure.request_id.is_empty() {
         text.push_str(&format!("\nrequest: {}", clean(&failure.request_id)));

@@ -21,7 +21,7 @@ use fairlead_webssh::recording::file::Recordings;
 use fairlead_webssh::{Origins, page, socket};
 
 use crate::acme::AcmeError;
-use crate::authority::{CaError, CertificateAuthority};
+use crate::authority::CertificateAuthority;
 use crate::backend::live::Live;
 use crate::backend::terminals::Desk;
 use crate::backend::{ControllerBackend, Parts};
@@ -31,6 +31,7 @@ use crate::doors::Doors;
 use crate::feed::Feed;
 use crate::fleet::Fleet;
 use crate::https::Https;
+use crate::installation::{self, InstallationError};
 use crate::metrics::Metrics;
 use crate::packages::{self, Packages, shipped};
 use crate::regions::{self, Centre, Regions};
@@ -45,6 +46,8 @@ const PROBE_EVERY_ROUNDS: u32 = 5;
 
 /// Recordings of terminals, below the data directory.
 const RECORDINGS_DIR: &str = "recordings";
+/// How often it is looked whether somebody on this machine asks for another admin.
+const LOOK_FOR_WISHES_EVERY: Duration = Duration::from_secs(2);
 /// How often it is asked whether the command key needs its next certificate.
 const LOOK_AT_COMMAND_KEY_EVERY: Duration = Duration::from_secs(24 * 3600);
 
@@ -63,9 +66,9 @@ pub enum AppError {
     /// The data directory is another process's.
     #[error(transparent)]
     Claim(#[from] ClaimError),
-    /// The CA cannot be used.
+    /// The installation is not there, not whole, or another one.
     #[error(transparent)]
-    Authority(#[from] CaError),
+    Installation(#[from] InstallationError),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -99,6 +102,8 @@ pub struct App {
     doors: Doors,
     https: Https,
     packages: Arc<Packages>,
+    setup: Arc<Setup>,
+    public_url: String,
     acceptor: Acceptor,
 }
 
@@ -127,13 +132,8 @@ impl App {
         files::claim(&config.data_dir)?;
         let doors = Doors::open(&config).await?;
         let clock = Clock::system();
-        let authority = Arc::new(CertificateAuthority::open(
-            &config.data_dir,
-            &config.domain,
-            &config.web_names,
-            clock.clone(),
-        )?);
-        let store = Store::open(&config.data_dir.join("controller.db"))?;
+        let (authority, store) = installation::open(&config, clock.clone()).await?;
+        let authority = Arc::new(authority);
         let (fleet, homes) = fleet_as_kept(&store).await?;
         let regions = Arc::new(Regions::default());
         let streams = Arc::new(Streams::default());
@@ -176,7 +176,7 @@ impl App {
             live: Arc::new(Live::new()),
             desk,
             metrics: Arc::clone(&metrics),
-            setup,
+            setup: Arc::clone(&setup),
             clock: clock.clone(),
             ca_hash: authority.root.hash(),
             uplink_addresses: vec![config.uplink_address.clone()],
@@ -204,6 +204,8 @@ impl App {
             doors,
             https,
             packages,
+            setup,
+            public_url: config.public_url,
             acceptor,
         })
     }
@@ -242,6 +244,7 @@ impl App {
             terminals.drained(),
             self.https.keep(shutdown.clone()),
             taking,
+            grant_wishes(self.setup, self.public_url, shutdown.clone()),
         );
         if let Err(error) = served {
             tracing::error!(%error, "https ended");
@@ -288,6 +291,21 @@ async fn keep_command_key(dispatch: Arc<Dispatch>, shutdown: Shutdown) {
         }
         if let Err(error) = dispatch.renew_command_key().await {
             tracing::error!(%error, "the command key's certificate was not renewed");
+        }
+    }
+}
+
+/// Looks whether somebody on this machine asks for another admin.
+async fn grant_wishes(setup: Arc<Setup>, public_url: String, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(LOOK_FOR_WISHES_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = setup.look_for_wish(&public_url).await {
+            tracing::error!(error = %Chain(&error), "no setup link for another admin could be written");
         }
     }
 }

@@ -27,6 +27,10 @@ pub struct Config {
         default_value = "/var/lib/fairlead-controller"
     )]
     pub data_dir: PathBuf,
+    /// SHA-256 of the root certificate of the installation that belongs in there, as `setup` prints it. With
+    /// another one, or none (its disk is not mounted), nothing is made and nothing is served.
+    #[arg(long, env = "FAIRLEAD_CA_SHA256", value_parser = crate::installation::ca_sha256)]
+    pub ca_sha256: Option<String>,
     /// Where API and console are served (https).
     #[arg(long, env = "FAIRLEAD_LISTEN", default_value = "[::]:7400")]
     pub listen: SocketAddr,

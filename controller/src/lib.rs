@@ -13,6 +13,7 @@
 pub mod config;
 pub mod app;
 pub mod authority;
+pub mod installation;
 pub mod provision;
 pub mod doors;
 pub mod https;

@@ -1,5 +1,6 @@
 //! `fairlead-controller`: the centre.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -7,6 +8,7 @@ use fairlead_controller::app::App;
 use fairlead_controller::config::Config;
 use fairlead_controller::packages;
 use fairlead_controller::provision::{Preparation, provision};
+use fairlead_controller::setup::wish::wish;
 use fairlead_daemon::{files, process, shutdown, telemetry};
 
 /// The Fairlead controller: API, CA, and the view of the whole fleet.
@@ -24,6 +26,17 @@ enum Verb {
     /// Prepare an installation before its controller runs for the first time: CA, store, the first region,
     /// join tokens. The installer calls it.
     Setup(Preparation),
+    /// Make another admin, when all tokens are lost: has the controller of this machine write a link that
+    /// works once, for 15 minutes. As root, or as the controller's user; the controller may go on running.
+    NewAdmin {
+        /// The controller's.
+        #[arg(
+            long,
+            env = "FAIRLEAD_DATA_DIR",
+            default_value = "/var/lib/fairlead-controller"
+        )]
+        data_dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -39,12 +52,11 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    let outcome = runtime.block_on(async {
-        match verb {
-            Verb::Run(config) => run(config).await,
-            Verb::Setup(preparation) => prepare(&preparation).await,
-        }
-    });
+    let outcome = match verb {
+        Verb::Run(config) => runtime.block_on(run(config)),
+        Verb::Setup(preparation) => runtime.block_on(prepare(&preparation)),
+        Verb::NewAdmin { data_dir } => return new_admin(&data_dir),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&*error),
@@ -77,6 +89,23 @@ async fn prepare(preparation: &Preparation) -> Result<(), Box<dyn std::error::Er
         ),
     }
     Ok(())
+}
+
+/// The line to type goes to standard output.
+fn new_admin(data_dir: &Path) -> ExitCode {
+    let line = match wish(data_dir) {
+        Ok(line) => line,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("{line}");
+    eprintln!(
+        "works once, for 15 minutes, until the controller is restarted; without --ca where https has a \
+         certificate of a public CA. Then revoke the tokens that are lost: fairlead api-token ls"
+    );
+    ExitCode::SUCCESS
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {

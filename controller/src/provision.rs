@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files;
-use fairlead_identity::digest::sha256;
+use fairlead_identity::digest::{hex, sha256};
 use fairlead_identity::token::{JoinToken, secret_hash};
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::tokens::{JoinTokenRow, PURPOSE_ACCESS_SERVER, PURPOSE_HOST};
-use fairlead_store::{DEFAULT_TENANT, Store, StoreError, Tx};
+use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
 
-use crate::authority::{CaError, CertificateAuthority};
 use crate::config::Config;
+use crate::installation::{self, InstallationError};
 use crate::packages::shipped::{self, ShippedError};
 use crate::packages::{self, Packages};
 
@@ -44,9 +44,9 @@ pub struct Preparation {
 /// Why it could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
-    /// The CA cannot be used.
+    /// The installation is not there, not whole, or another one.
     #[error(transparent)]
-    Authority(#[from] CaError),
+    Installation(#[from] InstallationError),
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -83,13 +83,7 @@ pub struct Provisioned {
 pub async fn provision(preparation: &Preparation) -> Result<Provisioned, ProvisionError> {
     let Preparation { config, region, .. } = preparation;
     let clock = Clock::system();
-    let authority = CertificateAuthority::open(
-        &config.data_dir,
-        &config.domain,
-        &config.web_names,
-        clock.clone(),
-    )?;
-    let store = Store::open(&config.data_dir.join("controller.db"))?;
+    let (authority, store) = installation::open(config, clock.clone()).await?;
     let (name, now_us) = (region.clone(), clock.now_us());
     let ca_hash = authority.root.hash();
     let with_host = preparation.host_token_file.is_some();
@@ -172,19 +166,17 @@ fn write_secret(path: &Path, token: &JoinToken) -> Result<(), ProvisionError> {
     })
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use fairlead_store::Store;
     use std::os::unix::fs::PermissionsExt;
 
-    fn preparation(dir: &Path) -> Preparation {
+    pub(crate) fn preparation(dir: &Path) -> Preparation {
         Preparation {
             config: Config {
                 data_dir: dir.join("data"),
+                ca_sha256: None,
                 listen: ([127, 0, 0, 1], 0).into(),
                 uplink_listen: ([127, 0, 0, 1], 0).into(),
                 uplink_address: "127.0.0.1:7401".to_owned(),

@@ -1,7 +1,8 @@
 //! The first admin: a one-time secret, written to a file at the first start, claimed exactly once.
 //!
-//! Only its hash is kept. The window is 15 minutes; a restart before the claim makes a new secret;
-//! once there is an admin token, there is no way in here.
+//! Only its hash is kept. The window is 15 minutes; a restart before the claim makes a new secret.
+//! Once there is an admin token, the door opens only when somebody who may write to the data directory
+//! asks for it there ([`wish`]): all tokens were lost.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use fairlead_protocol::{CommandId, codes};
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::tokens::ApiTokenRow;
 use fairlead_store::{DEFAULT_TENANT, Store, StoreError};
+
+pub mod wish;
 
 /// How long the secret works.
 pub const WINDOW_US: i64 = 15 * 60 * 1_000_000;
@@ -78,10 +81,9 @@ impl Setup {
     /// # Errors
     /// When store or link file cannot be written.
     pub async fn open(&self, base_url: &str) -> Result<Option<Opening>, SetupError> {
-        let secret = CommandId::from_bytes(random::bytes()).to_string();
         let now_us = self.clock.now_us();
-        let until_us = now_us + WINDOW_US;
-        let kept = encode(&sha256(secret.as_bytes()), until_us);
+        let opening = Opening::new(base_url, now_us);
+        let kept = opening.kept(For::First);
         let opened = self
             .store
             .write(move |tx| {
@@ -97,18 +99,17 @@ impl Setup {
             self.remove_link();
             return Ok(None);
         }
-        let link = format!("{}/setup/{secret}", base_url.trim_end_matches('/'));
-        files::replace(&self.link_file, format!("{link}\n").as_bytes()).map_err(|source| {
-            SetupError::Link {
+        self.write_link(&opening)?;
+        Ok(Some(opening))
+    }
+
+    fn write_link(&self, opening: &Opening) -> Result<(), SetupError> {
+        files::replace(&self.link_file, format!("{}\n", opening.link).as_bytes()).map_err(
+            |source| SetupError::Link {
                 path: self.link_file.clone(),
                 source,
-            }
-        })?;
-        Ok(Some(Opening {
-            link,
-            secret,
-            until_us,
-        }))
+            },
+        )
     }
 
     /// Tells whoever started the controller. The link itself is not said: a log is read by others and kept,
@@ -120,22 +121,7 @@ impl Setup {
     }
 
     fn line(&self, own_ca: bool) -> String {
-        let quoted = |path: &Path| {
-            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-            let text = path.display().to_string();
-            let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:".contains(c);
-            if text.chars().all(is_plain) {
-                text
-            } else {
-                format!("'{}'", text.replace('\'', r"'\''"))
-            }
-        };
-        let mut line = format!("fairlead login --setup-link {}", quoted(&self.link_file));
-        if own_ca {
-            let ca = self.link_file.with_file_name("ca.pem");
-            line.push_str(&format!(" --ca {}", quoted(&ca)));
-        }
-        line
+        line(&self.link_file, own_ca)
     }
 
     /// Claims the installation: of several at once, one wins.
@@ -183,12 +169,11 @@ impl Setup {
             .write(move |tx| {
                 let has_admin = tx.has_good_api_token(ADMIN, now_us)?;
                 let kept = tx.meta(META_KEY)?.as_deref().and_then(decode);
-                let is_good =
-                    kept.is_some_and(|(hash, until_us)| hash == presented && now_us < until_us);
-                let claimed = is_good
-                    && !has_admin
-                    && tx.take_meta(META_KEY)?
-                    && tx.insert_api_token(&insert)?;
+                let is_good = kept.is_some_and(|(hash, until_us, whom)| {
+                    let is_open = whom == For::Another || !has_admin;
+                    hash == presented && now_us < until_us && is_open
+                });
+                let claimed = is_good && tx.take_meta(META_KEY)? && tx.insert_api_token(&insert)?;
                 if claimed {
                     tx.append_audit(&entry, sha256)?;
                 }
@@ -202,8 +187,9 @@ impl Setup {
                 "setup is closed: this installation has an admin already",
             )
             .hint(
-                "ask that admin for a token; if it is none of you, somebody else used the link: on the \
-                 controller's machine stop it, move its data directory away, and install anew",
+                "ask that admin for a token; are all tokens lost: as root on the controller's machine \
+                 `fairlead-controller new-admin` writes a new link. Did the link just now make somebody an \
+                 admin who is none of you: stop the controller, move its data directory away, install anew",
             ));
         }
         if !claimed {
@@ -226,21 +212,71 @@ impl Setup {
     }
 }
 
-fn encode(hash: &[u8; 32], until_us: i64) -> Vec<u8> {
-    [&hash[..], &until_us.to_be_bytes()[..]].concat()
+/// Whom a secret lets in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// The first admin, while there is none.
+    First,
+    /// One more.
+    Another,
 }
 
-fn decode(kept: &[u8]) -> Option<([u8; 32], i64)> {
-    let (hash, until) = kept.split_first_chunk::<32>()?;
-    Some((*hash, i64::from_be_bytes(until.try_into().ok()?)))
+impl Opening {
+    fn new(base_url: &str, now_us: i64) -> Self {
+        let secret = CommandId::from_bytes(random::bytes()).to_string();
+        Self {
+            link: format!("{}/setup/{secret}", base_url.trim_end_matches('/')),
+            secret,
+            until_us: now_us + WINDOW_US,
+        }
+    }
+
+    /// What the store keeps of it: hash of the secret, end of the window, and one byte more when it is
+    /// for another admin.
+    fn kept(&self, whom: For) -> Vec<u8> {
+        let hash = sha256(self.secret.as_bytes());
+        let another: &[u8] = if whom == For::Another { &[1] } else { &[] };
+        [&hash[..], &self.until_us.to_be_bytes()[..], another].concat()
+    }
+}
+
+fn decode(kept: &[u8]) -> Option<([u8; 32], i64, For)> {
+    let (hash, rest) = kept.split_first_chunk::<32>()?;
+    let (until, rest) = rest.split_first_chunk::<8>()?;
+    let whom = match rest {
+        [] => For::First,
+        [1] => For::Another,
+        _ => return None,
+    };
+    Some((*hash, i64::from_be_bytes(*until), whom))
+}
+
+/// What a person types who may read the link.
+fn line(link_file: &Path, own_ca: bool) -> String {
+    let quoted = |path: &Path| {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let text = path.display().to_string();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:".contains(c);
+        if text.chars().all(is_plain) {
+            text
+        } else {
+            format!("'{}'", text.replace('\'', r"'\''"))
+        }
+    };
+    let mut line = format!("fairlead login --setup-link {}", quoted(link_file));
+    if own_ca {
+        let ca = link_file.with_file_name("ca.pem");
+        line.push_str(&format!(" --ca {}", quoted(&ca)));
+    }
+    line
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn world() -> (tempfile::TempDir, Clock, Arc<Setup>) {
+    pub(super) fn world() -> (tempfile::TempDir, Clock, Arc<Setup>) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("s.db")).unwrap();
         let clock = Clock::manual(1_000_000);

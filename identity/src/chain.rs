@@ -260,7 +260,15 @@ impl Root {
                 None,
                 None,
             )
-            .map_err(|error| ChainError::Invalid(error.to_string()))?;
+            .map_err(|error| {
+                ChainError::Invalid(match error {
+                    webpki::Error::UnknownIssuer => {
+                        "its CA is another installation's (or is this one new, and the old one was lost?)"
+                            .to_owned()
+                    }
+                    other => other.to_string(),
+                })
+            })?;
         // A path that goes round the intermediate would make its URI meaningless.
         if path.intermediate_certificates().count() == 1 {
             Ok(())

@@ -14,11 +14,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::{TlsConnector, TlsStream};
 use tokio_tungstenite::client_async_with_config;
-use tokio_tungstenite::tungstenite::ClientRequestBuilder;
+use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Error as WsError};
 
 use crate::proxy::{Proxy, Refusal};
 use crate::reach;
-use crate::socket::{Raw, Socket, StreamSocket, config};
+use crate::socket::{Raw, Socket, StreamSocket, config, is_cut};
 
 /// A proxy that has not made the connection within this is held to be gone: there is time left to say so.
 const PROXY_WITHIN: Duration = Duration::from_secs(8);
@@ -36,6 +36,15 @@ pub enum DialError {
         address: String,
         /// In the system's words.
         reason: String,
+    },
+    /// It ended without a word.
+    #[error(
+        "the connection to {address} was cut before anybody spoke: something on the way ends it, or that is no \
+         server of Fairlead"
+    )]
+    Cut {
+        /// What was dialled.
+        address: String,
     },
     /// TLS failed: one side does not believe the other.
     #[error("no trust between us and {address}: {reason}")]
@@ -281,9 +290,12 @@ impl Dialler {
         let tls = TlsStream::Client(tls);
         let (raw, _) = client_async_with_config(request, tls, Some(config(message_bytes_max)))
             .await
-            .map_err(|error| DialError::Upgrade {
-                address: owned(),
-                reason: error.to_string(),
+            .map_err(|error| match error {
+                WsError::Io(error) if is_cut(&error) => DialError::Cut { address: owned() },
+                other => DialError::Upgrade {
+                    address: owned(),
+                    reason: other.to_string(),
+                },
             })?;
         Ok((raw, chain, peer))
     }
@@ -331,6 +343,9 @@ impl Dialler {
 
 fn tls_error(address: String, error: &std::io::Error) -> DialError {
     use rustls::CertificateError as C;
+    if is_cut(error) {
+        return DialError::Cut { address };
+    }
     let reason = error.to_string();
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     match inner {
@@ -387,6 +402,23 @@ async fn via(proxy: &Proxy, address: &str, within: Duration) -> Result<TcpStream
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_connection_that_is_cut_is_no_matter_of_trust() {
+        for kind in [
+            std::io::ErrorKind::UnexpectedEof,
+            std::io::ErrorKind::ConnectionReset,
+        ] {
+            let error = tls_error("a:1".to_owned(), &kind.into());
+            assert!(matches!(error, DialError::Cut { .. }), "{error}");
+            assert!(!error.nobody_there() && error.to_string().contains("a:1"));
+        }
+        let other = std::io::Error::other(rustls::Error::DecryptError);
+        assert!(matches!(
+            tls_error("a:1".to_owned(), &other),
+            DialError::Tls { .. }
+        ));
+    }
 
     #[tokio::test]
     async fn a_proxy_that_is_silent_or_gone_is_said_to_be() {

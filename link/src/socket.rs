@@ -4,6 +4,7 @@
 //! grown one back, and there are tens of thousands of links. A peer that does not read is cut after
 //! [`WRITE_TIMEOUT`], because nothing here waits for ever.
 
+use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::{self, protocol::WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError, protocol::WebSocketConfig};
 
 /// A peer that takes nothing for so long is cut.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,6 +42,9 @@ pub enum SocketError {
     /// The peer closed it, in order.
     #[error("the peer closed the connection")]
     Closed,
+    /// It ended without a word of the peer's.
+    #[error("the connection was cut: the other end has died, or something on the way ended it")]
+    Cut,
     /// It broke.
     #[error("the connection broke: {0}")]
     Broken(String),
@@ -60,11 +64,22 @@ impl From<tungstenite::Error> for SocketError {
         use tungstenite::Error as E;
         match error {
             E::ConnectionClosed | E::AlreadyClosed => Self::Closed,
+            E::Io(error) if is_cut(&error) => Self::Cut,
+            E::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Cut,
             E::Protocol(violation) => Self::Violation(violation.to_string()),
             E::Capacity(excess) => Self::Violation(excess.to_string()),
             other => Self::Broken(other.to_string()),
         }
     }
+}
+
+/// Whether that says only that the connection has ended, in the words of TLS or of the system.
+pub(crate) fn is_cut(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(
+        error.kind(),
+        K::UnexpectedEof | K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe
+    )
 }
 
 /// What was heard.
@@ -260,5 +275,31 @@ impl StreamReceiver {
                 return heard;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_cut_is_said_in_plain_words() {
+        let eof = io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "peer closed connection without sending TLS close_notify: https://docs.rs/rustls/latest",
+        );
+        let reset = io::Error::from_raw_os_error(104);
+        let errors = [
+            tungstenite::Error::Io(eof),
+            tungstenite::Error::Io(reset),
+            tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake),
+        ];
+        for error in errors {
+            let said = SocketError::from(error);
+            assert!(matches!(said, SocketError::Cut), "{said}");
+            assert!(!said.to_string().contains("TLS"), "{said}");
+        }
+        let other = SocketError::from(tungstenite::Error::Io(io::ErrorKind::TimedOut.into()));
+        assert!(matches!(other, SocketError::Broken(_)), "{other}");
     }
 }

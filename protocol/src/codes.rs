@@ -100,6 +100,8 @@ codes! {
     STORAGE_UNAVAILABLE = "storage_unavailable";
     /// Another process works with the same data directory.
     ALREADY_RUNNING = "already_running";
+    /// The data directory does not hold the installation that is expected there.
+    INSTALLATION_MISSING = "installation_missing";
     /// A defect of ours.
     INTERNAL = "internal";
 

@@ -47,6 +47,8 @@ pub(super) enum News {
         intent: Intent,
         stamps: Vec<Stamp>,
     },
+    /// The engine is about to be asked for it; `again`: an earlier instance was at it and had not done it.
+    Called { id: CommandId, again: bool },
     /// The exec's id is on disk.
     ExecMade { id: CommandId, exec: String },
     /// It waits for something outside.
@@ -194,13 +196,13 @@ async fn live(job: &mut Job, kind: &Kind, around: &Surroundings) -> Outcome {
         if let Err(outcome) = look_before(job, kind, around).await {
             return outcome;
         }
-        return begin(job, kind, intent, around).await;
+        return begin(job, kind, intent, true, around).await;
     }
     if let Some(outcome) = may_not_begin(job, kind, around) {
         return outcome;
     }
     match prepare(job, kind, around).await {
-        Ok(intent) => begin(job, kind, intent, around).await,
+        Ok(intent) => begin(job, kind, intent, false, around).await,
         Err(outcome) => outcome,
     }
 }
@@ -324,7 +326,13 @@ async fn write_intent(job: &Job, intent: &Intent, around: &Surroundings) -> Resu
 }
 
 /// Asks the engine, and again after a broken answer once it is known what became of the first.
-async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surroundings) -> Outcome {
+async fn begin(
+    job: &mut Job,
+    kind: &Kind,
+    mut intent: Intent,
+    again: bool,
+    around: &Surroundings,
+) -> Outcome {
     let allowed = match job.command.timeout_ms {
         0 => act::default_timeout(kind),
         asked => Duration::from_millis(u64::from(asked)),
@@ -333,6 +341,8 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
         Ok(stream) => stream,
         Err(outcome) => return outcome,
     };
+    let id = job.id;
+    let mut call = has_effect(kind).then_some(News::Called { id, again });
     loop {
         // The stream, a slow disk or a broken answer may have used the time up.
         if let Some(outcome) = past_deadline(job, around) {
@@ -341,10 +351,14 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
         if let Err(by) = job.turn.take() {
             return withdrawn_by(&by);
         }
+        // Of an exec it is said when it has been made.
+        if !matches!(kind, Kind::Exec(_)) {
+            tell(&mut call, around).await;
+        }
         job.stamps
             .push(stamp(Stage::EngineCalled, around.time.now_us()));
         let mut exec = None;
-        let asking = ask_engine(job.id, kind, &mut stream, &mut exec, around);
+        let asking = ask_engine(id, kind, &mut stream, &mut exec, &mut call, around);
         let Ok(answer) = tokio::time::timeout(allowed, asking).await else {
             job.stamps
                 .push(stamp(Stage::EngineAnswered, around.time.now_us()));
@@ -384,6 +398,13 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
     }
 }
 
+/// Tells it, once.
+async fn tell(news: &mut Option<News>, around: &Surroundings) {
+    if let Some(news) = news.take() {
+        let _ = around.news.send(news).await;
+    }
+}
+
 /// The engine goes on with a stop or restart that nobody waits for any more: the lane is kept until its
 /// effect shows or can no longer come. Of other kinds the time is simply over.
 async fn timed_out(
@@ -410,6 +431,7 @@ async fn ask_engine(
     kind: &Kind,
     stream: &mut Option<StreamSocket>,
     exec: &mut Option<String>,
+    call: &mut Option<News>,
     around: &Surroundings,
 ) -> Result<Outcome, RuntimeError> {
     let runtime = &*around.runtime;
@@ -433,6 +455,7 @@ async fn ask_engine(
                 })
                 .await;
             *exec = Some(made.clone());
+            tell(call, around).await;
             attached::run_exec(runtime, id, &made, wanted, stream.take()).await
         }
         Kind::Logs(logs) => attached::run_logs(runtime, logs, stream.take()).await,

@@ -370,8 +370,12 @@ impl Executor {
                 self.parts
                     .journal
                     .note_intent(id, intent, live.command.not_after_us);
-                self.parts.owner_log.begun(id, &live.command);
                 self.send_progress(id, None);
+            }
+            News::Called { id, again } => {
+                if let Some(live) = self.live.get(&id) {
+                    self.parts.owner_log.begun(id, &live.command, again);
+                }
             }
             News::ExecMade { id, exec } => self.parts.journal.note_exec(id, &exec),
             News::Waits { id, why } => {

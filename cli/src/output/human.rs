@@ -45,6 +45,25 @@ pub(crate) fn clock(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
+/// A server's text, in which exact times are said as people do: "since 14:02:07 UTC (3 min ago)".
+pub(crate) fn with_times(text: &str, now: Timestamp) -> String {
+    let said = text.split_inclusive(char::is_whitespace).map(|word| {
+        // What follows a time in a sentence is no part of it.
+        let exact = word.trim_end_matches(|c: char| c.is_whitespace() || ",;.:)".contains(c));
+        let is_time = exact.ends_with('Z') && exact.starts_with(|c: char| c.is_ascii_digit());
+        match exact.parse::<Timestamp>() {
+            Ok(at) if is_time => format!(
+                "{} ({}){}",
+                clock(at, now),
+                ago(at, now),
+                &word[exact.len()..]
+            ),
+            _ => word.to_owned(),
+        }
+    });
+    said.collect()
+}
+
 /// Milliseconds: "418 ms", "1.2 s", "2 min 5 s".
 pub(crate) fn millis(ms: f64) -> String {
     if ms < 9.95 {
@@ -136,6 +155,23 @@ mod tests {
         assert_eq!(clock(then, now), "13:57:00 UTC");
         let yesterday: Timestamp = "2026-11-19T13:57:00Z".parse().unwrap();
         assert_eq!(clock(yesterday, now), "2026-11-19 13:57:00 UTC");
+    }
+
+    #[test]
+    fn exact_times_in_a_sentence_are_said_as_people_do() {
+        let now: Timestamp = "2026-11-20T14:00:00Z".parse().unwrap();
+        assert_eq!(
+            with_times(
+                "host box is offline since 2026-11-20T13:57:00.123456Z; waits until \
+                 2026-11-20T14:05:00Z, and is not begun after that",
+                now
+            ),
+            "host box is offline since 13:57:00 UTC (3 min ago); waits until 14:05:00 UTC (in 5 min), \
+             and is not begun after that"
+        );
+        for plain in ["", "  engine does not answer ", "0.2.0 on Z, 12:00Z"] {
+            assert_eq!(with_times(plain, now), plain);
+        }
     }
 
     #[test]

@@ -12,13 +12,13 @@ use super::Context;
 use crate::args::Waiting;
 use crate::client::{Client, RESEND_FOR, Retry};
 use crate::exit::{Exit, Failure, short, subject};
-use crate::output::human::{ago, clock, millis, since};
+use crate::output::human::{ago, clock, millis, since, with_times};
 use crate::output::{clean, report, say};
 
 /// The first answer is waited for this long before anything is said about waiting.
 const FIRST_LOOK: Duration = Duration::from_millis(1500);
 /// Between two looks at what a command waits for.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(2);
 /// A deadline may lie days ahead; a server that is away is waited for this long at most.
 const WAIT_FOR_SERVER_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What becomes of a command that its host gave up at its deadline is known this soon after it.
@@ -334,7 +334,8 @@ impl Teller {
             .await
             .ok();
         let away = host.filter(|host| host.state != "online");
-        if away.is_some() || context.out.stderr_tty {
+        // One that its host should have taken by now is worth a word to everybody.
+        if away.is_some() || command.state == "queued" || context.out.stderr_tty {
             say(&waiting_text(command, away.as_ref(), Timestamp::now()));
         }
     }
@@ -366,7 +367,11 @@ fn waiting_text(command: &Command, away: Option<&Host>, now: Timestamp) -> Strin
                 since(host.since, now),
             )
         }
-        None => command.waiting_for.clone(),
+        None => {
+            // Until when is said below, and how to withdraw it.
+            let why = command.waiting_for.split("; waits until ").next();
+            with_times(why.unwrap_or_default(), now)
+        }
     };
     if command.not_after <= now {
         let (what, kind) = (subject(command), &command.kind);
@@ -443,7 +448,9 @@ fn waited_ms(command: &Command) -> f64 {
         (Some(from), Some(to)) if to > from => to - from,
         _ => 0.0,
     };
-    between("region_stored", "delivered") + between("verified", "intent_stored")
+    // When the region had it on disk is not known any more after a restart of it, or a long wait.
+    let kept = at("region_stored").map_or("region_received", |_| "region_stored");
+    between(kept, "delivered") + between("verified", "intent_stored")
 }
 
 #[cfg(test)]
@@ -503,6 +510,12 @@ mod tests {
             timing(&command).unwrap(),
             "1.2 s (engine 416 ms, waited 779 ms, Fairlead 23 ms)"
         );
+        // The region was restarted while the host was away.
+        command.timeline[0].stage = "region_received".to_owned();
+        assert_eq!(
+            timing(&command).unwrap(),
+            "1.2 s (engine 416 ms, waited 779 ms, Fairlead 23 ms)"
+        );
         command.overhead_ms = None;
         assert_eq!(timing(&command).unwrap(), "418 ms");
         command.finished_at = None;
@@ -527,6 +540,15 @@ mod tests {
             "box/demo-web: restart waits: host box is offline since 13:40:00 UTC (20 min) (the \
              link was closed)\n  until 14:05:00 UTC (in 5 min); withdraw it: fairlead command \
              cancel 7q3k9m"
+        );
+        command.waiting_for =
+            "host box has not taken it yet; waits until 2026-11-20T14:05:00Z, and \
+                               is not begun after that"
+                .to_owned();
+        assert_eq!(
+            waiting_text(&command, None, now),
+            "box/demo-web: restart waits: host box has not taken it yet\n  until 14:05:00 UTC (in 5 \
+             min); withdraw it: fairlead command cancel 7q3k9m"
         );
         let now = "2026-11-20T14:05:00Z".parse().unwrap();
         assert_eq!(

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::{Context, act};
 use crate::args::CommandVerb;
 use crate::exit::{Exit, Failure, short, subject};
-use crate::output::human::{ago, clock, millis, since};
+use crate::output::human::{ago, clock, millis, since, with_times};
 use crate::output::table::{Cell, Table};
 use crate::output::{Colour, clean, say};
 
@@ -166,7 +166,7 @@ impl Shown {
         {
             text.push_str(&format!(
                 "            waits: {}\n",
-                clean(&command.waiting_for)
+                clean(&with_times(&command.waiting_for, Timestamp::now()))
             ));
             self.waiting_for.clone_from(&command.waiting_for);
         }
@@ -186,7 +186,8 @@ fn table(commands: &[Command], now: Timestamp) -> Table {
         let state = if command.is_final || command.waiting_for.is_empty() {
             command.state.clone()
         } else {
-            format!("{}: {}", command.state, command.waiting_for)
+            let why = with_times(&command.waiting_for, now);
+            format!("{}: {why}", command.state)
         };
         let colour = match command.state.as_str() {
             "succeeded" => Some(Colour::Good),
@@ -225,7 +226,7 @@ fn story(command: &Command, now: Timestamp) -> String {
         if !command.waiting_for.is_empty() {
             text.push_str(&format!(
                 "            waits: {}\n",
-                clean(&command.waiting_for)
+                clean(&with_times(&command.waiting_for, now))
             ));
         }
         text.push_str(&format!(

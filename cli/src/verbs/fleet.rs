@@ -5,23 +5,23 @@ use fairlead_protocol::codes;
 use jiff::Timestamp;
 
 use super::Context;
-use super::act::{act, request, result_line};
+use super::act::{act, request};
 use crate::args::{HostVerb, Waiting};
-use crate::exit::{Exit, Failure};
-use crate::output::human::{ago, ago_or, bytes, bytes_of, count, since};
+use crate::exit::{Exit, Failure, short};
+use crate::output::human::{ago, ago_or, bytes, bytes_of, clock, count, since, with_times};
 use crate::output::table::{Cell, Table};
 use crate::output::{Colour, Output, clean, say};
 
 /// `fairlead status`
 pub(crate) async fn status(context: &Context) -> Result<Exit, Failure> {
     let status: Status = context.client()?.get(&["status"], &[]).await?;
-    context
-        .out
-        .data(&status, |status| status_text(status, &context.out))?;
+    context.out.data(&status, |status| {
+        status_text(status, &context.out, Timestamp::now())
+    })?;
     Ok(Exit::Ok)
 }
 
-fn status_text(status: &Status, out: &Output) -> String {
+fn status_text(status: &Status, out: &Output, now: Timestamp) -> String {
     let mut text = format!(
         "{} of {} connected · {} of {} running{} · {} of {} connected · {} open\n",
         status.hosts_online,
@@ -40,15 +40,17 @@ fn status_text(status: &Status, out: &Output) -> String {
         && let (true, Some(until)) = (https.source != "own-ca", https.not_after)
     {
         text.push_str(&format!(
-            "https certificate by {} until {until}\n",
-            clean(&https.source)
+            "https certificate by {} until {} ({})\n",
+            clean(&https.source),
+            clock(until, now),
+            ago(until, now),
         ));
     }
     for line in &status.attention {
         text.push_str(&format!(
             "{}  {}\n",
             out.paint(Colour::Bad, "WRONG"),
-            clean(line)
+            clean(&with_times(line, now))
         ));
     }
     text
@@ -152,7 +154,12 @@ async fn take_off(
         } else {
             "its identity has ended, its agent takes itself off, its containers go on"
         };
-        result_line(command, what)
+        // No engine has to do with it: its times would mean nothing.
+        format!(
+            "{}: {what}   command {}",
+            clean(&command.host),
+            short(&command.id)
+        )
     })
     .await
 }

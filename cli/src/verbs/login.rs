@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use fairlead_api::types::{NewApiToken, SetupRequest, WhoAmI};
+use reqwest::Url;
 
 use super::Context;
 use crate::args::Login;
@@ -17,16 +18,17 @@ use crate::tls::{self, Trust};
 /// Longest token or link that is read from a file or standard input.
 const SECRET_BYTES_MAX: u64 = 4096;
 
+/// What is logged in to.
+enum Place {
+    /// A server that the token is for.
+    Server(Url),
+    /// A new one, and the secret of its setup link.
+    New(Url, String),
+}
+
 /// `fairlead login`
 pub(crate) async fn login(context: &Context, args: Login) -> Result<Exit, Failure> {
     let place = place(&args)?;
-    if config::is_api_token(&place) || config::is_join_token(&place) {
-        return Err(
-            Failure::usage("the first argument is the server's URL, not a token")
-                .hint("fairlead login URL --token - reads the token from standard input"),
-        );
-    }
-    let url = config::server_url(&place)?;
     let env = &config::process_env;
     let path = config::path(env)?;
     let found = Arc::new(Mutex::new(None));
@@ -42,13 +44,10 @@ pub(crate) async fn login(context: &Context, args: Login) -> Result<Exit, Failur
             None => (Trust::Platform, None),
         },
     };
-    let token = match config::setup_secret(&place) {
-        Some(secret) => {
-            if args.token.is_some() {
-                return Err(Failure::usage(
-                    "a setup link makes a token; --token has no place here",
-                ));
-            }
+    let is_new = matches!(place, Place::New(..));
+    let (url, token) = match place {
+        Place::Server(url) => (url, given_token(args.token.as_deref(), env)?),
+        Place::New(url, secret) => {
             let settings = Settings {
                 url: url.clone(),
                 token: None,
@@ -59,9 +58,8 @@ pub(crate) async fn login(context: &Context, args: Login) -> Result<Exit, Failur
                 name: args.name,
             };
             let made: NewApiToken = Client::new(settings)?.post(&["setup"], &body).await?;
-            Token::parse(&made.token, "the server's answer")?
+            (url, Token::parse(&made.token, "the server's answer")?)
         }
-        None => given_token(args.token.as_deref(), env)?,
     };
     let settings = Settings {
         url: url.clone(),
@@ -69,7 +67,6 @@ pub(crate) async fn login(context: &Context, args: Login) -> Result<Exit, Failur
         trust,
     };
     let client = Client::new(settings)?;
-    // A claimed server's token exists only here: it is saved before anything else can fail.
     if ca_pem.is_none() {
         ca_pem = found_ca(&found);
     }
@@ -78,7 +75,8 @@ pub(crate) async fn login(context: &Context, args: Login) -> Result<Exit, Failur
         token: token.reveal().to_owned(),
         ca_pem,
     };
-    if config::setup_secret(&place).is_some() {
+    if is_new {
+        // A claimed server's token exists only here: it is saved before anything else can fail.
         config::save(&path, &saved(ca_pem.clone()))?;
     }
     let me: WhoAmI = client.get(&["whoami"], &[]).await?;
@@ -107,42 +105,62 @@ fn found_ca(found: &Mutex<Option<rustls_pki_types::CertificateDer<'static>>>) ->
     found.lock().ok()?.as_ref().map(tls::to_pem)
 }
 
-/// The server's URL, or the setup link from where `--setup-link` says it is: everybody on the machine could
-/// see it on the command line, and claim the server first.
-fn place(args: &Login) -> Result<String, Failure> {
+/// The server, or the setup link from where `--setup-link` says it is. Never from the command line itself:
+/// everybody on the machine could see it there, and claim the server first.
+fn place(args: &Login) -> Result<Place, Failure> {
     let Some(source) = args.setup_link.as_deref() else {
-        return Ok(args.url.clone().unwrap_or_default());
+        let text = args.url.as_deref().unwrap_or_default();
+        if config::is_api_token(text) || config::is_join_token(text) {
+            return Err(
+                Failure::usage("the first argument is the server's URL, not a token")
+                    .hint("fairlead login URL --token - reads the token from standard input"),
+            );
+        }
+        if config::setup_secret(text).is_some() {
+            return Err(seen_by_all());
+        }
+        return config::server_url(text).map(Place::Server);
     };
-    let (name, text) = if config::setup_secret(source).is_some() {
-        return Err(Failure::usage(
-            "a setup link on the command line can be seen by everybody here",
-        )
-        .hint("fairlead login --setup-link - reads it from standard input"));
+    // Without its scheme it could as well be a file's path.
+    let is_link = source.contains("://") && config::setup_secret(source).is_some();
+    let (name, text) = if is_link {
+        return Err(seen_by_all());
     } else if source == "-" {
         let name = "standard input";
         (name, read_secret(&mut std::io::stdin().lock(), name)?)
     } else {
-        let mut open = std::fs::File::open(source).map_err(|error| {
-            let failure = Failure::local(&format!("cannot read {source}"), &error);
-            match error.kind() {
-                std::io::ErrorKind::NotFound => failure.hint(
-                    "the controller writes it when it starts without an admin, and removes it when \
-                     one has claimed it",
-                ),
-                std::io::ErrorKind::PermissionDenied => {
-                    failure.hint("it is for the controller's user only: run this as root (sudo)")
-                }
-                _ => failure,
-            }
-        })?;
-        (source, read_secret(&mut open, source)?)
+        (source, read_link(source)?)
     };
     let link = text.trim();
-    if config::setup_secret(link).is_none() {
-        return Err(Failure::usage(format!("there is no setup link in {name}"))
-            .hint("it has the form https://…/setup/…; the controller's log says where it lies"));
+    match config::setup_secret(link) {
+        Some(secret) => Ok(Place::New(config::server_url(link)?, secret)),
+        None => Err(Failure::usage(format!("there is no setup link in {name}"))
+            .hint("it has the form https://…/setup/…; the controller's log says where it lies")),
     }
-    Ok(link.to_owned())
+}
+
+fn seen_by_all() -> Failure {
+    Failure::usage("a setup link on the command line can be seen by everybody here").hint(
+        "fairlead login --setup-link - reads it from standard input, --setup-link FILE from a file; \
+         whoever has seen this one can use it until it ends: restart the controller, which makes another",
+    )
+}
+
+fn read_link(file: &str) -> Result<String, Failure> {
+    let mut open = std::fs::File::open(file).map_err(|error| {
+        let failure = Failure::local(&format!("cannot read {file}"), &error);
+        match error.kind() {
+            std::io::ErrorKind::NotFound => failure.hint(
+                "the controller writes it when it starts without an admin, and removes it when one has \
+                 claimed it",
+            ),
+            std::io::ErrorKind::PermissionDenied => {
+                failure.hint("it is for the controller's user only: run this as root (sudo)")
+            }
+            _ => failure,
+        }
+    })?;
+    read_secret(&mut open, file)
 }
 
 fn read_secret(reader: &mut dyn Read, name: &str) -> Result<String, Failure> {

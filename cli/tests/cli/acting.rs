@@ -296,3 +296,50 @@ fn a_command_whose_host_says_nothing_past_its_deadline_is_not_waited_for_for_eve
     assert!(ran.err.contains(words), "{ran:?}");
     assert!(ran.err.contains("fairlead command watch 7q3k9m"), "{ran:?}");
 }
+
+#[test]
+fn only_hosts_that_have_been_silent_for_so_long_lose_their_identity() {
+    let yesterday = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24);
+    let named = |name: &str, state: &str, last_seen: Value| {
+        let mut host = double::host(state);
+        host["name"] = name.into();
+        host["last_seen"] = last_seen;
+        host["enrolled_at"] = "2020-01-01T00:00:00Z".into();
+        host
+    };
+    let long_ago = json!("2020-02-01T00:00:00Z");
+    let hosts = json!([
+        named("gone", "offline", long_ago.clone()),
+        named("never-came-back", "offline", Value::Null),
+        named("rebooting", "offline", yesterday.to_string().into()),
+        named("busy", "online", long_ago.clone()),
+        // Its region is not connected: it may be well.
+        named("cut-off", "unknown", long_ago.clone()),
+        named("copy", "held", long_ago),
+    ]);
+    let server = Double::new(move |asked, _| match asked.what.as_str() {
+        "GET /api/v1/hosts" => (200, hosts.clone()),
+        _ => (200, Value::Null),
+    });
+    let ends = |args: &[&str]| {
+        let ran = server.run(args);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.err
+    };
+    let line = ["host", "rm", "--offline-for", "30d"];
+    let said = ends(&[&line[..], &["--dry-run"]].concat());
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert_eq!(server.asked().len(), 1, "nothing is done");
+    ends(&line);
+    let mut done: Vec<String> = server.asked().into_iter().map(|asked| asked.what).collect();
+    done[2..].sort();
+    assert_eq!(
+        done[2..],
+        [
+            "DELETE /api/v1/hosts/gone",
+            "DELETE /api/v1/hosts/never-came-back"
+        ]
+    );
+    let said = ends(&["host", "rm", "--offline-for", "9000d"]);
+    assert!(said.contains("no host has been away"), "{said}");
+}

@@ -92,6 +92,12 @@ fn a_setup_link_that_is_none_is_not_used() {
             "",
             "can be seen by everybody",
         ),
+        (vec!["login", &link], "", "can be seen by everybody"),
+        (
+            vec!["login", &link["http://".len()..]],
+            "",
+            "can be seen by everybody",
+        ),
         (
             vec!["login", "--setup-link", "-"],
             &server.url[..],

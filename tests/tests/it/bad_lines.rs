@@ -13,6 +13,7 @@ use fairlead_tests::fleet::{Fleet, Options};
 use fairlead_tests::line::{Cut, Line, Weather};
 use fairlead_tests::oracle::{judge, tell};
 use fairlead_tests::wait::{moment, wait_for};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::acts::{restart, run_simulated};
 use crate::storm::stream::{self, Dice, Size, Stream};
@@ -200,10 +201,26 @@ async fn a_half_open_link_is_shown_in_time_and_used_again_when_it_heals() {
     let before = fleet.begin(restart("web")).await;
 
     line.set(Weather::stalled());
-    let stalled = Instant::now();
+    let (stalled, at_cut) = (Instant::now(), Timestamp::now());
     let during = fleet.begin(restart("web")).await;
     let suspect = shown(&fleet, "suspect", stalled, PING * 4 + SLACK).await;
+    // Not since the link came up, nor since somebody noticed: since it was last heard.
+    let silent = fleet.api.host("box").await.unwrap();
+    let heard = silent.last_seen.unwrap();
+    if silent.state == "suspect" {
+        assert_eq!(heard, silent.since, "{silent:#?}");
+    }
+    assert!(
+        heard <= at_cut + SignedDuration::from_millis(500),
+        "{heard} {at_cut}"
+    );
+    assert!(
+        heard >= at_cut - SignedDuration::from_millis(2_500),
+        "{heard} {at_cut}"
+    );
     let offline = shown(&fleet, "offline", stalled, PING * 5 + SLACK).await;
+    let gone = fleet.api.host("box").await.unwrap();
+    assert_eq!(gone.last_seen, Some(heard), "{gone:#?}");
     // The last sign of life may be one interval old when the line stalls, and what has become of it is
     // looked at once an interval.
     assert!(suspect > PING, "{suspect:?}");

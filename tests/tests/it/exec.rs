@@ -144,6 +144,16 @@ async fn a_stream_nobody_attaches_to_runs_nothing() {
     );
     let late = Stream::open(&fleet.api, &command.id).await.unwrap_err();
     assert_eq!(late.code, "no_stream");
+
+    // Nor does the owner read that something began.
+    let log = fleet.hosts[0].owner_log();
+    assert!(
+        log.contains("nothing was run") && !log.contains("began"),
+        "{log}"
+    );
+    fleet.done(exec(&web, &["true"])).await;
+    let log = fleet.hosts[0].owner_log();
+    assert_eq!(log.matches("began: run `true`").count(), 1, "{log}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use fairlead_api::types::Action;
+use fairlead_api::types::{Action, JoinTokenRequest};
 use fairlead_tests::client::request;
 use fairlead_tests::fleet::{Fleet, Options, START_WITHIN};
 use fairlead_tests::hosts::{Hosts, TestHost};
@@ -161,6 +161,72 @@ async fn a_host_that_is_away_keeps_its_identity_until_it_has_answered() {
     fleet.hosts[0].start();
     fleet.online("box").await;
     fleet.done(Action::Ping {}).await;
+
+    // Machines that do not return: only those that are silent for so long.
+    let long = ["host", "rm", "--offline-for", "30d"];
+    let said = cli.says(&long).await;
+    assert!(said.err.contains("no host has been away"), "{}", said.err);
+    fleet.hosts[0].kill();
+    fleet.api.host_is("box", "offline", SOON).await;
+    let said = cli.says(&long).await;
+    assert_eq!(said.code, 0, "{}", said.err);
+    fleet.api.host_is("box", "offline", SOON).await;
+    wait_for("it has been away for a second", SOON, async || {
+        let said = cli.says(&["host", "rm", "--offline-for", "1s"]).await;
+        if said.err.contains("box: identity revoked") {
+            Ok(())
+        } else {
+            Err(said.err)
+        }
+    })
+    .await;
+    fleet.hosts[0].start();
+    fleet.hosts[0].supervisor.says("(revoked)", SOON).await;
+}
+
+#[tokio::test]
+async fn each_copy_of_a_prepared_image_becomes_a_host_of_its_own() {
+    let mut fleet = Fleet::start(Options::simulated()).await;
+    let golden = fleet.hosts[0].dir.clone();
+    let prepare = async || {
+        let mut command = tokio::process::Command::new(program("fairlead-agent"));
+        command.arg("prepare-image").arg("--state-dir").arg(&golden);
+        let said = command.output().await.unwrap();
+        let words = [said.stdout, said.stderr].concat();
+        (said.status.code(), String::from_utf8(words).unwrap())
+    };
+    let (code, said) = prepare().await;
+    assert!(code == Some(1) && said.contains("stop it first"), "{said}");
+    fleet.online("box").await;
+    fleet.hosts[0].kill();
+    let (code, said) = prepare().await;
+    assert!(code == Some(0) && said.contains("--uses"), "{said}");
+
+    let token = JoinTokenRequest {
+        uses: Some(2),
+        ..JoinTokenRequest::default()
+    };
+    let token = fleet.api.new_join_token(&token).await.unwrap().token;
+    let address = fleet.regions[0].dialled_at();
+    let first = fleet.api.host("box").await.unwrap().id;
+    let mut ids = vec![first];
+    let mut copies = Vec::new();
+    for name in ["copy-a", "copy-b"] {
+        let dir = fleet.dir().join(name);
+        let copied = tokio::process::Command::new("cp")
+            .arg("-a")
+            .args([&golden, &dir])
+            .status();
+        assert!(copied.await.unwrap().success());
+        let file = fleet.secret_file(&format!("{name}.token"), &token);
+        copies.push(fleet.start_host_in(name, dir, &address, Some(&file)));
+        fleet.online(name).await;
+        ids.push(fleet.api.host(name).await.unwrap().id);
+    }
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 3, "no two of them are one host");
+    assert_eq!(fleet.api.hosts().await.unwrap().len(), 3, "nor a clone");
 }
 
 #[tokio::test]

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use fairlead_tests::hosts::{Hosts, TestHost};
 use fairlead_tests::wait::wait_for;
 
+use crate::proxied::Double;
 use crate::servers::{SOON, Servers, ran};
 
-/// From the line to the first heartbeat. Meant are 3 s without the download; the bound is for a machine that
-/// builds beside, what was measured is printed.
-const HEARTBEAT_WITHIN: Duration = Duration::from_secs(10);
+/// From the moment at which the program is whole on the machine's disk to the first heartbeat. What was
+/// measured is printed.
+const HEARTBEAT_WITHIN: Duration = Duration::from_secs(3);
 
 async fn host_row(servers: &Servers, name: &str) -> serde_json::Value {
     let hosts = servers.json("host ls").await;
@@ -194,18 +195,89 @@ async fn from_the_line_to_the_first_heartbeat_on_a_fresh_machine_twice() {
             .unwrap_or_else(|| panic!("no host.online in {events}"));
         let online: jiff::Timestamp = online["at"].as_str().unwrap().parse().unwrap();
         // When the program was whole on the machine's disk.
-        let here = vm
-            .says("stat -L -c %.3Y /opt/fairlead/current/fairlead-agent; date +%s.%N")
+        let bytes = vm
+            .says("stat -L -c %.6Y /opt/fairlead/current/fairlead-agent")
             .await;
+        let bytes_us = (bytes.parse::<f64>().unwrap() * 1e6) as i64;
+        let bytes = jiff::Timestamp::from_microsecond(bytes_us).unwrap();
+        let after_bytes = Duration::try_from(online.duration_since(bytes)).expect("after it");
         let all = Duration::try_from(online.duration_since(began)).expect("after the line");
         println!(
-            "{name}: from the line to the first heartbeat {:.2} s (meant: 3 s once the bytes are there), the \
-             line itself {:.2} s; {here}",
+            "{name}: from the line to the first heartbeat {:.2} s, of it since the bytes were there {:.2} s; \
+             the line itself {:.2} s",
             all.as_secs_f64(),
+            after_bytes.as_secs_f64(),
             line_took.as_secs_f64(),
         );
-        assert!(all < HEARTBEAT_WITHIN, "{name}: {all:?}");
+        assert!(after_bytes < HEARTBEAT_WITHIN, "{name}: {after_bytes:?}");
     }
+}
+
+#[tokio::test]
+async fn a_host_that_reaches_nothing_but_a_proxy_with_a_password_joins_and_leaves() {
+    let Some(hosts) = Hosts::here().await else {
+        return;
+    };
+    let servers = Servers::install(&hosts).await;
+    let vm = hosts.start("vm").await;
+    let proxy = Double::start_at(hosts.gateway(), Some(servers.host.ip())).await;
+    // As a customer's firewall does: nothing goes out but to the proxy.
+    ran(
+        &vm,
+        &format!("iptables -I OUTPUT -d {} -j DROP", servers.host.ip()),
+    )
+    .await;
+    let direct = "curl -sk --max-time 2 --noproxy '*' https://fleet.example.test/readyz";
+    assert!(!vm.exec(direct).await.is_ok(), "there is a way around");
+    vm.make_image("web:1").await;
+
+    // Without the password it is said in words.
+    let script = servers.line.split(" | ").next().unwrap();
+    let fetched = format!(
+        "HTTPS_PROXY=http://me:secret@{} {script} >/root/install.sh",
+        proxy.address
+    );
+    ran(&vm, &fetched).await;
+    let rest = servers.line.split_once(" | ").unwrap().1;
+    let from_file = rest.replace("sh -s --", "sh /root/install.sh");
+    let refused = format!(
+        "export HTTPS_PROXY=http://me@{}; {from_file}",
+        proxy.address
+    );
+    let refused = vm.exec(&refused).await;
+    assert_ne!(refused.code, 0, "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("wants a user and a password"),
+        "{}",
+        refused.stderr
+    );
+
+    let through = format!("export HTTPS_PROXY=http://me:secret@{}; ", proxy.address);
+    ran(&vm, &format!("{through}{}", servers.line)).await;
+    servers.host_is("vm", "online").await;
+    ran(
+        &servers.host,
+        "fairlead run -d --name web --host vm web:1 sleep 600",
+    )
+    .await;
+    let said = servers.host.says("fairlead exec web echo through").await;
+    assert_eq!(said, "through");
+    let made = proxy.made();
+    for by_agent in [true, false] {
+        assert!(
+            made.iter()
+                .any(|made| *made == ("fleet.example.test:443".to_owned(), by_agent)),
+            "{made:?}"
+        );
+    }
+    // The password is for root alone, and in no log.
+    let leaks = vm
+        .exec("journalctl --no-pager | grep -c me:secret; find /etc/fairlead -perm /044 -type f")
+        .await;
+    assert_eq!(leaks.stdout.trim(), "0", "{}", leaks.stdout);
+    ran(&vm, "fairlead-agent uninstall --purge").await;
+    let gone = servers.host.says("fairlead host ls").await;
+    assert!(!gone.contains("vm"), "its identity has ended: {gone}");
 }
 
 const COMPOSE: &str = r#"

@@ -41,6 +41,7 @@ mod lanes;
 mod terminal;
 mod terminal_page;
 mod liar;
+mod installation;
 mod one_process;
 mod other_machines;
 mod oracle;

@@ -12,6 +12,7 @@ use fairlead_tests::fleet::{Fleet, Options};
 use fairlead_tests::wait::wait_for;
 
 use crate::acts::{restart, stop};
+use crate::cli::Cli;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -29,6 +30,22 @@ async fn a_host_that_was_away_gets_its_commands_once_and_in_order() {
     assert_eq!(seen.state, "queued");
     assert!(seen.waiting_for.contains("offline since"), "{seen:#?}");
     assert!(fleet.api.status().await.unwrap().commands_open >= 2);
+    let gone = fleet.api.host("box").await.unwrap();
+    assert!(
+        gone.reason.contains("connection") && !gone.reason.contains("TLS"),
+        "in plain words: {gone:#?}"
+    );
+    let since = gone.since.to_string();
+    let cli = Cli::of(&fleet);
+    for verb in [&["status"][..], &["command", "ls"]] {
+        let said = cli.says(verb).await.out;
+        assert!(
+            said.contains("offline since") && said.contains(" ago)") && !said.contains(&since),
+            "as people say it: {said}"
+        );
+        let exact = cli.says(&[verb, &["-o", "json"]].concat()).await.out;
+        assert!(exact.contains(&since), "{since} in {exact}");
+    }
 
     fleet.hosts[0].start();
     for command in [&first, &second] {

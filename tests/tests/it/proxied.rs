@@ -2,6 +2,7 @@
 //!
 //! Holds: DESIGN §5 (proxies), and that every dial of an agent names the kind of server in SNI.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,8 +21,8 @@ const SOON: Duration = Duration::from_secs(30);
 const GOOD: &str = "Proxy-Authorization: Basic bWU6c2VjcmV0";
 
 /// A proxy that takes CONNECT from one user, and can be told to take nobody.
-struct Double {
-    address: String,
+pub(crate) struct Double {
+    pub(crate) address: String,
     closed: Arc<AtomicBool>,
     /// Takes what it is asked, and answers nothing.
     hangs: Arc<AtomicBool>,
@@ -33,7 +34,12 @@ struct Double {
 
 impl Double {
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(Ipv4Addr::LOCALHOST, None).await
+    }
+
+    /// One at that address of this machine, to which all names lead there.
+    pub(crate) async fn start_at(at: Ipv4Addr, all_names: Option<Ipv4Addr>) -> Self {
+        let listener = TcpListener::bind((at, 0)).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (cut, _) = tokio::sync::watch::channel(());
         let closed = Arc::new(AtomicBool::new(false));
@@ -51,7 +57,7 @@ impl Double {
                 connections.spawn(async move {
                     tokio::select! {
                         _ = cut.changed() => {}
-                        () = serve(tcp, &closed, &hangs, &made) => {}
+                        () = serve(tcp, all_names, &closed, &hangs, &made) => {}
                     }
                 });
             }
@@ -66,13 +72,15 @@ impl Double {
         }
     }
 
-    fn made(&self) -> Vec<(String, bool)> {
+    /// What was connected to, and whether by an agent.
+    pub(crate) fn made(&self) -> Vec<(String, bool)> {
         self.made.lock().unwrap().clone()
     }
 }
 
 async fn serve(
     mut client: TcpStream,
+    all_names: Option<Ipv4Addr>,
     closed: &AtomicBool,
     hangs: &AtomicBool,
     made: &Mutex<Vec<(String, bool)>>,
@@ -94,14 +102,16 @@ async fn serve(
         return;
     }
     let address = asked.split(' ').nth(1).unwrap_or_default().to_owned();
-    let Ok(mut server) = TcpStream::connect(&address).await else {
+    let (name, port) = address.rsplit_once(':').unwrap_or_default();
+    let host = all_names.map_or_else(|| name.to_owned(), |ip| ip.to_string());
+    let Ok(mut server) = TcpStream::connect(format!("{host}:{port}")).await else {
         return;
     };
     let _ = client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
     let mut first = Vec::with_capacity(4096);
     let _ = client.read_buf(&mut first).await;
-    let name = sni::AGENTS.as_bytes();
-    let named = first.windows(name.len()).any(|part| part == name);
+    let sni = sni::AGENTS.as_bytes();
+    let named = first.windows(sni.len()).any(|part| part == sni);
     made.lock().unwrap().push((address, named));
     let _ = server.write_all(&first).await;
     let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;

@@ -189,6 +189,10 @@ fn an_identity_that_could_not_be_ended_is_said_and_kept_until_purged() {
         .env("FAIRLEAD_TEST_LEAVE", "1")
         .ok();
     assert!(said.contains("fairlead host rm"), "{said}");
+    assert!(
+        said.contains("could not be told (a:1: nobody is there)"),
+        "{said}"
+    );
     assert!(host.path("/var/lib/fairlead-agent/identity").is_file());
     assert!(
         host.path("/etc/fairlead/policy.toml").is_file(),
@@ -252,6 +256,37 @@ fn a_new_token_never_replaces_a_living_identity_unless_told() {
     assert!(host.recorded().contains("fairlead-agent leave"));
     assert!(!host.path("/var/lib/fairlead-agent/identity").exists());
     assert!(host.path("/etc/fairlead/join-token").is_file());
+}
+
+#[test]
+fn an_identity_that_was_taken_back_is_said_to_be_and_left_until_told() {
+    let repository = Repository::new();
+    for shell in shells() {
+        let host = Host::new();
+        host.install(shell, &repository, &[]).with_token().ok();
+        host.join();
+        fs::remove_file(host.path("/etc/fairlead/join-token")).unwrap();
+        fs::write(host.path("/var/lib/fairlead-agent/revoked"), "").unwrap();
+        let before = tree(&host.root());
+        for said in [
+            host.install(shell, &repository, &[])
+                .refused(1, "installer_revoked"),
+            host.install(shell, &repository, &[])
+                .with_token()
+                .refused(1, "installer_revoked"),
+        ] {
+            assert!(
+                said.contains("(revoked)") && said.contains("--re-enrol"),
+                "{said}"
+            );
+            assert!(said.contains("--uninstall"), "{said}");
+        }
+        assert_eq!(tree(&host.root()), before);
+        host.install(shell, &repository, &["--re-enrol"])
+            .with_token()
+            .ok();
+        assert!(host.path("/etc/fairlead/join-token").is_file());
+    }
 }
 
 #[test]

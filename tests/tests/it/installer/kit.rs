@@ -244,9 +244,17 @@ fn program(name: &str, version: &str) -> String {
          echo \"{name} $*\" >>\"${{FAIRLEAD_TEST_RECORD:-/dev/null}}\"\n\
          case $1 in\n\
          --version) echo {name} {version} ;;\n\
-         status) echo 'identity  enrolled as box in region hz'\n\
+         status)\n\
+         if [ -e \"$FAIRLEAD_STATE_DIR/revoked\" ]; then\n\
+         echo 'identity  REVOKED: it was box in region hz (revoked)'\n\
+         exit 1\n\
+         fi\n\
+         echo 'identity  enrolled as box in region hz'\n\
          echo 'ca        {ca}' ;;\n\
-         leave) exit \"${{FAIRLEAD_TEST_LEAVE:-0}}\" ;;\n\
+         leave)\n\
+         [ \"${{FAIRLEAD_TEST_LEAVE:-0}}\" = 0 ] && exit\n\
+         echo 'error: no access server could be told (a:1: nobody is there), so the identity lives' >&2\n\
+         exit \"$FAIRLEAD_TEST_LEAVE\" ;;\n\
          setup)\n\
          while [ $# -gt 0 ]; do\n\
          case $1 in *-token-file) echo {TOKEN} >\"$2\" ;; esac\n\
