@@ -7,6 +7,7 @@
 //! | `job` | one command's life in a task of its own: checks, intent, act, result |
 //! | `look` | before the act: the container, precondition and policy |
 //! | `act` | what each kind asks of the engine |
+//! | `exec` | a process: made, journalled, started |
 //! | `own` | what is asked of the agent itself |
 //! | `turn` | who is first: the job that begins, or the person who withdraws |
 //! | `fleeting` | results that are not journalled |
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 pub mod lanes;
 mod act;
 mod attached;
+mod exec;
 mod fleeting;
 mod job;
 mod look;
