@@ -63,7 +63,7 @@ pub enum SuperviseError {
 /// # Errors
 /// When the state directory cannot be used or another supervisor uses it.
 pub fn supervise(state_dir: &Path, arguments: &[String]) -> Result<(), SuperviseError> {
-    files::private_dir(state_dir).map_err(|error| state_error(state_dir, &error))?;
+    files::own_dir(state_dir).map_err(|error| state_error(state_dir, &error))?;
     let _lock = hold(state_dir)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGCHLD]).map_err(SuperviseError::Signals)?;
     let run = RunId::from_bytes(fairlead_identity::random::bytes());
