@@ -8,6 +8,7 @@
 //! | `job` | one command's life in a task of its own: checks, intent, act, result |
 //! | `look` | before the act: the container, precondition and policy |
 //! | `act` | what each kind asks of the engine |
+//! | `exec` | a process: made, journalled, started |
 //! | `own` | what is asked of the agent itself |
 //! | `turn` | who is first: the job that begins, or the person who withdraws |
 //! | `handover` | another instance beside this one: what is given away, what is left alone |
@@ -31,6 +32,7 @@ use crate::journal::{Dead, Known};
 pub mod lanes;
 mod act;
 mod attached;
+mod exec;
 mod fleeting;
 mod handover;
 mod job;

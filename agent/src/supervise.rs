@@ -79,7 +79,7 @@ pub fn supervise(
     arguments: &[String],
     times: Times,
 ) -> Result<(), SuperviseError> {
-    files::private_dir(state_dir).map_err(|error| state_error(state_dir, &error))?;
+    files::own_dir(state_dir).map_err(|error| state_error(state_dir, &error))?;
     let _lock = hold(state_dir)?;
     let signals = Wakeups::new().map_err(SuperviseError::Signals)?;
     let layout = Layout::of_this_program().map_err(SuperviseError::Start)?;

@@ -3,10 +3,10 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, Mode, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 /// The file in a data directory whose lock says that a process works there.
 const LOCK_FILE: &str = "lock";
@@ -46,7 +46,7 @@ fn locked(dir: &Path) -> Result<File, ClaimError> {
         path: path.display().to_string(),
         reason: error.to_string(),
     };
-    private_dir(dir).map_err(|error| unusable(dir, &error))?;
+    own_dir(dir).map_err(|error| unusable(dir, &error))?;
     let path = dir.join(LOCK_FILE);
     lock(&path).map_err(|error| match error {
         LockError::Taken => ClaimError::Taken(dir.display().to_string()),
@@ -73,10 +73,15 @@ pub enum LockError {
 pub fn lock(path: &Path) -> Result<File, LockError> {
     let mut make = OpenOptions::new();
     make.create(true).truncate(false).write(true).mode(0o600);
+    make.custom_flags(no_link());
     let file = make
         .open(path)
         // A disk that takes nothing any more can still be read from.
-        .or_else(|error| File::open(path).map_err(|_| error))
+        .or_else(|error| {
+            let mut read = OpenOptions::new();
+            read.read(true).custom_flags(no_link());
+            read.open(path).map_err(|_| error)
+        })
         .map_err(LockError::File)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
@@ -105,6 +110,7 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
             .create(true)
             .truncate(true)
             .mode(0o600)
+            .custom_flags(no_link())
             .open(beside)?;
         file.write_all(content)?;
         file.sync_all()?;
@@ -135,6 +141,27 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
 /// When it cannot be made.
 pub fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The same, and nobody else can write into it: what is read from it is believed, and what is written there
+/// must not go elsewhere.
+///
+/// # Errors
+/// When it cannot be made, or others may write there.
+pub fn own_dir(path: &Path) -> io::Result<()> {
+    private_dir(path)?;
+    let found = std::fs::metadata(path)?;
+    if found.mode() & 0o022 != 0 {
+        return Err(io::Error::other(
+            "others may write into it: chmod go-w, and look at what they have put there",
+        ));
+    }
+    Ok(())
+}
+
+/// A file that is written is opened itself, never what somebody has let its name lead to.
+fn no_link() -> i32 {
+    OFlags::NOFOLLOW.bits().cast_signed()
 }
 
 /// The content of a file, or `None` when there is none.
@@ -174,5 +201,39 @@ mod tests {
         assert!(matches!(lock(&path), Err(LockError::Taken)));
         let nowhere = dir.path().join("none/a.lock");
         assert!(matches!(lock(&nowhere), Err(LockError::File(_))));
+    }
+
+    #[test]
+    fn s30_no_link_is_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let precious = dir.path().join("precious");
+        std::fs::write(&precious, "mine").unwrap();
+        for name in ["data.new", "data.lock"] {
+            std::os::unix::fs::symlink(&precious, dir.path().join(name)).unwrap();
+        }
+        replace(&dir.path().join("data"), b"theirs").unwrap_err();
+        let refused = lock(&dir.path().join("data.lock"));
+        assert!(matches!(refused, Err(LockError::File(_))), "{refused:?}");
+        assert_eq!(std::fs::read(&precious).unwrap(), b"mine");
+        // What led elsewhere is gone, and nothing stands in the way any more.
+        replace(&dir.path().join("data"), b"ours").unwrap();
+        assert_eq!(std::fs::read(dir.path().join("data")).unwrap(), b"ours");
+    }
+
+    #[test]
+    fn s30_a_directory_that_others_may_write_to_is_not_worked_in() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        own_dir(&data).unwrap();
+        assert_eq!(std::fs::metadata(&data).unwrap().mode() & 0o777, 0o700);
+        for mode in [0o770, 0o702, 0o1777] {
+            std::fs::set_permissions(&data, std::fs::Permissions::from_mode(mode)).unwrap();
+            let error = own_dir(&data).unwrap_err();
+            assert!(error.to_string().contains("chmod"), "{mode:o}: {error}");
+            locked(&data).unwrap_err();
+        }
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).unwrap();
+        own_dir(&data).unwrap();
     }
 }

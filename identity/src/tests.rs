@@ -262,6 +262,32 @@ fn a_signed_command_is_believed_as_it_was_signed() {
 }
 
 #[test]
+fn s11_who_knows_no_key_believes_nobody_and_no_root_is_no_trust() {
+    let s = signing();
+    let signed = s.signer.sign(&command_for(1));
+    let mut ignorant = Verifier::new(s.installation.believed(), host(1), "ours");
+    assert!(
+        ignorant
+            .learn(&CommandKeys::default(), at(NOW_S))
+            .is_empty()
+    );
+    let believed = ignorant.verify(&signed, at(NOW_S));
+    assert_eq!(believed, Err(SignatureError::UnknownKey));
+    let empty = CommandKeys {
+        chains: vec![fairlead_protocol::Chain::default()],
+    };
+    assert_eq!(ignorant.learn(&empty, at(NOW_S)).len(), 1);
+    let believed = ignorant.verify(&signed, at(NOW_S));
+    assert_eq!(believed, Err(SignatureError::UnknownKey));
+    Root::from_der(Vec::new().into()).err().unwrap();
+    let nobody = s
+        .installation
+        .believed()
+        .identify(&[], Usage::Client, at(NOW_S));
+    assert!(nobody.is_err(), "no certificate is nobody's");
+}
+
+#[test]
 fn a_relay_can_neither_alter_nor_redirect_nor_forge() {
     let s = signing();
     let signed = s.signer.sign(&command_for(1));

@@ -27,7 +27,7 @@ use super::look::{
 use super::outcome::Outcome;
 use super::settle::{Before, Settled, settle};
 use super::turn::Turn;
-use super::{act, attached, own, stamp};
+use super::{act, attached, exec, own, stamp};
 use crate::app::RenewNow;
 use crate::journal::Appender;
 use crate::observe::Picture;
@@ -73,6 +73,13 @@ pub(super) struct Surroundings {
     pub(super) renew: mpsc::Sender<RenewNow>,
     pub(super) departure: Departure,
     pub(super) news: mpsc::Sender<News>,
+}
+
+impl Surroundings {
+    /// Whether a deadline has passed.
+    pub(super) fn is_past(&self, not_after_us: i64) -> bool {
+        self.time.now_us() > not_after_us && !planted::is(Defect::ExpiredIsBegun)
+    }
 }
 
 /// A command that may begin.
@@ -271,14 +278,9 @@ fn see(intent: &mut Intent, detail: &ContainerDetail) {
 }
 
 fn past_deadline(job: &Job, around: &Surroundings) -> Option<Outcome> {
-    let over = around.time.now_us() > job.command.not_after_us;
-    (over && !planted::is(Defect::ExpiredIsBegun)).then(|| {
-        Outcome::ended(
-            State::Expired,
-            codes::DEADLINE_PASSED,
-            "its deadline passed before it could begin; nothing was done",
-        )
-    })
+    around
+        .is_past(job.command.not_after_us)
+        .then(Outcome::too_late)
 }
 
 /// What forbids it, without asking the engine.
@@ -358,7 +360,8 @@ async fn begin(
         job.stamps
             .push(stamp(Stage::EngineCalled, around.time.now_us()));
         let mut exec = None;
-        let asking = ask_engine(id, kind, &mut stream, &mut exec, &mut call, around);
+        let which = (job.id, job.command.not_after_us);
+        let asking = ask_engine(which, kind, &mut stream, &mut exec, &mut call, around);
         let Ok(answer) = tokio::time::timeout(allowed, asking).await else {
             job.stamps
                 .push(stamp(Stage::EngineAnswered, around.time.now_us()));
@@ -399,7 +402,7 @@ async fn begin(
 }
 
 /// Tells it, once.
-async fn tell(news: &mut Option<News>, around: &Surroundings) {
+pub(super) async fn tell(news: &mut Option<News>, around: &Surroundings) {
     if let Some(news) = news.take() {
         let _ = around.news.send(news).await;
     }
@@ -427,7 +430,7 @@ async fn timed_out(
 
 /// Asks the engine; `exec` becomes the id of the exec that was made on the way.
 async fn ask_engine(
-    id: CommandId,
+    (id, not_after_us): (CommandId, i64),
     kind: &Kind,
     stream: &mut Option<StreamSocket>,
     exec: &mut Option<String>,
@@ -437,26 +440,12 @@ async fn ask_engine(
     let runtime = &*around.runtime;
     match kind {
         Kind::Exec(wanted) => {
-            let made = runtime
-                .exec_create(&wanted.container, &attached::exec_spec(id, wanted))
-                .await?;
-            // Before it is started its id must be on disk, else a crash would leave it unknown.
-            if let Err(error) = around.appender.exec_created(id, &made).await {
-                return Ok(Outcome::failed(
-                    codes::JOURNAL_UNAVAILABLE,
-                    format!("{error}; nothing was run"),
-                ));
-            }
-            let _ = around
-                .news
-                .send(News::ExecMade {
-                    id,
-                    exec: made.clone(),
-                })
-                .await;
-            *exec = Some(made.clone());
-            tell(call, around).await;
-            attached::run_exec(runtime, id, &made, wanted, stream.take()).await
+            let asked = exec::Asked {
+                id,
+                not_after_us,
+                wanted,
+            };
+            exec::carry_out(&asked, stream.take(), exec, call, around).await
         }
         Kind::Logs(logs) => attached::run_logs(runtime, logs, stream.take()).await,
         Kind::CopyOut(copy) => attached::run_copy_out(runtime, copy, stream.take()).await,
@@ -517,6 +506,7 @@ async fn settle_patiently(
         0
     };
     let not_before_us = intent.at_us - set_back_us;
+    let not_after_us = job.command.not_after_us;
     let before = Before {
         id: job.id,
         kind,
@@ -524,6 +514,7 @@ async fn settle_patiently(
         exec,
         waited,
         not_before_us,
+        is_late: &|| around.is_past(not_after_us),
     };
     loop {
         match settle(&*around.runtime, &before).await {

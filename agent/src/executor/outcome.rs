@@ -53,6 +53,15 @@ impl Outcome {
         Self::ended(State::Failed, code, message)
     }
 
+    /// Its deadline passed first.
+    pub fn too_late() -> Self {
+        Self::ended(
+            State::Expired,
+            codes::DEADLINE_PASSED,
+            "its deadline passed before it could begin; nothing was done",
+        )
+    }
+
     /// With a body, cut to what a result may carry.
     pub fn with_body(mut self, body: impl Into<Bytes>) -> Self {
         let mut body = body.into();

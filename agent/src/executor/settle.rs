@@ -26,6 +26,8 @@ const EVENTS_SILENT_AFTER: Duration = Duration::from_millis(500);
 const EVENTS_ALL_WITHIN: Duration = Duration::from_secs(3);
 /// How long an engine may take to remove a container.
 const REMOVED_WITHIN: Duration = Duration::from_secs(60);
+/// An engine that answers has begun by then what it was asked to start before.
+const STARTED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What became of it.
 pub(super) enum Settled {
@@ -45,6 +47,8 @@ pub(super) struct Before<'a> {
     pub(super) waited: Duration,
     /// What happened since the intent carries no earlier time than this, by the machine's clock.
     pub(super) not_before_us: i64,
+    /// Whether its deadline has passed by now.
+    pub(super) is_late: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// Finds out what became of it.
@@ -344,9 +348,19 @@ async fn executed(
             "the agent was restarted: the terminal and its processes were ended",
         )));
     }
+    let mut not_started = Duration::ZERO;
     loop {
         match runtime.exec_state(exec).await? {
             ExecState::Running => tokio::time::sleep(ASK_AGAIN_AFTER).await,
+            // Past its deadline it is not begun. Whether it was is seen by waiting: what was said to an
+            // engine that hung is read when it goes on.
+            ExecState::Created if (before.is_late)() => {
+                if not_started >= STARTED_WITHIN {
+                    return Ok(Settled::Done(Outcome::too_late()));
+                }
+                tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                not_started += ASK_AGAIN_AFTER;
+            }
             // Made and not started, as far as is known: this very one is started, because the engine
             // refuses to start it twice, and a new one might run beside it.
             ExecState::Created => {
@@ -391,95 +405,4 @@ pub(super) fn exited(code: i64) -> Outcome {
 }
 
 #[cfg(test)]
-mod tests {
-    use fairlead_protocol::{ContainerSpec, Kill, State};
-
-    use super::*;
-    use crate::executor::act::COMMAND_LABEL;
-    use crate::runtime::simulated::{SimulatedOptions, SimulatedRuntime};
-
-    /// A signal that was never sent is not taken for one that did its work.
-    #[tokio::test]
-    async fn a_kill_of_what_had_ended_before_is_not_done_and_of_what_ended_since_is() {
-        let runtime = SimulatedRuntime::new(SimulatedOptions::default()).unwrap();
-        let spec = ContainerSpec {
-            name: "web".to_owned(),
-            image: "demo/web:1".to_owned(),
-            ..ContainerSpec::default()
-        };
-        let container_id = runtime.create(&spec, &[]).await.unwrap();
-        runtime.start("web").await.unwrap();
-        runtime.kill("web", "KILL").await.unwrap();
-        let ended_us = runtime.inspect("web").await.unwrap().finished_us;
-        let kind = Kind::Kill(Kill {
-            container: "web".to_owned(),
-            signal: "KILL".to_owned(),
-        });
-        for (at_us, done) in [(ended_us + 1, false), (ended_us, true)] {
-            let intent = Intent {
-                container_id: container_id.clone(),
-                at_us,
-                ..Intent::default()
-            };
-            let before = Before {
-                id: CommandId::from_bytes([1; 16]),
-                kind: &kind,
-                intent: &intent,
-                exec: None,
-                waited: Duration::ZERO,
-                not_before_us: at_us,
-            };
-            let settled = settle(&runtime, &before).await.unwrap();
-            assert_eq!(matches!(settled, Settled::Done(_)), done);
-        }
-    }
-
-    /// A container that was made and never started is no `run` that went well, whatever becomes of it.
-    #[tokio::test]
-    async fn a_run_is_settled_by_what_was_started() {
-        let id = CommandId::from_bytes([2; 16]);
-        let labels = [(COMMAND_LABEL.to_owned(), id.to_string())];
-        let spec = ContainerSpec {
-            name: "web".to_owned(),
-            image: "demo/web:1".to_owned(),
-            ..ContainerSpec::default()
-        };
-        let kind = Kind::Run(fairlead_protocol::Run {
-            spec: Some(spec.clone()),
-        });
-        for (started, removed, state) in [
-            (false, false, State::Succeeded),
-            (true, true, State::Succeeded),
-            (false, true, State::Failed),
-        ] {
-            let runtime = SimulatedRuntime::new(SimulatedOptions::default()).unwrap();
-            let container_id = runtime.create(&spec, &labels).await.unwrap();
-            if started {
-                runtime.start("web").await.unwrap();
-            }
-            if removed {
-                runtime.remove("web", true, false).await.unwrap();
-            }
-            let intent = Intent {
-                at_us: 1,
-                ..Intent::default()
-            };
-            let before = Before {
-                id,
-                kind: &kind,
-                intent: &intent,
-                exec: None,
-                waited: Duration::ZERO,
-                not_before_us: 0,
-            };
-            let Settled::Done(outcome) = settle(&runtime, &before).await.unwrap() else {
-                panic!("it was made");
-            };
-            assert_eq!(outcome.state, state, "{started} {removed}");
-            if !removed {
-                let now = runtime.inspect(&container_id).await.unwrap();
-                assert_eq!(now.container.state, "running");
-            }
-        }
-    }
-}
+mod tests;

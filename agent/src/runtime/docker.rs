@@ -34,6 +34,7 @@ use listing::Cache;
 use transport::{Engine, query_value, within};
 
 mod transport;
+mod calls;
 mod processes;
 pub(crate) mod errors;
 mod answers;

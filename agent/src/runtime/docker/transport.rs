@@ -22,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::calls::is_listed;
 use crate::runtime::ENGINE_QUESTION_TIMEOUT;
 
 /// The newest API that this build was written against (that of bollard's models).
@@ -184,9 +185,16 @@ impl Engine {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let version = self.version().await?;
         let (mut parts, body) = request.into_parts();
-        parts.uri = versioned(&parts.uri, version)?;
+        let path = unversioned(&parts.uri);
+        let plain = path.split_once('?').map_or(path, |(plain, _)| plain);
+        if !is_listed(&parts.method, plain) {
+            return Err(Error::DockerResponseServerError {
+                status_code: StatusCode::FORBIDDEN.as_u16(),
+                message: format!("{} {plain} is no call that this agent makes", parts.method),
+            });
+        }
+        parts.uri = format!("/v{}{path}", self.version().await?).parse()?;
         let answer = self.send_as_is(Request::from_parts(parts, body)).await?;
         if answer.status() == StatusCode::BAD_REQUEST {
             // Among other things: "client version … is too old" from an engine that was upgraded
@@ -224,19 +232,18 @@ impl Engine {
     }
 }
 
-/// The path under the version's prefix; scheme and authority are dropped.
-fn versioned(uri: &Uri, version: ApiVersion) -> Result<Uri, Error> {
+/// The path (and query) without a version's prefix; scheme and authority are dropped.
+fn unversioned(uri: &Uri) -> &str {
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
     // bollard 0.21 drops its own prefix while it joins the path; should it stop doing so, ours
     // still is the only one.
-    let path = match path
+    match path
         .strip_prefix("/v")
         .and_then(|rest| rest.split_once('/'))
     {
         Some((version, _)) if ApiVersion::parse(version).is_some() => &path[2 + version.len()..],
         _ => path,
-    };
-    Ok(format!("/v{version}{path}").parse::<Uri>()?)
+    }
 }
 
 /// Runs a question within a limit.
@@ -310,13 +317,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_version_goes_before_the_path() {
+    fn a_version_of_somebody_elses_is_taken_off_the_path() {
         let uri: Uri = "http://engine/containers/json?all=true".parse().unwrap();
-        let path = versioned(&uri, ApiVersion::new(1, 41)).unwrap();
-        assert_eq!(path.to_string(), "/v1.41/containers/json?all=true");
+        assert_eq!(unversioned(&uri), "/containers/json?all=true");
         let uri: Uri = "/v1.53/volumes".parse().unwrap();
-        let path = versioned(&uri, ApiVersion::new(1, 41)).unwrap();
-        assert_eq!(path.to_string(), "/v1.41/volumes");
+        assert_eq!(unversioned(&uri), "/volumes");
     }
 
     #[test]

@@ -1,0 +1,132 @@
+//! Settling, at a simulated engine.
+
+use fairlead_protocol::{ContainerSpec, Kill, State};
+
+use super::*;
+use crate::executor::act::COMMAND_LABEL;
+use crate::runtime::simulated::{SimulatedOptions, SimulatedRuntime};
+
+/// A signal that was never sent is not taken for one that did its work.
+#[tokio::test]
+async fn a_kill_of_what_had_ended_before_is_not_done_and_of_what_ended_since_is() {
+    let runtime = SimulatedRuntime::new(SimulatedOptions::default()).unwrap();
+    let spec = ContainerSpec {
+        name: "web".to_owned(),
+        image: "demo/web:1".to_owned(),
+        ..ContainerSpec::default()
+    };
+    let container_id = runtime.create(&spec, &[]).await.unwrap();
+    runtime.start("web").await.unwrap();
+    runtime.kill("web", "KILL").await.unwrap();
+    let ended_us = runtime.inspect("web").await.unwrap().finished_us;
+    let kind = Kind::Kill(Kill {
+        container: "web".to_owned(),
+        signal: "KILL".to_owned(),
+    });
+    for (at_us, done) in [(ended_us + 1, false), (ended_us, true)] {
+        let intent = Intent {
+            container_id: container_id.clone(),
+            at_us,
+            ..Intent::default()
+        };
+        let before = Before {
+            id: CommandId::from_bytes([1; 16]),
+            kind: &kind,
+            intent: &intent,
+            exec: None,
+            waited: Duration::ZERO,
+            not_before_us: at_us,
+            is_late: &|| false,
+        };
+        let settled = settle(&runtime, &before).await.unwrap();
+        assert_eq!(matches!(settled, Settled::Done(_)), done);
+    }
+}
+
+/// A container that was made and never started is no `run` that went well, whatever becomes of it.
+#[tokio::test]
+async fn a_run_is_settled_by_what_was_started() {
+    let id = CommandId::from_bytes([2; 16]);
+    let labels = [(COMMAND_LABEL.to_owned(), id.to_string())];
+    let spec = ContainerSpec {
+        name: "web".to_owned(),
+        image: "demo/web:1".to_owned(),
+        ..ContainerSpec::default()
+    };
+    let kind = Kind::Run(fairlead_protocol::Run {
+        spec: Some(spec.clone()),
+    });
+    for (started, removed, state) in [
+        (false, false, State::Succeeded),
+        (true, true, State::Succeeded),
+        (false, true, State::Failed),
+    ] {
+        let runtime = SimulatedRuntime::new(SimulatedOptions::default()).unwrap();
+        let container_id = runtime.create(&spec, &labels).await.unwrap();
+        if started {
+            runtime.start("web").await.unwrap();
+        }
+        if removed {
+            runtime.remove("web", true, false).await.unwrap();
+        }
+        let intent = Intent {
+            at_us: 1,
+            ..Intent::default()
+        };
+        let before = Before {
+            id,
+            kind: &kind,
+            intent: &intent,
+            exec: None,
+            waited: Duration::ZERO,
+            not_before_us: 0,
+            is_late: &|| false,
+        };
+        let Settled::Done(outcome) = settle(&runtime, &before).await.unwrap() else {
+            panic!("it was made");
+        };
+        assert_eq!(outcome.state, state, "{started} {removed}");
+        if !removed {
+            let now = runtime.inspect(&container_id).await.unwrap();
+            assert_eq!(now.container.state, "running");
+        }
+    }
+}
+
+/// Of a process that was made before a crash nobody knows whether it was asked to start as well.
+#[tokio::test]
+async fn a_process_that_was_made_is_begun_in_time_or_not_at_all() {
+    for (is_late, state) in [(true, State::Expired), (false, State::Succeeded)] {
+        let runtime = SimulatedRuntime::new(SimulatedOptions::default()).unwrap();
+        let spec = ContainerSpec {
+            name: "web".to_owned(),
+            image: "demo/web:1".to_owned(),
+            ..ContainerSpec::default()
+        };
+        runtime.create(&spec, &[]).await.unwrap();
+        runtime.start("web").await.unwrap();
+        let exec = fairlead_protocol::Exec {
+            container: "web".to_owned(),
+            command: vec!["true".to_owned()],
+            ..fairlead_protocol::Exec::default()
+        };
+        let id = CommandId::from_bytes([3; 16]);
+        let wanted = crate::executor::attached::exec_spec(id, &exec);
+        let made = runtime.exec_create("web", &wanted).await.unwrap();
+        let before = Before {
+            id,
+            kind: &Kind::Exec(exec),
+            intent: &Intent::default(),
+            exec: Some(&made),
+            waited: Duration::ZERO,
+            not_before_us: 0,
+            is_late: &|| is_late,
+        };
+        let Settled::Done(outcome) = settle(&runtime, &before).await.unwrap() else {
+            panic!("it has an end");
+        };
+        assert_eq!(outcome.state, state);
+        let then = runtime.exec_state(&made).await.unwrap();
+        assert_eq!(then == ExecState::Created, is_late, "{then:?}");
+    }
+}
