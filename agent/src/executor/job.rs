@@ -20,7 +20,7 @@ use fairlead_protocol::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::look::{
-    allowed, existing_container, look_before, needs_no_look, wait_for_engine, withdrawn,
+    allowed, existing_container, forbidden, look_before, needs_no_look, wait_for_engine, withdrawn,
     withdrawn_by,
 };
 use super::outcome::Outcome;
@@ -313,7 +313,7 @@ async fn begin(job: &mut Job, kind: &Kind, mut intent: Intent, around: &Surround
         job.stamps
             .push(stamp(Stage::EngineCalled, around.time.now_us()));
         let mut exec = None;
-        let asking = ask_engine(job.id, kind, &mut stream, &mut exec, around);
+        let asking = ask_engine(&job.command, kind, &mut stream, &mut exec, around);
         let Ok(answer) = tokio::time::timeout(allowed, asking).await else {
             job.stamps
                 .push(stamp(Stage::EngineAnswered, around.time.now_us()));
@@ -375,13 +375,15 @@ async fn timed_out(
 
 /// Asks the engine; `exec` becomes the id of the exec that was made on the way.
 async fn ask_engine(
-    id: CommandId,
+    command: &Command,
     kind: &Kind,
     stream: &mut Option<StreamSocket>,
     exec: &mut Option<String>,
     around: &Surroundings,
 ) -> Result<Outcome, RuntimeError> {
     let runtime = &*around.runtime;
+    let id = CommandId::from_wire(&command.id)
+        .map_err(|error| RuntimeError::Engine(error.to_string()))?;
     match kind {
         Kind::Exec(wanted) => {
             let made = runtime
@@ -402,7 +404,8 @@ async fn ask_engine(
                 })
                 .await;
             *exec = Some(made.clone());
-            attached::run_exec(runtime, id, &made, wanted, stream.take()).await
+            let forbidden = forbidden(command, &wanted.container, around);
+            attached::run_exec(runtime, id, &made, wanted, stream.take(), forbidden).await
         }
         Kind::Logs(logs) => attached::run_logs(runtime, logs, stream.take()).await,
         Kind::CopyOut(copy) => attached::run_copy_out(runtime, copy, stream.take()).await,

@@ -39,6 +39,7 @@ mod servers;
 mod lanes;
 mod terminal;
 mod terminal_page;
+mod terminal_region;
 mod liar;
 mod one_process;
 mod other_machines;
