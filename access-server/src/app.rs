@@ -1,22 +1,27 @@
 //! Builds the access server from its configuration and runs it until shutdown.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
-use fairlead_api::server::{Limits, serve};
+use fairlead_api::server::web_certificate::{WebCertificate, WebCertificateError};
+use fairlead_api::server::{Limits, Peer, serve};
 use fairlead_daemon::arrivals::{self, Arrivals, ListenError, listen};
 use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files::{self, ClaimError};
 use fairlead_daemon::service;
 use fairlead_daemon::shutdown::Shutdown;
+use fairlead_identity::Root;
 use fairlead_identity::chain::Usage;
 use fairlead_identity::tls::{self, Expected, Trust};
 use fairlead_link::accept::Acceptor;
 use fairlead_link::dial::Dialler;
 use fairlead_protocol::{UplinkUp, limits, version};
 use fairlead_store::{Store, StoreError};
+use fairlead_webssh::recording::file::Recordings;
+use fairlead_webssh::{origin, socket};
 use rustls::pki_types::UnixTime;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -25,7 +30,13 @@ use crate::config::Config;
 use crate::front::Front;
 use crate::join::{JoinError, join};
 use crate::region::{Region, RegionParts};
-use crate::{listener, metrics, sweeper, uplink};
+use crate::terminals::Desk;
+use crate::{listener, metrics, sweeper, terminals, uplink};
+
+/// Recordings of terminals, below the data directory, until the controller has them.
+const RECORDINGS_DIR: &str = "recordings";
+/// How often the files of the https certificate are looked at.
+const CERTIFICATE_LOOKED_AT_EVERY: Duration = Duration::from_secs(30);
 
 /// Why the access server does not run.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +56,15 @@ pub enum AppError {
     /// Keys and certificates do not fit.
     #[error("cannot use the certificates: {0}")]
     Tls(#[from] rustls::Error),
+    /// Nor do those for https.
+    #[error(transparent)]
+    WebCertificate(#[from] WebCertificateError),
+    /// Recordings have no place.
+    #[error("cannot use the directory of recordings: {0}")]
+    Recordings(#[source] std::io::Error),
+    /// Pages find no way here.
+    #[error("--public-url {0} is not an https address, and --terminals needs one")]
+    PublicUrl(String),
     /// The own certificate is not one of ours.
     #[error("the own certificate cannot be used ({0}): is this machine's clock right?")]
     Identity(#[from] fairlead_identity::chain::ChainError),
@@ -58,6 +78,7 @@ pub struct App {
     front: Option<(Arc<Front>, TcpListener)>,
     acceptor: Acceptor,
     web_tls: Arc<rustls::ServerConfig>,
+    web_files: Option<Arc<WebCertificate>>,
     dialler: Dialler,
     controller: String,
     volatile: mpsc::Receiver<UplinkUp>,
@@ -103,7 +124,15 @@ impl App {
             Some(joined.server.clone()),
         )?;
         let dialler = Dialler::new(dialler_tls, Some(joined.root.clone()), version::sni::UPLINK);
-        let web_tls = Arc::new(tls::https(joined.web)?);
+        let web_files = match (&config.web_certificate, &config.web_key) {
+            (Some(chain), Some(key)) => Some(WebCertificate::open(chain, key)?),
+            _ => None,
+        };
+        let web_tls = match &web_files {
+            Some(files) => tls::https_with(Arc::<WebCertificate>::clone(files))?,
+            None => tls::https(joined.web)?,
+        };
+        let desk = desk(&config, &joined.root)?;
         let (region, volatile) = Region::new(RegionParts {
             name: joined.region,
             server: own.role,
@@ -111,6 +140,7 @@ impl App {
             root: joined.root,
             agents_ca: joined.agents_ca,
             ledger,
+            desk,
             clock: Clock::system(),
             ping_interval_ms: config.ping_interval_ms,
         })
@@ -121,7 +151,8 @@ impl App {
             web,
             front,
             acceptor,
-            web_tls,
+            web_tls: Arc::new(web_tls),
+            web_files,
             dialler,
             controller: config.controller,
             volatile,
@@ -133,7 +164,25 @@ impl App {
         tracing::info!(region = self.region.name, "access server up");
         service::ready();
         let region = self.region;
-        let router = probes(Arc::clone(&region));
+        let mut router = probes(Arc::clone(&region));
+        let desk = region.desk.clone();
+        let terminals = desk
+            .as_ref()
+            .map(|desk| Desk::open(&region, desk, shutdown.clone()));
+        if let Some(terminals) = &terminals {
+            router = router.merge(socket::router(Arc::clone(terminals), Peer::of));
+        }
+        let sessions = async {
+            if let (Some(desk), Some(terminals)) = (desk, &terminals) {
+                let run = terminals::run(Arc::clone(&region), desk, shutdown.clone());
+                tokio::join!(run, terminals.drained());
+            }
+        };
+        let files = async {
+            if let Some(files) = self.web_files {
+                keep_files(&files, &shutdown).await;
+            }
+        };
         let front = async {
             if let Some((front, listener)) = self.front {
                 front.run(listener, shutdown.clone()).await;
@@ -141,6 +190,8 @@ impl App {
         };
         let (.., served) = tokio::join!(
             front,
+            sessions,
+            files,
             listener::run(
                 self.agents,
                 self.acceptor,
@@ -165,6 +216,35 @@ impl App {
         );
         if let Err(error) = served {
             tracing::error!(%error, "the region's https ended");
+        }
+    }
+}
+
+/// What terminals need, where they are to live here.
+fn desk(config: &Config, root: &Root) -> Result<Option<Arc<Desk>>, AppError> {
+    if !config.terminals {
+        return Ok(None);
+    }
+    let address = origin::normal(&config.public_url)
+        .filter(|address| address.starts_with("https://"))
+        .ok_or_else(|| AppError::PublicUrl(config.public_url.clone()))?;
+    let max_bytes = config.recordings_max.saturating_mul(1 << 30);
+    let dir = config.data_dir.join(RECORDINGS_DIR);
+    let recordings = Recordings::open(&dir, max_bytes).map_err(AppError::Recordings)?;
+    Ok(Some(Arc::new(Desk::new(address, recordings, root.clone()))))
+}
+
+/// Takes the files of the https certificate up anew when they change.
+async fn keep_files(files: &WebCertificate, shutdown: &Shutdown) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(CERTIFICATE_LOOKED_AT_EVERY) => {}
+        }
+        match files.refresh() {
+            Ok(false) => {}
+            Ok(true) => tracing::info!("https has a new certificate"),
+            Err(error) => tracing::error!(%error, "the new https certificate cannot be used"),
         }
     }
 }

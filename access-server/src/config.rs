@@ -49,6 +49,22 @@ pub struct Config {
     /// The https address that others use for it.
     #[arg(long, env = "FAIRLEAD_PUBLIC_URL")]
     pub public_url: String,
+    /// Certificate chain for that https (PEM), of a CA that people's browsers trust; default: one of the
+    /// installation's own CA. Taken up anew when the file changes.
+    #[arg(long, env = "FAIRLEAD_WEB_CERTIFICATE", requires = "web_key")]
+    pub web_certificate: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "FAIRLEAD_WEB_KEY", requires = "web_certificate")]
+    pub web_key: Option<PathBuf>,
+    /// Terminals of this region's hosts live here: pages and `fairlead shell` open them at --public-url, whose
+    /// certificate they must trust, and no byte of them passes the controller. Without it the controller relays
+    /// them.
+    #[arg(long, env = "FAIRLEAD_TERMINALS")]
+    pub terminals: bool,
+    /// What recordings of terminals may take of this disk until the controller has them, in GiB; beyond it no
+    /// terminal is opened here.
+    #[arg(long, env = "FAIRLEAD_RECORDINGS_MAX", default_value_t = 5)]
+    pub recordings_max: u64,
     /// Milliseconds between pings on a link.
     #[arg(long, env = "FAIRLEAD_PING_INTERVAL_MS", default_value = "15000",
           value_parser = clap::value_parser!(u32).range(100..=120_000))]

@@ -6,6 +6,8 @@
 //! | listener (`listener`) | the agents' port | the network | one link or door task per connection |
 //! | link, per host (`link`) | one agent's WebSocket | agent, router | ledger, uplink |
 //! | uplink (`uplink`) | the WebSocket to the controller | controller, outbox | ledger, router, streams |
+//! | session, per terminal (`terminals`) | a page's socket, a host's stream, a recording | page, agent | ledger |
+//! | shipper (`terminals`) | nothing | recordings on this disk | uplink |
 //! | sweeper (`sweeper`) | nothing | time | ledger |
 //!
 //! Facts have one owner each: who is connected is the registry's, what is accepted is the ledger's,
@@ -24,6 +26,7 @@ pub mod router;
 pub mod region;
 pub mod fleet;
 pub mod streams;
+pub mod terminals;
 pub mod sweeper;
 pub mod uplink;
 pub mod metrics;

@@ -22,6 +22,7 @@ use crate::metrics::Counters;
 use crate::registry::Registry;
 use crate::router::{self, ToHost};
 use crate::streams::Streams;
+use crate::terminals::Desk;
 
 /// Messages to the controller that may be lost and wait for the uplink; when they are too many the
 /// whole picture is sent again instead.
@@ -56,6 +57,8 @@ pub struct Region {
     pub fleet: Fleet,
     /// Streams under way.
     pub streams: Streams,
+    /// Terminals that live here; `None`: the controller relays them.
+    pub desk: Option<Arc<Desk>>,
     /// How often hosts come.
     pub comings: Comings,
     /// Links that are being greeted: what each asks of the ledger waits in one row.
@@ -98,6 +101,8 @@ pub struct RegionParts {
     /// See [`Region`].
     pub ledger: Store,
     /// See [`Region`].
+    pub desk: Option<Arc<Desk>>,
+    /// See [`Region`].
     pub clock: Clock,
     /// See [`Region`].
     pub ping_interval_ms: u32,
@@ -127,6 +132,7 @@ impl Region {
             registry: Registry::default(),
             fleet: Fleet::default(),
             streams: Streams::default(),
+            desk: parts.desk,
             comings: Comings::default(),
             greetings: Arc::new(Semaphore::new(crate::link::GREETINGS_MAX)),
             clone_places: Semaphore::new(crate::clones::PLACES),
@@ -146,6 +152,7 @@ impl Region {
             clock: parts.clock,
         };
         region.set_revoked(&decoded::<Revocations>(revocations));
+        region.learn(&region.command_keys.borrow());
         Ok((region, queue))
     }
 
@@ -169,6 +176,9 @@ impl Region {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .clear();
+            if let Some(desk) = &self.desk {
+                desk.detached();
+            }
         }
     }
 
@@ -391,8 +401,24 @@ impl Region {
         self.command_keys.subscribe()
     }
 
+    fn learn(&self, keys: &CommandKeys) {
+        if let Some(desk) = &self.desk {
+            desk.learn(keys, self.clock.now_us());
+        }
+    }
+
+    /// All that the centre knows of this region by being told, from the beginning.
+    pub fn whole(&self) -> Vec<UplinkUp> {
+        let mut whole = self.fleet.whole();
+        whole.extend(self.desk.as_ref().map(|desk| UplinkUp {
+            kind: Some(uplink_up::Kind::Terminals(desk.list())),
+        }));
+        whole
+    }
+
     /// New keys from the centre; hosts judge them by themselves.
     pub async fn on_command_keys(&self, keys: CommandKeys) -> Result<(), StoreError> {
+        self.learn(&keys);
         let bytes = keys.encode_to_vec();
         self.ledger
             .write(move |tx| tx.set_meta("command_keys", &bytes))

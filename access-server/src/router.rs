@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use fairlead_protocol::{Deliver, HostId, LinkDown, link_down};
+use fairlead_protocol::{Cancel, Deliver, HostId, LinkDown, link_down};
 
 use crate::registry::Registry;
 
@@ -52,6 +52,16 @@ pub fn send(registry: &Registry, host: HostId, kind: link_down::Kind) -> bool {
         let message = Box::new(LinkDown { kind: Some(kind) });
         entry.to_host.push(ToHost::Send(message))
     })
+}
+
+/// Tells the host's link that a command is not to be begun. Without room the link reads it from the ledger;
+/// when the host is away, the sweeper ends it.
+pub fn withdraw(registry: &Registry, host: HostId, cancel: Cancel) {
+    if !send(registry, host, link_down::Kind::Cancel(cancel))
+        && let Some(entry) = registry.get(host)
+    {
+        entry.lagging.store(true, Ordering::SeqCst);
+    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,11 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+use fairlead_link::carry::carry;
 use fairlead_link::socket::{StreamReceiver, StreamSender, StreamSocket};
 use fairlead_protocol::{HostId, StreamId, limits};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// Streams that may be expected at a time.
@@ -98,11 +100,33 @@ impl Streams {
         ended: impl Fn(HostId, &str) -> bool,
     ) {
         let Arrived { socket, serial } = from_host;
-        let cut = self.enter(id, host, serial, ended);
+        let cut = CancellationToken::new();
+        self.enter(id, host, serial, &cut, ended);
         tokio::select! {
             biased;
             () = cut.cancelled() => {}
             () = relay_both(socket, to_controller) => {}
+        }
+        self.joined().remove(&id);
+    }
+
+    /// Carries a host's stream to and from two queues of this server until one of them ends, or the host is cut,
+    /// which fires `cut`.
+    pub async fn carry(
+        &self,
+        id: StreamId,
+        host: HostId,
+        from_host: Arrived,
+        (from_here, to_here): (mpsc::Receiver<Bytes>, mpsc::Sender<Bytes>),
+        cut: CancellationToken,
+        ended: impl Fn(HostId, &str) -> bool,
+    ) {
+        let Arrived { socket, serial } = from_host;
+        self.enter(id, host, serial, &cut, ended);
+        tokio::select! {
+            biased;
+            () = cut.cancelled() => {}
+            () = carry(socket, from_here, to_here) => {}
         }
         self.joined().remove(&id);
     }
@@ -113,9 +137,9 @@ impl Streams {
         id: StreamId,
         host: HostId,
         serial: String,
+        cut: &CancellationToken,
         ended: impl Fn(HostId, &str) -> bool,
-    ) -> CancellationToken {
-        let cut = CancellationToken::new();
+    ) {
         let entry = Joined {
             host,
             serial: serial.clone(),
@@ -125,7 +149,6 @@ impl Streams {
         if ended(host, &serial) {
             cut.cancel();
         }
-        cut
     }
 
     fn joined(&self) -> MutexGuard<'_, HashMap<StreamId, Joined>> {
@@ -176,9 +199,11 @@ mod tests {
     #[test]
     fn what_was_revoked_between_door_and_join_is_cut_at_once() {
         let streams = Streams::default();
-        let cut = streams.enter(ID, HOST, "aa".to_owned(), |_, serial| serial == "aa");
+        let cut = CancellationToken::new();
+        streams.enter(ID, HOST, "aa".to_owned(), &cut, |_, serial| serial == "aa");
         assert!(cut.is_cancelled());
-        let cut = streams.enter(ID, HOST, "bb".to_owned(), |_, serial| serial == "aa");
+        let cut = CancellationToken::new();
+        streams.enter(ID, HOST, "bb".to_owned(), &cut, |_, serial| serial == "aa");
         assert!(!cut.is_cancelled());
         streams.cut(|host, serial| host == HOST && serial == "aa");
         assert!(!cut.is_cancelled(), "another certificate of the same host");

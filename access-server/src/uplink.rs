@@ -135,6 +135,11 @@ async fn open(
         instance: bytes::Bytes::copy_from_slice(&fairlead_identity::random::bytes::<16>()),
         taken: marks.taken,
         kept_from: marks.kept_from,
+        terminals_at: region
+            .desk
+            .as_ref()
+            .map(|desk| desk.address().to_owned())
+            .unwrap_or_default(),
         ..Hello::default()
     };
     socket
@@ -269,13 +274,16 @@ impl Uplink {
         if missing > 0 {
             tracing::error!(missing, "the controller has lost orders to this region");
         }
+        if let Some(desk) = &region.desk {
+            desk.attached(&welcome.browser_origins, self.ahead_us);
+        }
         if let Some(keys) = welcome.command_keys {
             region.on_command_keys(keys).await?;
         }
         tracing::info!(controller = self.address, "uplink up");
         self.tell_of_clock(socket).await?;
         region.set_attached(true);
-        for message in region.fleet.whole() {
+        for message in region.whole() {
             socket.send(&message).await?;
         }
         self.send_reports(socket).await?;
@@ -303,7 +311,7 @@ impl Uplink {
                     self.tell_of_storage(socket).await?;
                     self.forget_acked().await?;
                     if region.resync.swap(false, Ordering::SeqCst) {
-                        for message in region.fleet.whole() {
+                        for message in region.whole() {
                             socket.send(&message).await?;
                         }
                     }
@@ -383,6 +391,9 @@ impl Uplink {
             }
             Some(K::Ack(ack)) => self.acked_up_to = self.acked_up_to.max(ack.seq),
             Some(K::EnrolVerdict(verdict)) => self.region.on_verdict(verdict),
+            Some(kind @ (K::TerminalAnswer(_) | K::EndTerminal(_) | K::RecordingTaken(_))) => {
+                self.on_terminal(kind);
+            }
             Some(K::OpenStream(open)) => {
                 if let Some(refused) = self.open_stream(&open) {
                     let refused = uplink_up::Kind::StreamRefused(refused);
@@ -411,6 +422,17 @@ impl Uplink {
             }
         }
         Ok(())
+    }
+
+    /// About terminals that live here. Where none do, nothing was asked, and nothing is heard.
+    fn on_terminal(&self, kind: uplink_down::Kind) {
+        use uplink_down::Kind as K;
+        match (&self.region.desk, kind) {
+            (Some(desk), K::TerminalAnswer(answer)) => desk.answered(answer),
+            (Some(desk), K::EndTerminal(end)) => desk.end(&end),
+            (Some(desk), K::RecordingTaken(taken)) => desk.taken(taken),
+            _ => {}
+        }
     }
 
     // === streams

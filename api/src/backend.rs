@@ -179,6 +179,10 @@ pub struct RecordingQuery {
     pub host: Option<String>,
     /// Of this container.
     pub container: Option<String>,
+    /// Begun at that moment or later, microseconds since 1970.
+    pub from_us: Option<i64>,
+    /// Begun at that moment or before, microseconds since 1970.
+    pub to_us: Option<i64>,
 }
 
 /// One request as it was answered, for metrics. Labels are bounded: routes come from the table.

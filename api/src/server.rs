@@ -29,6 +29,7 @@ use tower::ServiceExt;
 use crowd::{Crowd, Place};
 
 pub mod crowd;
+pub mod web_certificate;
 
 /// What a server allows.
 #[derive(Debug, Clone)]

@@ -118,6 +118,7 @@ pub async fn run(server: Server) {
         root: installation.root,
         agents_ca: installation.agents_ca,
         ledger: Store::open(&server.installation.join("ledger.db")).expect("a ledger"),
+        desk: None,
         clock: Clock::system(),
         ping_interval_ms: 15_000,
     };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fairlead_api::types::TerminalTicket;
 use fairlead_protocol::limits::STREAM_MESSAGE_BYTES_MAX;
 use reqwest::Url;
 use rustls_pki_types::ServerName;
@@ -50,19 +51,28 @@ pub(crate) async fn open(client: &Client, id: &str) -> Result<Stream, Failure> {
     }
 }
 
-/// Opens the socket of a terminal; it is a ticket that opens the terminal.
+/// Opens the socket of a terminal, here or at its region's access server; it is a ticket that opens the
+/// terminal.
 pub(crate) async fn open_terminal(
     client: &Client,
-    path: &str,
-    origin: &str,
+    ticket: &TerminalTicket,
 ) -> Result<Stream, Failure> {
     let wrong = |_| Failure::new(Exit::Failed, "the server names a socket that is none");
-    let url = client.base().join(path).map_err(wrong)?;
+    let server = match &ticket.server {
+        Some(server) => Url::parse(server).map_err(wrong)?,
+        None => client.base().clone(),
+    };
+    if server.scheme() != client.base().scheme() {
+        let text = "the server names a socket that is not as safe as itself";
+        return Err(Failure::new(Exit::Failed, text));
+    }
+    let url = server.join(&ticket.socket).map_err(wrong)?;
     let slow = || {
-        let text = "the server does not answer the terminal's socket";
+        let host = server.host_str().unwrap_or_default();
+        let text = format!("{host} does not answer the terminal's socket");
         Failure::new(Exit::Unreachable, text).transient()
     };
-    let connected = connect_with(client, url, TERMINAL_SUBPROTOCOL, Some(origin));
+    let connected = connect_with(client, url, TERMINAL_SUBPROTOCOL, Some(&ticket.origin));
     tokio::time::timeout(OPEN_TIMEOUT, connected)
         .await
         .map_err(|_| slow())?
@@ -85,7 +95,8 @@ async fn connect_with(
         .trim_matches(['[', ']'])
         .to_owned();
     let port = url.port_or_known_default().unwrap_or_default();
-    let broken = |e: &(dyn std::error::Error + 'static)| unreachable(client.base(), false, e);
+    let base = url.clone();
+    let broken = |e: &(dyn std::error::Error + 'static)| unreachable(&base, false, e);
     let tcp = TcpStream::connect((host.as_str(), port))
         .await
         .map_err(|e| broken(&e))?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use fairlead_api::server::web_certificate::WebCertificateError;
 use fairlead_api::server::{Limits, Peer, serve};
 use fairlead_api::{Options, router};
 use fairlead_daemon::arrivals::ListenError;
@@ -37,7 +38,6 @@ use crate::packages::{self, Packages, shipped};
 use crate::regions::{self, Centre, Regions};
 use crate::setup::{Setup, SetupError};
 use crate::streams::Streams;
-use crate::web_certificate::WebCertificateError;
 
 /// How often what is merely good to keep is kept.
 const HOUSEKEEP_EVERY: Duration = Duration::from_secs(2);
@@ -194,6 +194,7 @@ impl App {
             metrics,
             regions,
             streams,
+            desk: Arc::<ControllerBackend>::clone(&backend),
             clock,
             homes: RwLock::new(homes),
             clones: config.clones,
@@ -225,7 +226,7 @@ impl App {
         let terminals = self.backend.terminals_of(shutdown.clone());
         let router = router(Arc::<ControllerBackend>::clone(&self.backend), options)
             .merge(self.packages.router())
-            .merge(page::router())
+            .merge(page::router(self.backend.terminal_servers()))
             .merge(socket::router(Arc::clone(&terminals), Peer::of));
         let (web, uplinks, taking) = self.doors.split(shutdown.clone());
         let dispatch = Arc::clone(&self.centre.dispatch);

@@ -255,6 +255,7 @@ impl ControllerBackend {
     pub async fn housekeep(&self) -> Result<(), StoreError> {
         let now_us = self.now_us();
         self.parts.live.end_expired(now_us);
+        self.end_forbidden_there();
         self.tidy_recordings().await;
         let used = self.parts.live.take_used();
         let pictures = self.parts.fleet.take_unsaved(HOUSEKEEPING_ROWS as usize);

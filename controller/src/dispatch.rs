@@ -413,6 +413,10 @@ impl Dispatching for Dispatch {
         Ok(())
     }
 
+    fn tell_region(&self, region: &str, kind: uplink_down::Kind) -> bool {
+        self.regions.send(region, kind)
+    }
+
     async fn push_approval(&self, host: &HostRow) -> Result<(), ApiError> {
         let Some(id) = host.id else { return Ok(()) };
         let record = HostRecord {

@@ -18,7 +18,6 @@ pub mod provision;
 pub mod doors;
 pub mod https;
 pub mod web_status;
-pub mod web_certificate;
 pub mod acme;
 pub mod packages;
 pub mod setup;

@@ -27,6 +27,7 @@ use crate::streams::Streams;
 
 mod clones;
 mod enrolment;
+pub mod terminals;
 mod uplink;
 
 /// Connections that have not said anything yet, or wait for their handshake.
@@ -137,6 +138,8 @@ pub struct Centre {
     pub regions: Arc<Regions>,
     /// Streams.
     pub streams: Arc<Streams>,
+    /// Who decides about terminals.
+    pub desk: Arc<dyn terminals::TerminalDesk>,
     /// Time.
     pub clock: Clock,
     /// Which region each host belongs to: no region may speak for another's hosts.

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use fairlead_api::ClientStream;
+use fairlead_link::carry::carry;
 use fairlead_link::socket::StreamSocket;
 use fairlead_protocol::{HostId, StreamId, limits};
 use tokio::sync::{mpsc, oneshot};
@@ -76,7 +76,7 @@ impl Streams {
             if let Ok(Ok(socket)) = tokio::time::timeout(patience, socket).await {
                 tokio::select! {
                     () = ended.cancelled() => {}
-                    () = relay(socket, from_client, to_client) => {}
+                    () = carry(socket, from_client, to_client) => {}
                 }
             }
             lock(&streams.expected).remove(&id);
@@ -123,34 +123,4 @@ impl Streams {
             open.cut.cancel();
         }
     }
-}
-
-async fn relay(
-    socket: StreamSocket,
-    mut from_client: mpsc::Receiver<Bytes>,
-    to_client: mpsc::Sender<Bytes>,
-) {
-    let (mut sender, mut receiver) = socket.split();
-    {
-        let inward = async {
-            while let Some(frame) = from_client.recv().await {
-                if sender.send(frame).await.is_err() {
-                    break;
-                }
-            }
-        };
-        let outward = async {
-            while let Ok(Some(frame)) = receiver.hear().await {
-                if to_client.send(frame).await.is_err() {
-                    break;
-                }
-            }
-        };
-        // The agent's end is the stream's end; the client's leaving is told to the agent.
-        tokio::select! {
-            () = inward => {}
-            () = outward => {}
-        }
-    }
-    sender.close().await;
 }

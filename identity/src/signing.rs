@@ -131,12 +131,17 @@ fn key_id(public_hash: &[u8; 32]) -> [u8; KEY_ID_BYTES] {
     id
 }
 
+/// The keys that are believed to sign for the installation.
+pub struct Keys {
+    root: Root,
+    known: HashMap<[u8; KEY_ID_BYTES], KnownKey>,
+}
+
 /// The keys whose commands a host carries out.
 pub struct Verifier {
-    root: Root,
+    keys: Keys,
     host: HostId,
     tenant: String,
-    keys: HashMap<[u8; KEY_ID_BYTES], KnownKey>,
 }
 
 struct KnownKey {
@@ -151,16 +156,13 @@ const KEYS_MAX: usize = 16;
 /// How far the clocks of those who certify, tell the time and verify may be apart.
 const TOLERANCE: Duration = Duration::from_secs(3600);
 
-impl Verifier {
-    /// A verifier for a host and its tenant, which believes in that root and knows no key yet. A host
-    /// that was never told its tenant takes any.
+impl Keys {
+    /// No key is known yet; those are learnt that this root vouches for.
     #[must_use]
-    pub fn new(root: Root, host: HostId, tenant: &str) -> Self {
+    pub fn new(root: Root) -> Self {
         Self {
             root,
-            host,
-            tenant: tenant.to_owned(),
-            keys: HashMap::new(),
+            known: HashMap::new(),
         }
     }
 
@@ -193,20 +195,59 @@ impl Verifier {
         let (hash, public) = public_key(leaf)?;
         let id = key_id(&hash);
         let not_after_s = identity.not_after_s;
-        self.keys.insert(
+        self.known.insert(
             id,
             KnownKey {
                 public,
                 not_after_s,
             },
         );
-        if self.keys.len() > KEYS_MAX {
-            let ends_first = self.keys.iter().min_by_key(|(_, key)| key.not_after_s);
+        if self.known.len() > KEYS_MAX {
+            let ends_first = self.known.iter().min_by_key(|(_, key)| key.not_after_s);
             if let Some(id) = ends_first.map(|(id, _)| *id) {
-                self.keys.remove(&id);
+                self.known.remove(&id);
             }
         }
         Ok(())
+    }
+
+    /// Whether one of these keys signed these bytes. `now` is the servers' time.
+    pub(crate) fn check(
+        &self,
+        key_id: &[u8],
+        said: &[u8],
+        signature: &[u8],
+        now: UnixTime,
+    ) -> Result<(), SignatureError> {
+        let id: [u8; KEY_ID_BYTES] = key_id.try_into().map_err(|_| SignatureError::UnknownKey)?;
+        let key = self.known.get(&id).ok_or(SignatureError::UnknownKey)?;
+        let past_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX) - key.not_after_s;
+        if past_s > i64::try_from(TOLERANCE.as_secs()).unwrap_or(0) {
+            return Err(SignatureError::KeyNotValid(ChainError::Expired(
+                past_s.unsigned_abs(),
+            )));
+        }
+        UnparsedPublicKey::new(&ED25519, &key.public)
+            .verify(said, signature)
+            .map_err(|_| SignatureError::Wrong)
+    }
+}
+
+impl Verifier {
+    /// A verifier for a host and its tenant, which believes in that root and knows no key yet. A host
+    /// that was never told its tenant takes any.
+    #[must_use]
+    pub fn new(root: Root, host: HostId, tenant: &str) -> Self {
+        Self {
+            keys: Keys::new(root),
+            host,
+            tenant: tenant.to_owned(),
+        }
+    }
+
+    /// Learns keys, as [`Keys::learn`].
+    pub fn learn(&mut self, keys: &CommandKeys, now: UnixTime) -> Vec<ChainError> {
+        self.keys.learn(keys, now)
     }
 
     /// The command inside, when it is the installation's and meant for this host. `now` is the servers'
@@ -218,7 +259,8 @@ impl Verifier {
         if signed.command.len() > limits::COMMAND_BYTES_MAX {
             return Err(SignatureError::Unreadable);
         }
-        self.check(&signed.key_id, &signed.command, &signed.signature, now)?;
+        self.keys
+            .check(&signed.key_id, &signed.command, &signed.signature, now)?;
         let command =
             Command::decode(&signed.command[..]).map_err(|_| SignatureError::Unreadable)?;
         if command.host[..] != self.host.as_bytes()[..] {
@@ -244,7 +286,8 @@ impl Verifier {
             return Err(SignatureError::Unreadable);
         }
         let said = [GRANT_WORDS, &signed.grant[..]].concat();
-        self.check(&signed.key_id, &said, &signed.signature, now)?;
+        self.keys
+            .check(&signed.key_id, &said, &signed.signature, now)?;
         let grant =
             CloneGrant::decode(&signed.grant[..]).map_err(|_| SignatureError::Unreadable)?;
         if grant.of[..] == self.host.as_bytes()[..] {
@@ -252,25 +295,5 @@ impl Verifier {
         } else {
             Err(SignatureError::OtherHost)
         }
-    }
-
-    fn check(
-        &self,
-        key_id: &[u8],
-        said: &[u8],
-        signature: &[u8],
-        now: UnixTime,
-    ) -> Result<(), SignatureError> {
-        let id: [u8; KEY_ID_BYTES] = key_id.try_into().map_err(|_| SignatureError::UnknownKey)?;
-        let key = self.keys.get(&id).ok_or(SignatureError::UnknownKey)?;
-        let past_s = i64::try_from(now.as_secs()).unwrap_or(i64::MAX) - key.not_after_s;
-        if past_s > i64::try_from(TOLERANCE.as_secs()).unwrap_or(0) {
-            return Err(SignatureError::KeyNotValid(ChainError::Expired(
-                past_s.unsigned_abs(),
-            )));
-        }
-        UnparsedPublicKey::new(&ED25519, &key.public)
-            .verify(said, signature)
-            .map_err(|_| SignatureError::Wrong)
     }
 }

@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use fairlead_protocol::{
-    CloneGrant, Command, CommandKeys, HostId, SignedCloneGrant, SignedCommand,
+    CloneGrant, Command, CommandKeys, HostId, Message, SignedCloneGrant, SignedCommand,
+    SignedTicket, Ticket,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::authority::{Authority, LeafUse, PrivateKey, RequestedKey};
 use crate::chain::{ChainError, Root, Usage};
 use crate::roles::Role;
-use crate::signing::{SignatureError, Signer, Verifier};
+use crate::signing::{Keys, SignatureError, Signer, Verifier};
+use crate::ticket::{self, TicketError};
 
 const NOW_S: i64 = 1_800_000_000;
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -451,5 +453,75 @@ fn a_new_key_is_learnt_whatever_was_learnt_before() {
         s.verifier.verify(&first, at(NOW_S)),
         Err(SignatureError::UnknownKey),
         "the one that ends first made room"
+    );
+}
+
+fn a_ticket() -> Ticket {
+    Ticket {
+        nonce: vec![7; ticket::NONCE_BYTES].into(),
+        session: vec![8; 16].into(),
+        token_id: "t".to_owned(),
+        region: "sz".to_owned(),
+        not_after_us: NOW_S * 1_000_000 + 30_000_000,
+        ..Ticket::default()
+    }
+}
+
+#[test]
+fn s02_a_ticket_is_read_by_its_maker_and_by_who_knows_the_makers_certificate() {
+    let s = signing();
+    let text = ticket::write(&s.signer, &a_ticket());
+    let now_us = NOW_S * 1_000_000;
+    let mut keys = Keys::new(s.installation.believed());
+    let unknown = ticket::read_known(&keys, &text, now_us);
+    assert_eq!(unknown, Err(TicketError::Wrong), "no key is known yet");
+    let told = CommandKeys {
+        chains: vec![s.signer.chain()],
+    };
+    assert!(keys.learn(&told, at(NOW_S)).is_empty());
+    for read in [
+        ticket::read(&s.signer, &text, now_us),
+        ticket::read_known(&keys, &text, now_us),
+        // Clocks of two servers are never quite the same.
+        ticket::read_known(&keys, &text, now_us - 4_000_000),
+    ] {
+        assert_eq!(read, Ok(a_ticket()));
+    }
+    let late = now_us + 30_000_001;
+    assert_eq!(
+        ticket::read_known(&keys, &text, late),
+        Err(TicketError::Expired)
+    );
+    let early = now_us - 6_000_000;
+    assert_eq!(
+        ticket::read_known(&keys, &text, early),
+        Err(TicketError::Wrong)
+    );
+    // One of another installation's key, and one of a region's own making.
+    for other in [
+        signer(
+            &Installation::new("b.example").command_keys,
+            &Role::CommandKey,
+        ),
+        signer(&s.installation.sz_agents, &Role::CommandKey),
+    ] {
+        let text = ticket::write(&other, &a_ticket());
+        assert_eq!(
+            ticket::read_known(&keys, &text, now_us),
+            Err(TicketError::Wrong)
+        );
+    }
+    // What was signed as a command is no ticket.
+    let signed = s.signer.sign(&command_for(1));
+    let as_ticket = SignedTicket {
+        ticket: signed.command,
+        key_id: signed.key_id,
+        signature: signed.signature,
+    };
+    use base64::Engine;
+    let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(as_ticket.encode_to_vec());
+    assert_eq!(
+        ticket::read_known(&keys, &text, now_us),
+        Err(TicketError::Wrong)
     );
 }

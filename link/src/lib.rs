@@ -32,6 +32,7 @@
 
 pub mod backoff;
 pub mod socket;
+pub mod carry;
 mod reach;
 pub mod proxy;
 pub mod dial;

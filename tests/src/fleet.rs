@@ -43,6 +43,8 @@ pub struct Options {
     pub programs: Option<PathBuf>,
     /// The environment of each process.
     pub env: Vec<(String, String)>,
+    /// The environment of each access server.
+    pub region_env: Vec<(String, String)>,
     /// More flags of each agent.
     pub agent_flags: Vec<(String, String)>,
     /// The agent's program; absent: the one under test, as it was built.
@@ -72,6 +74,7 @@ impl Options {
             controller_flags: Vec::new(),
             programs: None,
             env: Vec::new(),
+            region_env: Vec::new(),
             agent_flags: Vec::new(),
             agent_program: None,
             agent_env: Vec::new(),
@@ -151,6 +154,14 @@ impl Options {
     #[must_use]
     pub fn controller_flag(mut self, flag: &str, value: impl Into<String>) -> Self {
         self.controller_flags.push((flag.to_owned(), value.into()));
+        self
+    }
+
+    /// With terminals that live at the regions' access servers.
+    #[must_use]
+    pub fn terminals_at_regions(mut self) -> Self {
+        self.region_env
+            .push(("FAIRLEAD_TERMINALS".to_owned(), "true".to_owned()));
         self
     }
 
@@ -470,7 +481,7 @@ impl Fleet {
                     ),
                 ],
             ),
-            self.options.env.clone(),
+            [&self.options.env[..], &self.options.region_env[..]].concat(),
             self.dir.path().join(format!("access-server-{name}.log")),
         );
         self.regions.push(RegionSide {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fairlead_api::types::TerminalTicket;
 use futures_util::{SinkExt, StreamExt};
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
@@ -45,7 +46,22 @@ pub async fn connect(
     api: &Api,
     origins: &[&str],
 ) -> Result<WebSocketStream<TlsStream<TcpStream>>, u16> {
-    let authority = api.url.trim_start_matches("https://").to_owned();
+    connect_at(api, &api.url, origins).await
+}
+
+/// The same at another server of the installation.
+///
+/// # Errors
+/// The HTTP status.
+///
+/// # Panics
+/// When the server cannot be reached.
+pub async fn connect_at(
+    api: &Api,
+    server: &str,
+    origins: &[&str],
+) -> Result<WebSocketStream<TlsStream<TcpStream>>, u16> {
+    let authority = server.trim_start_matches("https://").to_owned();
     let tcp = TcpStream::connect(authority.replace("localhost", "127.0.0.1"))
         .await
         .expect("the server can be reached");
@@ -79,7 +95,17 @@ impl Page {
     /// # Panics
     /// When the socket cannot be opened.
     pub async fn enter(api: &Api, ticket: &str, from: Option<u64>) -> Self {
-        let mut socket = connect(api, &[&api.url]).await.expect("our own origin");
+        Self::enter_at(api, &api.url, ticket, from).await
+    }
+
+    /// The same at another server of the installation, from a page of the controller.
+    ///
+    /// # Panics
+    /// When the socket cannot be opened.
+    pub async fn enter_at(api: &Api, server: &str, ticket: &str, from: Option<u64>) -> Self {
+        let mut socket = connect_at(api, server, &[&api.url])
+            .await
+            .expect("the controller's own origin");
         let mut hello = json!({ "ticket": ticket, "columns": 80, "rows": 25 });
         if let Some(from) = from {
             hello["from"] = from.into();
@@ -102,6 +128,17 @@ impl Page {
     /// When it is not.
     pub async fn open(api: &Api, ticket: &str) -> Self {
         let mut page = Self::enter(api, ticket, None).await;
+        page.until("the shell has begun", |page| page.begun).await;
+        page
+    }
+
+    /// Opens the socket where the ticket says, and the shell has begun.
+    ///
+    /// # Panics
+    /// When it has not.
+    pub async fn open_there(api: &Api, given: &TerminalTicket) -> Self {
+        let server = given.server.as_deref().expect("its region's server");
+        let mut page = Self::enter_at(api, server, &given.ticket, None).await;
         page.until("the shell has begun", |page| page.begun).await;
         page
     }

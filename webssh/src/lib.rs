@@ -34,7 +34,7 @@ pub mod page;
 
 pub use origin::Origins;
 pub use session::{Ended, Info, Pipe};
-pub use terminals::{Admitted, Opening, Parts, Refused, Terminals};
+pub use terminals::{Admitted, Opening, Parts, Refused, Shown, Terminals};
 
 /// Now, in microseconds since 1970.
 pub type Now = std::sync::Arc<dyn Fn() -> i64 + Send + Sync>;

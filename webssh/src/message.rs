@@ -92,6 +92,19 @@ pub struct End {
     pub resumable: bool,
 }
 
+impl End {
+    /// One that is no resumable one, and has no exit code.
+    #[must_use]
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+            exit_code: None,
+            resumable: false,
+        }
+    }
+}
+
 impl Hello {
     /// The hello in a text; `None` when it is none, or its size makes no sense.
     #[must_use]

@@ -3,14 +3,16 @@
 //! A browser says in `Origin` which page opens a socket, and no page can lie in it. Nothing is matched by
 //! suffix or prefix; a missing `Origin`, two of them, `null` and an empty list all mean no.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use axum::http::{HeaderMap, header};
 
 /// No origin is longer.
 const ORIGIN_BYTES_MAX: usize = 300;
 
-/// The origins that are let in.
+/// The origins that are let in; copies of it are one list.
 #[derive(Debug, Clone, Default)]
-pub struct Origins(Vec<String>);
+pub struct Origins(Arc<RwLock<Vec<String>>>);
 
 /// An address as an origin: `scheme://host[:port]`, lower case, without the scheme's own port. `None` for
 /// what is not one.
@@ -59,7 +61,22 @@ impl Origins {
     /// The origins of these addresses; what is not one is left out.
     #[must_use]
     pub fn new<'a>(addresses: impl IntoIterator<Item = &'a str>) -> Self {
-        Self(addresses.into_iter().filter_map(normal).collect())
+        let origins = Self::default();
+        origins.set(addresses);
+        origins
+    }
+
+    /// From now on those of these addresses, and no others.
+    pub fn set<'a>(&self, addresses: impl IntoIterator<Item = &'a str>) {
+        let list = addresses.into_iter().filter_map(normal).collect();
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = list;
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<String> {
+        let list = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        list.clone()
     }
 
     /// The origin of a request, when it is in the list.
@@ -72,13 +89,15 @@ impl Origins {
         }
         // Browsers write origins in this one way; another writing of it is another origin.
         let origin = normal(value).filter(|origin| origin == value)?;
-        self.0.contains(&origin).then_some(origin)
+        let list = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        list.contains(&origin).then_some(origin)
     }
 
     /// The first: where people are sent.
     #[must_use]
-    pub fn first(&self) -> Option<&str> {
-        self.0.first().map(String::as_str)
+    pub fn first(&self) -> Option<String> {
+        let list = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        list.first().cloned()
     }
 }
 
@@ -126,6 +145,10 @@ mod tests {
         let origins = Origins::new(["nonsense", "ftp://a"]);
         assert!(origins.of(&headers(&["https://a"])).is_none());
         assert!(origins.of(&headers(&["ftp://a"])).is_none());
+        origins.set(["https://a"]);
+        assert!(origins.of(&headers(&["https://a"])).is_some());
+        origins.set([]);
+        assert!(origins.of(&headers(&["https://a"])).is_none());
         assert!(Origins::default().of(&headers(&["null"])).is_none());
     }
 

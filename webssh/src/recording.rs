@@ -10,9 +10,12 @@ use fairlead_identity::digest::{hex, sha256};
 use serde::{Deserialize, Serialize};
 
 pub mod file;
+pub mod passing;
 
 /// Extension of a recording's file.
 pub const EXTENSION: &str = "cast";
+/// Extension of one that another server is still sending.
+pub const ARRIVING: &str = "arriving";
 
 /// The first line: what was recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,41 +212,75 @@ pub enum Broken {
     NoEnd,
 }
 
+/// Looks a recording through, line by line.
+#[derive(Debug, Default)]
+pub struct Verification {
+    chain: [u8; 32],
+    header: Option<Header>,
+    lines: u64,
+    loose: u64,
+    ended: Option<String>,
+}
+
+impl Verification {
+    /// The next line, without its end.
+    ///
+    /// # Errors
+    /// When it shows that the recording is not what it was.
+    pub fn line(&mut self, line: &str) -> Result<(), Broken> {
+        if self.ended.is_some() {
+            return Err(Broken::Chain(self.lines + 1));
+        }
+        if self.lines == 0 {
+            let header = serde_json::from_str::<Header>(line).map_err(|_| Broken::Header)?;
+            self.header = Some(header);
+        }
+        let said = serde_json::from_str::<(serde_json::Number, String, String)>(line).ok();
+        self.loose += 1;
+        if let Some((_, _, said)) = said.filter(|(_, kind, _)| kind == "h") {
+            let now = format!("{} {}", self.lines, hex(&self.chain));
+            if said == format!("{now} end") {
+                self.ended = Some(hex(&self.chain));
+            } else if said != now {
+                return Err(Broken::Chain(self.lines + 1));
+            }
+            self.loose = 0;
+        }
+        self.chain = sha256(&[&self.chain[..], line.as_bytes()].concat());
+        self.lines += 1;
+        Ok(())
+    }
+
+    /// A line that cannot be one.
+    #[must_use]
+    pub fn no_line(&self) -> Broken {
+        Broken::Chain(self.lines + 1)
+    }
+
+    /// After the last line: the header and the last hash of a whole, unchanged recording.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn end(self) -> Result<(Header, String), Broken> {
+        let header = self.header.ok_or(Broken::Header)?;
+        match self.ended {
+            Some(hash) => Ok((header, hash)),
+            None if self.loose > 0 => Err(Broken::Loose(self.loose)),
+            None => Err(Broken::NoEnd),
+        }
+    }
+}
+
 /// The header and the last hash of a whole, unchanged recording.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn verify(text: &str) -> Result<(Header, String), Broken> {
-    let mut chain = [0u8; 32];
-    let mut header = None;
-    let (mut lines, mut loose, mut ended) = (0u64, 0u64, None);
+    let mut verification = Verification::default();
     for line in text.lines() {
-        if ended.is_some() {
-            return Err(Broken::Chain(lines + 1));
-        }
-        if lines == 0 {
-            header = Some(serde_json::from_str::<Header>(line).map_err(|_| Broken::Header)?);
-        }
-        let said = serde_json::from_str::<(serde_json::Number, String, String)>(line).ok();
-        loose += 1;
-        if let Some((_, _, said)) = said.filter(|(_, kind, _)| kind == "h") {
-            let now = format!("{lines} {}", hex(&chain));
-            if said == format!("{now} end") {
-                ended = Some(hex(&chain));
-            } else if said != now {
-                return Err(Broken::Chain(lines + 1));
-            }
-            loose = 0;
-        }
-        chain = sha256(&[&chain[..], line.as_bytes()].concat());
-        lines += 1;
+        verification.line(line)?;
     }
-    let header = header.ok_or(Broken::Header)?;
-    match ended {
-        Some(hash) => Ok((header, hash)),
-        None if loose > 0 => Err(Broken::Loose(loose)),
-        None => Err(Broken::NoEnd),
-    }
+    verification.end()
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! other way round, each within its window. A page that goes leaves the session for a minute; one that
 //! comes back goes on at the byte that it names.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -102,6 +102,18 @@ pub struct Ended {
     pub recording: String,
 }
 
+impl Ended {
+    /// Why, in few words: a code, or how the shell ended.
+    #[must_use]
+    pub fn why(&self) -> String {
+        match self.end.exit_code {
+            _ if !self.end.code.is_empty() => self.end.code.clone(),
+            Some(code) => format!("the shell ended with {code}"),
+            None => "the shell ended".to_owned(),
+        }
+    }
+}
+
 /// To a page.
 #[derive(Debug)]
 pub(crate) enum ToPage {
@@ -124,13 +136,35 @@ pub(crate) struct Page {
     pub(crate) go_on_at: Option<u64>,
 }
 
+/// Ends a session, with a reason; the first reason holds.
+#[derive(Clone, Default)]
+pub(crate) struct Kick {
+    fired: CancellationToken,
+    why: Arc<OnceLock<End>>,
+}
+
+impl Kick {
+    pub(crate) fn end(&self, why: End) {
+        // Somebody else was first.
+        let _ = self.why.set(why);
+        self.fired.cancel();
+    }
+
+    fn why(&self) -> End {
+        let unsaid = || end(codes::WITHDRAWN, "somebody ended this terminal");
+        self.why.get().cloned().unwrap_or_else(unsaid)
+    }
+}
+
 /// What ends a session from outside.
 #[derive(Clone, Default)]
 pub(crate) struct Ends {
     /// The API token ended.
     pub(crate) token: CancellationToken,
-    /// Somebody ended it.
-    pub(crate) kick: CancellationToken,
+    /// When it ends by itself; 0: never.
+    pub(crate) until_us: i64,
+    /// Somebody ended it, or may not have it any more.
+    pub(crate) kick: Kick,
     /// The server drains.
     pub(crate) shutdown: CancellationToken,
 }
@@ -186,12 +220,7 @@ struct LastFrame {
 }
 
 fn end(code: &str, message: impl Into<String>) -> End {
-    End {
-        code: code.to_owned(),
-        message: message.into(),
-        exit_code: None,
-        resumable: false,
-    }
+    End::new(code, message)
 }
 
 impl Session {
@@ -280,8 +309,7 @@ impl Session {
                 Event::End(end(codes::UNAUTHENTICATED, "the API token ended or was revoked")),
             () = self.pipe.cut.cancelled() =>
                 Event::End(end(codes::REVOKED, "the host was revoked")),
-            () = self.ends.kick.cancelled() =>
-                Event::End(end(codes::WITHDRAWN, "somebody ended this terminal")),
+            () = self.ends.kick.fired.cancelled() => Event::End(self.ends.kick.why()),
             () = self.ends.shutdown.cancelled() =>
                 Event::End(end(codes::BUSY, "the server is restarting")),
             page = self.pages.recv() => Event::Page(page),
@@ -458,6 +486,9 @@ impl Session {
         if self.page.is_none() && self.alone_since.elapsed() >= KEPT_ALONE {
             let left = end(codes::TIMEOUT, "nobody came back to it within a minute");
             return Some(self.over.clone().unwrap_or(left));
+        }
+        if self.ends.until_us != 0 && (self.now)() >= self.ends.until_us {
+            return Some(end(codes::UNAUTHENTICATED, "the API token has expired"));
         }
         if self.typed_at.elapsed() >= IDLE_MAX {
             return Some(end(codes::TIMEOUT, "nobody has typed into it for 12 hours"));

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::message::{End, Hello};
 use crate::recording::file::{Recorder, Recordings};
 use crate::recording::{About, Header};
-use crate::session::{Ended, Ends, FromPage, Info, Page, Pipe, Session, Shared, ToPage};
+use crate::session::{Ended, Ends, FromPage, Info, Kick, Page, Pipe, Session, Shared, ToPage};
 use crate::tickets::Spent;
 use crate::{Now, Origins};
 
@@ -49,12 +49,22 @@ impl Refused {
     }
 }
 
+/// A ticket, and the text that it was read from.
+pub struct Shown {
+    /// What it says.
+    pub ticket: Ticket,
+    /// As it came.
+    pub text: String,
+}
+
 /// A terminal that may be begun.
 pub struct Admitted {
     /// Whose it is, and where.
     pub info: Info,
     /// Fires when the API token ends.
     pub token_ended: CancellationToken,
+    /// When the API token ends by itself, for who is not told; 0: never.
+    pub until_us: i64,
 }
 
 /// The server behind: makes tickets, opens streams, keeps the audit log.
@@ -69,9 +79,9 @@ pub trait Opening: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the bearer may not (any more).
-    fn admit(&self, ticket: &Ticket) -> Result<Admitted, Refused>;
+    async fn admit(&self, shown: &Shown) -> Result<Admitted, Refused>;
     /// Begins an admitted session, once, down to the host. Called when its recording has begun.
-    async fn begin(&self, session: CommandId) -> Result<Pipe, Refused>;
+    async fn begin(&self, info: &Info) -> Result<Pipe, Refused>;
     /// What became of a session's command whose stream ended without a word.
     async fn outcome(&self, session: CommandId) -> Option<End>;
     /// A good ticket's bearer (or somebody without one) was refused.
@@ -97,7 +107,7 @@ pub struct Parts {
 struct Open {
     shared: Arc<Shared>,
     pages: mpsc::Sender<Page>,
-    kick: CancellationToken,
+    kick: Kick,
 }
 
 /// All terminals.
@@ -164,12 +174,12 @@ impl Terminals {
         open.get(&session).map(|open| Arc::clone(&open.shared))
     }
 
-    /// Ends one; whether it was there.
-    pub fn end(&self, session: CommandId) -> bool {
+    /// Ends one, with what its page is told; whether it was there.
+    pub fn end(&self, session: CommandId, why: End) -> bool {
         let open = self.open();
         let found = open.get(&session);
         if let Some(open) = found {
-            open.kick.cancel();
+            open.kick.end(why);
         }
         found.is_some()
     }
@@ -197,19 +207,25 @@ impl Terminals {
                 return Err(why);
             }
         };
-        let entered = self.with(&ticket, &hello, origin).await;
+        let shown = Shown {
+            ticket,
+            text: hello.ticket.clone(),
+        };
+        let entered = self.with(&shown, &hello, origin).await;
         if let Err(why) = &entered {
-            self.parts.opening.refused(Some(&ticket), from, why).await;
+            let ticket = Some(&shown.ticket);
+            self.parts.opening.refused(ticket, from, why).await;
         }
         entered
     }
 
     async fn with(
         self: &Arc<Self>,
-        ticket: &Ticket,
+        shown: &Shown,
         hello: &Hello,
         origin: &str,
     ) -> Result<Attachment, Refused> {
+        let ticket = &shown.ticket;
         let refuse = |why: &str| Err(Refused::new(codes::TICKET_REFUSED, why));
         if ticket.origin != origin {
             return refuse("the ticket is another page's");
@@ -245,7 +261,7 @@ impl Terminals {
                     |_| Refused::new(codes::TERMINAL_NOT_FOUND, "the terminal has just ended");
                 pages.send(page).await.map_err(ended)?;
             }
-            None => self.begin(ticket, session, page).await?,
+            None => self.begin(shown, session, page).await?,
         }
         Ok(Attachment {
             to_session,
@@ -255,11 +271,15 @@ impl Terminals {
 
     async fn begin(
         self: &Arc<Self>,
-        ticket: &Ticket,
+        shown: &Shown,
         session: CommandId,
         page: Page,
     ) -> Result<(), Refused> {
-        let Admitted { info, token_ended } = self.parts.opening.admit(ticket)?;
+        let Admitted {
+            info,
+            token_ended,
+            until_us,
+        } = self.parts.opening.admit(shown).await?;
         let started_us = (self.parts.now)();
         let header = header(&info, started_us);
         let shared = Arc::new(Shared {
@@ -272,7 +292,8 @@ impl Terminals {
         });
         let ends = Ends {
             token: token_ended,
-            kick: CancellationToken::new(),
+            until_us,
+            kick: Kick::default(),
             shutdown: self.parts.shutdown.clone(),
         };
         let (pages, coming) = mpsc::channel(PAGES_WAITING);
@@ -285,7 +306,7 @@ impl Terminals {
         })?;
         // No recorder, no shell: the host is asked when the first line is on the disk.
         let recorder = self.recorder(session, header, started_us).await?;
-        let pipe = match self.parts.opening.begin(session).await {
+        let pipe = match self.parts.opening.begin(&shared.info).await {
             Ok(pipe) => pipe,
             Err(refused) => {
                 recorder.discard().await;
@@ -310,6 +331,10 @@ impl Terminals {
         let session = info.session;
         let mut open = self.open();
         room(&open, info.host_id, &info.token_id)?;
+        if open.contains_key(&session) {
+            let why = "the terminal is being opened already";
+            return Err(Refused::new(codes::TICKET_REFUSED, why));
+        }
         open.insert(session, entry);
         Ok(Place {
             terminals: Arc::clone(self),

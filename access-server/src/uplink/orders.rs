@@ -1,11 +1,9 @@
 //! Orders of the centre: into the ledger in their order, and on to the hosts. What has arrived together is
 //! written together. Touches ledger, registry and router.
 
-use std::sync::atomic::Ordering;
-
 use fairlead_protocol::{
     Cancel, Command, CommandId, Deliver, HostId, HostRecord, Message, Numbered, Order, Stage,
-    Stamp, State, link_down, numbered,
+    Stamp, State, numbered,
 };
 use fairlead_store::Enqueued;
 use fairlead_store::commands::CommandRow;
@@ -152,12 +150,7 @@ impl Uplink {
             })
             .await?;
         if let Some(host) = host {
-            // Without room the link reads it from the ledger; when the host is away, the sweeper ends it.
-            if !router::send(&region.registry, host, link_down::Kind::Cancel(cancel))
-                && let Some(entry) = region.registry.get(host)
-            {
-                entry.lagging.store(true, Ordering::SeqCst);
-            }
+            router::withdraw(&region.registry, host, cancel);
         }
         Ok(())
     }

@@ -52,16 +52,17 @@ pub(super) fn exec_spec(id: CommandId, exec: &Exec) -> ExecSpec {
     }
 }
 
-/// Starts an exec that was made (and journalled) and sees it to its end.
+/// Starts an exec that was made (and journalled) and sees it to its end. A terminal ends when it is `forbidden`.
 pub(super) async fn run_exec(
     runtime: &dyn ContainerRuntime,
     id: CommandId,
     exec_id: &str,
     exec: &Exec,
     stream: Option<StreamSocket>,
+    forbidden: impl Future<Output = Outcome>,
 ) -> Result<Outcome, RuntimeError> {
     if exec.tty {
-        return terminal::run(runtime, id, exec_id, exec, stream).await;
+        return terminal::run(runtime, id, exec_id, exec, stream, forbidden).await;
     }
     let io = runtime.exec_start(exec_id, exec.tty).await?;
     let seen = see_exec(runtime, exec_id, io, stream).await;

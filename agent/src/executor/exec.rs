@@ -2,10 +2,11 @@
 //! the deadline is looked at once more before the last: nothing of it runs until then.
 
 use fairlead_link::socket::StreamSocket;
-use fairlead_protocol::{CommandId, Exec, codes};
+use fairlead_protocol::{Command, CommandId, Exec, codes};
 
 use super::attached;
 use super::job::{News, Surroundings, tell};
+use super::look::forbidden;
 use super::outcome::Outcome;
 use crate::runtime::RuntimeError;
 
@@ -13,8 +14,8 @@ use crate::runtime::RuntimeError;
 pub(super) struct Asked<'a> {
     /// By which command.
     pub(super) id: CommandId,
-    /// It is not begun later than that.
-    pub(super) not_after_us: i64,
+    /// The command: it is not begun after its deadline.
+    pub(super) command: &'a Command,
     /// What shall run.
     pub(super) wanted: &'a Exec,
 }
@@ -46,9 +47,10 @@ pub(super) async fn carry_out(
     let _ = around.news.send(news).await;
     *exec = Some(made.clone());
     // What was made and never started the engine forgets with its container.
-    if around.is_past(asked.not_after_us) {
+    if around.is_past(asked.command.not_after_us) {
         return Ok(Outcome::too_late());
     }
     tell(call, around).await;
-    attached::run_exec(runtime, id, &made, wanted, stream).await
+    let forbidden = forbidden(asked.command, &wanted.container, around);
+    attached::run_exec(runtime, id, &made, wanted, stream, forbidden).await
 }

@@ -360,8 +360,8 @@ async fn begin(
         job.stamps
             .push(stamp(Stage::EngineCalled, around.time.now_us()));
         let mut exec = None;
-        let which = (job.id, job.command.not_after_us);
-        let asking = ask_engine(which, kind, &mut stream, &mut exec, &mut call, around);
+        let command = &job.command;
+        let asking = ask_engine(command, kind, &mut stream, &mut exec, &mut call, around);
         let Ok(answer) = tokio::time::timeout(allowed, asking).await else {
             job.stamps
                 .push(stamp(Stage::EngineAnswered, around.time.now_us()));
@@ -430,7 +430,7 @@ async fn timed_out(
 
 /// Asks the engine; `exec` becomes the id of the exec that was made on the way.
 async fn ask_engine(
-    (id, not_after_us): (CommandId, i64),
+    command: &Command,
     kind: &Kind,
     stream: &mut Option<StreamSocket>,
     exec: &mut Option<String>,
@@ -438,11 +438,13 @@ async fn ask_engine(
     around: &Surroundings,
 ) -> Result<Outcome, RuntimeError> {
     let runtime = &*around.runtime;
+    let id = CommandId::from_wire(&command.id)
+        .map_err(|error| RuntimeError::Engine(error.to_string()))?;
     match kind {
         Kind::Exec(wanted) => {
             let asked = exec::Asked {
                 id,
-                not_after_us,
+                command,
                 wanted,
             };
             exec::carry_out(&asked, stream.take(), exec, call, around).await

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use fairlead_protocol::command::Kind;
-use fairlead_protocol::{State, codes};
+use fairlead_protocol::{Command, State, codes};
 
 use super::job::{Job, Surroundings, TRY_AGAIN_AFTER, has_effect, waits};
 use super::outcome::Outcome;
@@ -13,6 +13,9 @@ use crate::runtime::{ContainerDetail, RuntimeError};
 /// An engine that has not answered a question for so long is waited for, and said to be; deadline and
 /// withdrawal are looked at as often.
 const SILENT_AFTER: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether what goes on is still allowed.
+const POLICY_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 
 /// The container that must be there for this kind.
 pub(super) fn existing_container(kind: &Kind) -> Option<&str> {
@@ -35,6 +38,34 @@ pub(super) fn existing_container(kind: &Kind) -> Option<&str> {
 pub(super) fn allowed(job: &Job, target: &str, around: &Surroundings) -> Result<(), Outcome> {
     let checked = around.policy.check_named(&job.command, target);
     checked.map_err(|refusal| Outcome::failed(refusal.code, refusal.message))
+}
+
+/// Returns when the host's owner does not let the command go on in that container any more: what was allowed when
+/// it began may be forbidden since.
+pub(super) async fn forbidden(
+    command: &Command,
+    container: &str,
+    around: &Surroundings,
+) -> Outcome {
+    let mut ticks = tokio::time::interval(POLICY_LOOKED_AT_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut judged = None;
+    loop {
+        ticks.tick().await;
+        let policy = around.policy.policy();
+        if judged.as_ref() == Some(&policy) {
+            continue;
+        }
+        let allowed = match around.runtime.inspect(container).await {
+            Ok(detail) => policy.check_named(command, &detail.container.name),
+            // Its name is not to be had: it is judged by what the command says.
+            Err(_) => policy.check(command),
+        };
+        if let Err(refusal) = allowed {
+            return Outcome::failed(refusal.code, refusal.message);
+        }
+        judged = Some(policy);
+    }
 }
 
 /// Looks at the container that the command is about (waiting for the engine), and at the

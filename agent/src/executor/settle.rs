@@ -367,8 +367,15 @@ async fn executed(
                 let Kind::Exec(wanted) = before.kind else {
                     return Ok(Settled::NotDone);
                 };
-                let outcome =
-                    super::attached::run_exec(runtime, before.id, exec, wanted, None).await?;
+                let outcome = super::attached::run_exec(
+                    runtime,
+                    before.id,
+                    exec,
+                    wanted,
+                    None,
+                    std::future::pending(),
+                )
+                .await?;
                 return Ok(Settled::Done(outcome));
             }
             ExecState::Exited(code) => {

@@ -1,7 +1,7 @@
 //! Terminals: an exec with a tty, which lives no longer than its stream and leaves nothing behind.
 //!
 //! Everything that runs in one inherits an environment variable that names the command. When the shell or
-//! the stream has ended, whatever still carries it is hung up and, if need be, killed.
+//! the stream has ended, or the host's owner has forbidden it meanwhile, whatever still carries it is hung up and, if need be, killed.
 
 use fairlead_link::socket::StreamSocket;
 use fairlead_protocol::stream::{Channel, frame};
@@ -51,6 +51,7 @@ pub(super) async fn run(
     exec_id: &str,
     exec: &Exec,
     stream: Option<StreamSocket>,
+    forbidden: impl Future<Output = Outcome>,
 ) -> Result<Outcome, RuntimeError> {
     let Some(mut stream) = stream else {
         return Ok(Outcome::failed(
@@ -65,7 +66,7 @@ pub(super) async fn run(
     let (mut sender, receiver) = stream.split();
     let mut output = io.output;
     let mut beginning = Vec::new();
-    let mut hung_up = false;
+    let mut ended_here = None;
     {
         let inward = pump_in(runtime, exec_id, receiver, io.input);
         let outward = async {
@@ -80,7 +81,11 @@ pub(super) async fn run(
         };
         tokio::select! {
             // The client has gone: so does the terminal.
-            () = inward => hung_up = true,
+            () = inward => ended_here = Some(Outcome {
+                message: "the terminal was closed; its processes were ended".to_owned(),
+                ..Outcome::done()
+            }),
+            refused = forbidden => ended_here = Some(refused),
             flown = outward => if let Err(error) = flown {
                 runtime.exec_end(exec_id, &marker(id)).await?;
                 return Err(error);
@@ -88,13 +93,9 @@ pub(super) async fn run(
         }
     }
     drop(output);
-    let outcome = if hung_up {
-        Outcome {
-            message: "the terminal was closed; its processes were ended".to_owned(),
-            ..Outcome::done()
-        }
-    } else {
-        ended(exit_code(runtime, exec_id).await?, exec, &beginning)
+    let outcome = match ended_here {
+        Some(outcome) => outcome,
+        None => ended(exit_code(runtime, exec_id).await?, exec, &beginning),
     };
     runtime.exec_end(exec_id, &marker(id)).await?;
     let _ = sender.send(super::end_frame(&outcome)).await;

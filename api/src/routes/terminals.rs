@@ -6,6 +6,7 @@ use axum::body::Body as Bytes;
 use axum::extract::State as Axum;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -93,6 +94,10 @@ pub(crate) struct RecordingParams {
     host: Option<String>,
     /// Of this container.
     container: Option<String>,
+    /// Begun at that moment or later.
+    from: Option<Timestamp>,
+    /// Begun at that moment or before.
+    to: Option<Timestamp>,
 }
 
 /// Recordings of terminals, newest first, at most 1,000.
@@ -107,6 +112,8 @@ pub(crate) async fn recordings(
         user: name("user", query.user)?,
         host: name("host", query.host)?,
         container: name("container", query.container)?,
+        from_us: query.from.map(Timestamp::as_microsecond),
+        to_us: query.to.map(Timestamp::as_microsecond),
     };
     state.backend.recordings(&caller, query).await.map(Json)
 }

@@ -26,6 +26,10 @@ pub struct TerminalRequest {
     /// Extended privileges; needs the permission `admin`.
     #[serde(default)]
     pub privileged: bool,
+    /// Through the controller, also where the region has an address of its own for terminals: for who does not
+    /// reach that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub relay: bool,
     /// Columns at first.
     pub columns: u16,
     /// Rows at first.
@@ -41,6 +45,9 @@ pub struct TerminalTicket {
     pub ticket: String,
     /// Path of the socket (subprotocol `fairlead.terminal.v1`).
     pub socket: String,
+    /// The server that has the socket, `https://HOST[:PORT]`: the region's access server. Absent: this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// The `Origin` for which alone the ticket is good.
     pub origin: String,
     /// Until when it is good.

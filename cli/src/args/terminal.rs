@@ -38,6 +38,12 @@ pub(crate) enum TerminalVerb {
         /// Of this container
         #[arg(long)]
         container: Option<String>,
+        /// Begun at that moment or later: 2h, 3d, or a time (2026-11-21T09:00:00Z)
+        #[arg(long, value_name = "WHEN")]
+        from: Option<String>,
+        /// Begun at that moment or before, in the same form
+        #[arg(long, value_name = "WHEN")]
+        to: Option<String>,
     },
     /// One recording, on standard output (asciicast; `asciinema play` and the terminal page play it)
     Recording {

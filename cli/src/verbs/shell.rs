@@ -18,7 +18,7 @@ use super::{Context, act, process};
 use crate::args::{Exec, Shell};
 use crate::client::Client;
 use crate::exit::{Exit, Failure, remote_code};
-use crate::output::say;
+use crate::output::{clean, say};
 use crate::stream::{self, Stream};
 
 /// Pieces of input that wait to be sent; what is read beyond waits in the terminal.
@@ -121,6 +121,7 @@ pub(crate) async fn exec(context: &Context, args: Exec) -> Result<Exit, Failure>
         user: args.user,
         workdir: args.workdir,
         privileged: args.privileged,
+        relay: false,
         columns,
         rows,
     };
@@ -133,7 +134,7 @@ async fn run(context: &Context, request: TerminalRequest) -> Result<Exit, Failur
             .hint("without a terminal: fairlead exec -i CONTAINER COMMAND"));
     }
     let client = context.client()?;
-    let ticket: TerminalTicket = client.post(&["terminals"], &request).await?;
+    let (ticket, socket) = first(&client, request).await?;
     let mut session = Session {
         id: ticket.session.clone(),
         keys: keyboard(),
@@ -148,7 +149,7 @@ async fn run(context: &Context, request: TerminalRequest) -> Result<Exit, Failur
         begun: false,
     };
     let raw = Raw::begin()?;
-    let ended = session.live(&client, ticket).await;
+    let ended = session.live(&client, ticket, socket).await;
     drop(raw);
     let ended = ended?;
     match ended.exit_code {
@@ -160,6 +161,31 @@ async fn run(context: &Context, request: TerminalRequest) -> Result<Exit, Failur
         )
         .code(ended.code)),
     }
+}
+
+/// The first ticket, and its socket: at the region's access server, or through the controller where that is
+/// not reached from here.
+async fn first(
+    client: &Client,
+    mut request: TerminalRequest,
+) -> Result<(TerminalTicket, Stream), Failure> {
+    let ticket: TerminalTicket = client.post(&["terminals"], &request).await?;
+    let why = match stream::open_terminal(client, &ticket).await {
+        Ok(socket) => return Ok((ticket, socket)),
+        Err(failure) => failure,
+    };
+    let Some(server) = &ticket.server else {
+        return Err(why);
+    };
+    say(&format!(
+        "through the controller: {} is not reached from here ({})",
+        clean(server),
+        clean(&why.message)
+    ));
+    request.relay = true;
+    let ticket: TerminalTicket = client.post(&["terminals"], &request).await?;
+    let socket = stream::open_terminal(client, &ticket).await?;
+    Ok((ticket, socket))
 }
 
 /// Reads the keyboard on a thread of its own; it ends with the process.
@@ -194,11 +220,17 @@ struct Session {
 
 impl Session {
     /// Until it ends; comes back to it when the connection breaks.
-    async fn live(&mut self, client: &Client, first: TerminalTicket) -> Result<Ended, Failure> {
+    async fn live(
+        &mut self,
+        client: &Client,
+        first: TerminalTicket,
+        socket: Stream,
+    ) -> Result<Ended, Failure> {
         let mut ticket = first;
+        let mut socket = Some(socket);
         let mut away: Option<Instant> = None;
         loop {
-            match self.connected(client, &ticket).await {
+            match self.connected(client, &ticket, socket.take()).await {
                 Ok(Some(ended)) => return Ok(ended),
                 Ok(None) => away = Some(Instant::now()),
                 Err(failure) if self.received.is_none() => return Err(failure),
@@ -221,13 +253,17 @@ impl Session {
         }
     }
 
-    /// One connection; `None` when it broke.
+    /// One connection, which may be there already; `None` when it broke.
     async fn connected(
         &mut self,
         client: &Client,
         ticket: &TerminalTicket,
+        socket: Option<Stream>,
     ) -> Result<Option<Ended>, Failure> {
-        let mut socket = stream::open_terminal(client, &ticket.socket, &ticket.origin).await?;
+        let mut socket = match socket {
+            Some(socket) => socket,
+            None => stream::open_terminal(client, ticket).await?,
+        };
         let (columns, rows) = size();
         let mut hello = serde_json::json!({
             "ticket": ticket.ticket, "columns": columns, "rows": rows,

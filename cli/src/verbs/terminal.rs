@@ -9,6 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::human::{ago, bytes, since};
 use crate::output::table::{Cell, Table};
 use crate::output::{clean, say};
+use crate::quantities::moment;
 
 /// `fairlead terminal …`
 pub(crate) async fn terminal(context: &Context, verb: TerminalVerb) -> Result<Exit, Failure> {
@@ -30,8 +31,22 @@ pub(crate) async fn terminal(context: &Context, verb: TerminalVerb) -> Result<Ex
             user,
             host,
             container,
+            from,
+            to,
         } => {
-            let wanted = [("user", user), ("host", host), ("container", container)];
+            let now = Timestamp::now();
+            let time = |text: Option<String>| {
+                let at = text.map(|text| moment(&text, now)).transpose();
+                at.map(|at| at.map(|at| at.to_string()))
+                    .map_err(Failure::usage)
+            };
+            let wanted = [
+                ("user", user),
+                ("host", host),
+                ("container", container),
+                ("from", time(from)?),
+                ("to", time(to)?),
+            ];
             let query: Vec<(&str, String)> = wanted
                 .into_iter()
                 .filter_map(|(name, value)| Some((name, value?)))

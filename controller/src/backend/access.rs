@@ -191,6 +191,7 @@ impl ControllerBackend {
             .await?
             .unwrap_or(row);
         self.parts.live.end(&row.id);
+        self.end_forbidden_there();
         Ok(shown(&row))
     }
 

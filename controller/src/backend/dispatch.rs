@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use fairlead_api::ApiError;
 pub use fairlead_api::ClientStream;
-use fairlead_protocol::{CommandId, Precondition, Progress, command::Kind};
+use fairlead_protocol::{CommandId, Precondition, Progress, command::Kind, uplink_down};
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::commands::CommandRow;
 use fairlead_store::hosts::HostRow;
@@ -57,6 +57,8 @@ pub trait Dispatching: Send + Sync + 'static {
     async fn open_stream(&self, row: &CommandRow) -> Result<ClientStream, ApiError>;
     /// Revoked hosts and certificates changed: tells all regions.
     async fn push_revocations(&self) -> Result<(), ApiError>;
+    /// Tells a region something that may be lost; whether the region is connected and has room.
+    fn tell_region(&self, region: &str, kind: uplink_down::Kind) -> bool;
     /// An admin lets a held host go on: tells its region.
     async fn push_approval(&self, host: &HostRow) -> Result<(), ApiError>;
 }

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `tickets` | who is given a ticket, for what: permission, scope, host, container |
 //! | `opening` | that all of it still holds when the ticket comes back; then the command is signed |
+//! | `regional` | what is known of those whose session lives at a region's access server |
+//! | `beyond` | what a region is answered: tickets, lists, recordings that arrive |
 //! | `listing` | which of those that are open somebody sees, and ends |
 //! | `recordings` | who reads recordings, and how long they are kept |
 
@@ -23,10 +25,13 @@ use fairlead_webssh::{Origins, Refused, Terminals};
 use tokio_util::sync::CancellationToken;
 
 use super::{ControllerBackend, cut};
+use regional::Regional;
 
+mod beyond;
 mod listing;
 mod opening;
 mod recordings;
+mod regional;
 mod tickets;
 
 /// What terminals need of the controller.
@@ -37,6 +42,7 @@ pub struct Desk {
     pub origins: Origins,
     /// Where recordings lie.
     pub recordings: Recordings,
+    regional: Regional,
     promised: Mutex<HashMap<CommandId, Promised>>,
     terminals: OnceLock<Weak<Terminals>>,
     tidied_us: AtomicI64,
@@ -48,6 +54,8 @@ struct Promised {
     host: HostRow,
     exec: Exec,
     container_id: String,
+    /// The region at whose access server the session will live; else it does here.
+    region: Option<String>,
     until_us: i64,
 }
 
@@ -62,6 +70,7 @@ impl Desk {
             signer: Box::new(signer),
             origins,
             recordings,
+            regional: Regional::default(),
             promised: Mutex::default(),
             terminals: OnceLock::new(),
             tidied_us: AtomicI64::new(0),
@@ -96,7 +105,7 @@ impl Desk {
         };
         match asked {
             // A program is no page: it says the origin that it is told.
-            None => self.origins.first().map(str::to_owned).ok_or_else(denied),
+            None => self.origins.first().ok_or_else(denied),
             Some(asked) => {
                 let mut headers = axum::http::HeaderMap::new();
                 let value = axum::http::HeaderValue::from_str(asked).map_err(|_| denied())?;
@@ -137,6 +146,13 @@ impl ControllerBackend {
         });
         desk.serve(&terminals);
         terminals
+    }
+
+    /// The access servers at which terminals may be, for the page's policy.
+    #[must_use]
+    pub fn terminal_servers(self: &Arc<Self>) -> fairlead_webssh::page::Servers {
+        let backend = Arc::clone(self);
+        Arc::new(move || backend.parts.desk.regional.addresses())
     }
 
     fn own_entry(&self, tenant: &str, action: &str, object: &str, detail: String) -> AuditEntry {

@@ -33,6 +33,7 @@ mod access;
 mod commands;
 mod fleet;
 mod live;
+mod terminals;
 
 use double::Double;
 

@@ -17,9 +17,10 @@ use fairlead_protocol::{
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
 use futures_util::FutureExt;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::{Centre, Wire, clones, enrolment};
+use super::{Centre, Wire, clones, enrolment, terminals};
 use crate::dispatch::{Departed, Dispatch, Recorded};
 
 /// Orders read from the outbox at a time.
@@ -29,11 +30,11 @@ const REPORTS_AT_ONCE: usize = 64;
 /// Of a region's reason, what is shown.
 const REASON_CHARS_MAX: usize = 200;
 
-type Server = Socket<UplinkDown, UplinkUp>;
+pub(super) type Server = Socket<UplinkDown, UplinkUp>;
 
 /// Why an uplink ended.
 #[derive(Debug, thiserror::Error)]
-enum UplinkEnd {
+pub(super) enum UplinkEnd {
     #[error(transparent)]
     Socket(#[from] SocketError),
     #[error(transparent)]
@@ -83,6 +84,7 @@ pub(super) async fn run(
     let mut uplink = Uplink {
         centre: Arc::clone(&centre),
         region: region.clone(),
+        recording: Arc::new(Semaphore::new(1)),
         sent_up_to: hello.taken,
         acked_up_to: 0,
         heard: Instant::now(),
@@ -95,13 +97,16 @@ pub(super) async fn run(
     if centre.regions.detach(&region, connection) {
         tracing::warn!(region, reason = %end, "uplink lost");
         centre.fleet.region_offline(&region, centre.clock.now_us());
+        centre.desk.detached(&region);
         uplink.note("region.offline", &end.to_string()).await;
     }
 }
 
-struct Uplink {
-    centre: Arc<Centre>,
-    region: String,
+pub(super) struct Uplink {
+    pub(super) centre: Arc<Centre>,
+    pub(super) region: String,
+    /// Pieces of recordings that are being written.
+    pub(super) recording: Arc<Semaphore>,
     sent_up_to: u64,
     /// What the peer has acknowledged; leaves the outbox with the next beat, because forgetting is
     /// never urgent and costs a sync.
@@ -153,6 +158,7 @@ impl Uplink {
             command_keys: Some(centre.authority.command_keys()),
             taken: marks.taken,
             kept_from: marks.kept_from,
+            browser_origins: centre.desk.origins(),
             ..Welcome::default()
         };
         socket
@@ -164,6 +170,7 @@ impl Uplink {
         centre
             .fleet
             .region_online(&self.region, name, &hello.software, now_us);
+        centre.desk.attached(&self.region, &hello.terminals_at);
         self.note("region.online", name).await;
         Ok(())
     }
@@ -237,7 +244,7 @@ impl Uplink {
     }
 
     /// Everything in the outbox that this connection has not carried yet, in order.
-    async fn send_orders(&mut self, socket: &mut Server) -> Result<(), UplinkEnd> {
+    pub(super) async fn send_orders(&mut self, socket: &mut Server) -> Result<(), UplinkEnd> {
         loop {
             let (region, from) = (&self.region, self.sent_up_to + 1);
             let orders = self
@@ -317,6 +324,9 @@ impl Uplink {
             Some(K::Presence(_) | K::Inventory(_) | K::Metrics(_) | K::Progress(_)) => {
                 tracing::warn!(region = self.region, "spoke for a host that is not its own");
             }
+            Some(K::TerminalAsk(ask)) => self.on_terminal_ask(socket, ask).await?,
+            Some(K::Terminals(open)) => self.on_open_terminals(socket, open).await?,
+            Some(K::Recording(part)) => self.on_recording(socket, part).await?,
             Some(K::PresenceComplete(_)) => centre.fleet.presence_complete(&self.region),
             Some(K::EnrolCheck(check)) => {
                 let verdict = if check.clone_of.is_empty() {
@@ -537,6 +547,12 @@ fn record(
                 tx.host_certified(host, said.counter, &[], serial, said.not_after_us)?;
             }
             Ok(Taken::Nothing)
+        }
+        Some(numbered::Kind::TerminalEnded(said)) => {
+            terminals::ended(tx, region, said).map(|()| Taken::Nothing)
+        }
+        Some(numbered::Kind::TerminalRefused(said)) => {
+            terminals::refused(tx, region, said).map(|()| Taken::Nothing)
         }
         // What flows the other way, or a kind of a later version: taken, so that it does not come
         // again.

@@ -40,6 +40,7 @@ mod servers;
 mod lanes;
 mod terminal;
 mod terminal_page;
+mod terminal_region;
 mod liar;
 mod installation;
 mod one_process;

@@ -14,7 +14,11 @@ use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(30);
 
-async fn ask(api: &Api, container: &str, command: &[&str]) -> Result<TerminalTicket, Refusal> {
+pub(crate) async fn ask(
+    api: &Api,
+    container: &str,
+    command: &[&str],
+) -> Result<TerminalTicket, Refusal> {
     let body = json!({ "host": "box", "container": container, "command": command,
         "columns": 80, "rows": 25 });
     api.post("terminals", &body).await
@@ -30,13 +34,13 @@ pub(crate) async fn ticket(api: &Api, container: &str, command: &[&str]) -> Term
     .await
 }
 
-async fn again(api: &Api, session: &str) -> Result<TerminalTicket, Refusal> {
+pub(crate) async fn again(api: &Api, session: &str) -> Result<TerminalTicket, Refusal> {
     api.post(&format!("terminals/{session}/ticket"), &json!({}))
         .await
 }
 
 /// The command lines of all processes of that container.
-fn processes(container: &str) -> Vec<String> {
+pub(crate) fn processes(container: &str) -> Vec<String> {
     docker_says(&["top", container, "-eo", "pid,args"])
         .lines()
         .skip(1)
@@ -45,7 +49,7 @@ fn processes(container: &str) -> Vec<String> {
         .collect()
 }
 
-async fn audit(api: &Api, action: &str) -> Vec<AuditRow> {
+pub(crate) async fn audit(api: &Api, action: &str) -> Vec<AuditRow> {
     let rows: Rows<AuditRow> = api.get("audit?limit=200").await.unwrap();
     rows.items
         .into_iter()
@@ -53,7 +57,7 @@ async fn audit(api: &Api, action: &str) -> Vec<AuditRow> {
         .collect()
 }
 
-async fn alone(container: &str, own: &[String]) {
+pub(crate) async fn alone(container: &str, own: &[String]) {
     wait_for("no process is left of the terminal", SOON, async || {
         let now = processes(container);
         if now == own {
@@ -313,6 +317,41 @@ async fn s15_what_the_far_side_refuses_is_told_and_both_halves_end() {
     );
     let left: Vec<Terminal> = fleet.api.get("terminals").await.unwrap();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test]
+async fn what_the_hosts_owner_forbids_meanwhile_ends_within_seconds() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let own = processes(&web);
+    let given = ticket(&fleet.api, &web, &[]).await;
+    let mut page = Page::open(&fleet.api, &given.ticket).await;
+    page.type_in("trap '' HUP; sleep 310\r").await;
+    page.until("it runs", |p| p.text().contains("sleep 310"))
+        .await;
+    // A rule that is about something else ends nothing.
+    let policy = &fleet.hosts[0].policy;
+    std::fs::write(policy, "forbid_copy = true\n").unwrap();
+    let forbidden = "forbid_copy = true\nforbid_shell = true\n";
+    let another = ask(&fleet.api, &web, &["sleep", "1.5"]).await.unwrap();
+    let mut one = Page::open(&fleet.api, &another.ticket).await;
+    assert_eq!(one.end().await, "");
+    std::fs::write(policy, forbidden).unwrap();
+    let since = std::time::Instant::now();
+    assert_eq!(page.end().await, "forbidden_by_host");
+    assert!(since.elapsed() < Duration::from_secs(5), "{since:?}");
+    let message = page.ended.as_ref().unwrap()["message"].as_str().unwrap();
+    assert!(message.contains("forbid_shell"), "{message}");
+    alone(&web, &own).await;
+    wait_for("the reason is in the audit log", SOON, async || {
+        let rows = audit(&fleet.api, "terminal.end").await;
+        let said = rows
+            .iter()
+            .any(|row| row.detail.contains("forbidden_by_host"));
+        said.then_some(()).ok_or(format!("{rows:?}"))
+    })
+    .await;
 }
 
 #[tokio::test]

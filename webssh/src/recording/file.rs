@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fairlead_protocol::CommandId;
 
-use super::{EXTENSION, Header, Writer};
+use super::{ARRIVING, EXTENSION, Header, Writer};
 
 /// Lines are written when so much waits, or when a moment has passed.
 pub const WRITE_AT_BYTES: usize = 64 * 1024;
@@ -33,10 +34,10 @@ const LOOK_EVERY_BYTES: u64 = 8 << 20;
 /// Where recordings lie.
 #[derive(Debug, Clone)]
 pub struct Recordings {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     /// All together, beyond which the oldest are removed.
     max_bytes: u64,
-    used: Arc<AtomicU64>,
+    pub(super) used: Arc<AtomicU64>,
 }
 
 /// One recording, as listed.
@@ -89,8 +90,12 @@ impl Recordings {
         self.used.load(Ordering::Relaxed) > self.max_bytes
     }
 
-    fn path(&self, session: CommandId) -> PathBuf {
+    pub(super) fn path(&self, session: CommandId) -> PathBuf {
         self.dir.join(format!("{session}.{EXTENSION}"))
+    }
+
+    pub(super) fn path_arriving(&self, session: CommandId) -> PathBuf {
+        self.dir.join(format!("{session}.{ARRIVING}"))
     }
 
     /// Begins a recording; its header is on the disk when this returns.
@@ -138,13 +143,18 @@ impl Recordings {
     /// # Errors
     /// When it cannot be read.
     pub async fn read(&self, session: CommandId) -> io::Result<Option<File>> {
-        let path = self.path(session);
-        let opened = blocking(move || File::open(path)).await;
-        match opened {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        let paths = [self.path(session), self.path_arriving(session)];
+        blocking(move || {
+            for path in paths {
+                match File::open(path) {
+                    Ok(file) => return Ok(Some(file)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(None)
+        })
+        .await
     }
 
     /// What a recording's first line says; `None` when there is none of that session.
@@ -152,21 +162,26 @@ impl Recordings {
     /// # Errors
     /// When it cannot be looked for.
     pub async fn header(&self, session: CommandId) -> io::Result<Option<Header>> {
-        let path = self.path(session);
-        blocking(move || Ok(look(&path).map(|listed| listed.header))).await
+        let paths = [self.path(session), self.path_arriving(session)];
+        blocking(move || {
+            let found = paths.iter().find_map(|path| look(path));
+            Ok(found.map(|listed| listed.header))
+        })
+        .await
     }
 
-    /// The newest recordings.
+    /// The newest of the recordings that began within these seconds since 1970.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub async fn list(&self) -> io::Result<Vec<Listed>> {
+    pub async fn list(&self, began: RangeInclusive<i64>) -> io::Result<Vec<Listed>> {
         let dir = self.dir.clone();
         blocking(move || {
             let mut found: Vec<Listed> = std::fs::read_dir(dir)?
                 .flatten()
-                .filter(|entry| entry.path().extension().is_some_and(|e| e == EXTENSION))
+                .filter(|entry| is_recording(&entry.path()))
                 .filter_map(|entry| look(&entry.path()))
+                .filter(|listed| began.contains(&listed.header.timestamp))
                 .collect();
             found.sort_unstable_by_key(|listed| std::cmp::Reverse(listed.header.timestamp));
             found.truncate(LISTED_MAX);
@@ -183,12 +198,14 @@ impl Recordings {
     pub async fn tidy(&self, before_s: i64, open: HashSet<CommandId>) -> io::Result<Vec<Listed>> {
         let all = self.clone();
         blocking(move || {
-            let open: HashSet<PathBuf> =
-                open.into_iter().map(|session| all.path(session)).collect();
+            let open: HashSet<PathBuf> = open
+                .into_iter()
+                .flat_map(|session| [all.path(session), all.path_arriving(session)])
+                .collect();
             let mut found: Vec<(PathBuf, Listed)> = std::fs::read_dir(&all.dir)?
                 .flatten()
                 .map(|entry| entry.path())
-                .filter(|path| path.extension().is_some_and(|e| e == EXTENSION))
+                .filter(|path| is_recording(path))
                 .filter(|path| !open.contains(path))
                 .filter_map(|path| look(&path).map(|listed| (path, listed)))
                 .collect();
@@ -208,14 +225,19 @@ impl Recordings {
     }
 }
 
-fn take_off(used: &AtomicU64, bytes: u64) {
+fn is_recording(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == EXTENSION || extension == ARRIVING)
+}
+
+pub(super) fn take_off(used: &AtomicU64, bytes: u64) {
     let less = |used: u64| Some(used.saturating_sub(bytes));
     // It always has a next value.
     let _ = used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
 }
 
 /// An error when writing on would leave too little of the disk free.
-fn leaves_room(file: &File) -> io::Result<()> {
+pub(super) fn leaves_room(file: &File) -> io::Result<()> {
     let disk = rustix::fs::fstatvfs(file)?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     if free < LEFT_FREE_BYTES {
@@ -224,7 +246,7 @@ fn leaves_room(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-fn look(path: &Path) -> Option<Listed> {
+pub(super) fn look(path: &Path) -> Option<Listed> {
     let file = File::open(path).ok()?;
     let bytes = file.metadata().ok()?.len();
     let mut line = String::new();
@@ -235,7 +257,7 @@ fn look(path: &Path) -> Option<Listed> {
     Some(Listed { header, bytes })
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work)
@@ -356,7 +378,9 @@ mod tests {
         recorder.output(10, b"hello").await.unwrap();
         assert!(recorder.is_waiting());
         recorder.flush(20).await.unwrap();
-        assert_eq!(recordings.list().await.unwrap()[0].header, header(5));
+        assert_eq!(recordings.list(5..=5).await.unwrap()[0].header, header(5));
+        assert!(recordings.list(6..=9).await.unwrap().is_empty());
+        assert!(recordings.list(0..=4).await.unwrap().is_empty());
         assert!(
             recordings.begin(ID, header(5), 0).await.is_err(),
             "no recording is written over"

@@ -305,7 +305,7 @@ async fn s05_a_revoked_token_a_kick_or_a_revoked_host_ends_it_at_once() {
                 codes::UNAUTHENTICATED
             }
             1 => {
-                s.ends.kick.cancel();
+                s.ends.kick.end(End::new(codes::WITHDRAWN, "x"));
                 codes::WITHDRAWN
             }
             _ => {

@@ -7,6 +7,8 @@ export interface Ticket {
   session: string;
   ticket: string;
   socket: string;
+  /// The server that has the socket; absent: this one.
+  server?: string;
   origin: string;
   host: string;
   container: string;
@@ -91,9 +93,15 @@ async function asked(method: string, path: string, body?: unknown): Promise<stri
 
 export const whoami = () => ask<{ name: string; permissions: string[] }>("GET", "whoami");
 export const containers = () => ask<Container[]>("GET", "containers");
-export const open = (host: string, container: string, user: string, columns: number, rows: number) =>
-  ask<Ticket>("POST", "terminals", { host, container, user, columns, rows });
-export const recordings = () => ask<Recording[]>("GET", "recordings");
+export const open = (
+  host: string, container: string, user: string, columns: number, rows: number, relay: boolean,
+) => ask<Ticket>("POST", "terminals", { host, container, user, columns, rows, relay });
+export const recordings = (from: Date | null, to: Date | null) => {
+  const query = new URLSearchParams();
+  if (from !== null) query.set("from", from.toISOString());
+  if (to !== null) query.set("to", to.toISOString());
+  return ask<Recording[]>("GET", `recordings?${query}`);
+};
 export const recorded = (session: string) => asked("GET", `recordings/${encodeURIComponent(session)}`);
 export const again = (session: string) =>
   ask<Ticket>("POST", `terminals/${encodeURIComponent(session)}/ticket`, {});

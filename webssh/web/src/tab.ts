@@ -129,9 +129,9 @@ export class Tab {
     this.stir();
     const { session, host, container, user } = this.target;
     try {
-      await this.wire.start(() =>
+      await this.wire.start((relay) =>
         session === null
-          ? api.open(host, container, user, this.terminal.cols, this.terminal.rows)
+          ? api.open(host, container, user, this.terminal.cols, this.terminal.rows, relay)
           : api.again(session),
       );
       this.changed();

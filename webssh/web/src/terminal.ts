@@ -128,43 +128,65 @@ function heads(at: "Containers" | "Recordings"): HTMLElement {
   return head;
 }
 
+/// The moment in such an input; null where there is none.
+function momentOf(from: HTMLInputElement): Date | null {
+  const at = new Date(from.value);
+  return Number.isNaN(at.getTime()) ? null : at;
+}
+
 async function listRecordings(): Promise<void> {
   const note = element("p", "note", "");
   const filter = input("filter", "search", "Filter by user, host, container, day");
+  const from = input("moment", "datetime-local", "Begun from");
+  const to = input("moment", "datetime-local", "Begun until");
+  const when = element("p", "when");
+  when.append(element("span", "", "Begun from"), from, element("span", "", "until"), to);
   const table = element("div", "recordings");
-  panel.replaceChildren(heads("Recordings"), filter, note, table);
-  try {
-    const all = await api.recordings();
-    const draw = (): void => {
-      const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-      const rows = all
-        .map((r) => ({ r, began: new Date(r.started_at).toLocaleString() }))
-        .filter(({ r, began }) =>
-          words.every((word) => `${r.host}/${r.container} ${r.user} ${began} ${r.started_at}`.toLowerCase().includes(word)))
-        .slice(0, 500);
-      table.replaceChildren(
-        ...rows.map(({ r, began }) => {
-          const row = element("div", "row");
-          const where = `${plain(r.host, 128)}/${plain(r.container, 128)}`;
-          row.append(
-            element("span", "where", began),
-            element("span", "name", where),
-            element("span", "image", plain(r.user, 128)),
-            button("Play", `Play ${plain(r.user, 128)} in ${where}, ${began}`, () => {
-              openView(new Player(r, settings), true);
-            }),
-          );
-          return row;
-        }),
-      );
-      note.textContent = rows.length === 0 ? (all.length === 0 ? "Nothing has been recorded yet." : "None matches.") : "";
-    };
-    filter.oninput = draw;
-    draw();
-    filter.focus();
-  } catch (error) {
-    note.textContent = (error as Error).message;
-  }
+  panel.replaceChildren(heads("Recordings"), filter, when, note, table);
+  let all: api.Recording[] = [];
+  let asked = 0;
+  const draw = (): void => {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const rows = all
+      .map((r) => ({ r, began: new Date(r.started_at).toLocaleString() }))
+      .filter(({ r, began }) =>
+        words.every((word) => `${r.host}/${r.container} ${r.user} ${began} ${r.started_at}`.toLowerCase().includes(word)))
+      .slice(0, 500);
+    table.replaceChildren(
+      ...rows.map(({ r, began }) => {
+        const row = element("div", "row");
+        const where = `${plain(r.host, 128)}/${plain(r.container, 128)}`;
+        row.append(
+          element("span", "where", began),
+          element("span", "name", where),
+          element("span", "image", plain(r.user, 128)),
+          button("Play", `Play ${plain(r.user, 128)} in ${where}, ${began}`, () => {
+            openView(new Player(r, settings), true);
+          }),
+        );
+        return row;
+      }),
+    );
+    const isBounded = from.value !== "" || to.value !== "";
+    const none = all.length > 0 || isBounded ? "None matches." : "Nothing has been recorded yet.";
+    note.textContent = rows.length === 0 ? none : "";
+  };
+  /// The newest that began between; the server knows more than it lists at once.
+  const ask = async (): Promise<void> => {
+    const own = ++asked;
+    try {
+      const found = await api.recordings(momentOf(from), momentOf(to));
+      if (own !== asked) return;
+      all = found;
+      draw();
+    } catch (error) {
+      if (own === asked) note.textContent = (error as Error).message;
+    }
+  };
+  filter.oninput = draw;
+  from.onchange = to.onchange = () => void ask();
+  await ask();
+  filter.focus();
 }
 
 async function list(): Promise<void> {

@@ -34,6 +34,8 @@ export interface Events {
 const CHUNK = 16 * 1024;
 // The server keeps a session for 60 s; some of that is the way.
 const GIVE_UP_AFTER_MS = 58_000;
+// A region's server that has not let us in by then is tried no longer: the controller relays.
+const REACHED_WITHIN_MS = 6_000;
 // What has been drawn is told in steps.
 const TELL_EVERY = 32 * 1024;
 
@@ -51,6 +53,8 @@ export class Wire {
   private sent = 0;
   private waiting = 0;
   private isOver = false;
+  /// The session was there before this page.
+  private readonly isReturn: boolean;
   private awaySince: number | null = null;
   private tries = 0;
 
@@ -59,6 +63,14 @@ export class Wire {
     session: string | null,
   ) {
     this.session = session;
+    this.isReturn = session !== null;
+  }
+
+  /// What was refused is over.
+  private refused(error: unknown): void {
+    this.isOver = true;
+    const code = error instanceof api.Refusal ? error.code : "stream_lost";
+    this.events.ended({ code, message: (error as Error).message, exit_code: null, resumable: false });
   }
 
   get id(): string | null {
@@ -70,16 +82,31 @@ export class Wire {
     return this.waiting;
   }
 
-  async start(ticket: () => Promise<api.Ticket>): Promise<void> {
-    const given = await ticket();
+  /// Opens the session, or comes back to it. Where its region's server has the socket, and is not reached from
+  /// here, a session that has not begun goes through this page's own server.
+  async start(ticket: (relay: boolean) => Promise<api.Ticket>, relay = false): Promise<void> {
+    const given = await ticket(relay);
     if (this.isOver) return;
     this.session = given.session;
-    const url = new URL(given.socket, location.href);
+    const url = new URL(given.socket, given.server ?? location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
-    const socket = new WebSocket(url, "fairlead.terminal.v1");
+    const isElsewhere = given.server !== undefined && this.received === null && !this.isReturn;
+    let socket: WebSocket;
+    try {
+      socket = new WebSocket(url, "fairlead.terminal.v1");
+    } catch (error) {
+      // A page from before its region was there may not talk to it.
+      if (isElsewhere) return this.start(ticket, true);
+      throw error;
+    }
     socket.binaryType = "arraybuffer";
     this.socket = socket;
+    let isReached = false;
+    const late = setTimeout(() => {
+      if (!isReached && given.server !== undefined) socket.close();
+    }, REACHED_WITHIN_MS);
     socket.onopen = () => {
+      isReached = true;
       const { columns, rows } = this.events.size();
       const hello: Record<string, unknown> = { ticket: given.ticket, columns, rows };
       if (this.received !== null) hello["from"] = this.received;
@@ -91,7 +118,10 @@ export class Wire {
       else this.take(new Uint8Array(event.data as ArrayBuffer));
     };
     socket.onclose = () => {
-      if (socket === this.socket) this.broke();
+      clearTimeout(late);
+      if (socket !== this.socket) return;
+      if (isReached || !isElsewhere) this.broke();
+      else this.start(ticket, true).catch((error: unknown) => this.refused(error));
     };
   }
 

@@ -11,8 +11,9 @@ use fairlead_identity::ticket::{self, TicketError};
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{CommandId, Exec, Message, Precondition, State, Ticket, codes};
 use fairlead_store::audit::AuditEntry;
+use fairlead_store::commands::CommandRow;
 use fairlead_webssh::message::End;
-use fairlead_webssh::{Admitted, Ended, Info, Opening, Pipe, Refused};
+use fairlead_webssh::{Admitted, Ended, Info, Opening, Pipe, Refused, Shown};
 use tokio::time::Instant;
 
 use super::super::dispatch::NewCommand;
@@ -30,14 +31,21 @@ fn gone() -> ApiError {
 }
 
 impl ControllerBackend {
-    /// All is asked again; nothing begins by it.
-    fn admitted(&self, ticket: &Ticket) -> Result<Admitted, ApiError> {
+    /// All is asked again, by the server at which the session is to live (here, or a region's); nothing begins
+    /// by it.
+    pub(super) fn admitted(
+        &self,
+        ticket: &Ticket,
+        region: Option<&str>,
+    ) -> Result<Admitted, ApiError> {
         let session = CommandId::from_wire(&ticket.session).map_err(|_| gone())?;
         let promised = self.parts.desk.promised();
         let promise = promised.get(&session).ok_or_else(gone)?;
         let (caller, exec) = (&promise.caller, &promise.exec);
         let host_id = promise.host.id.ok_or_else(gone)?;
-        let same = ticket.token_id == caller.token_id
+        let same = promise.region.as_deref() == region
+            && ticket.region == region.unwrap_or_default()
+            && ticket.token_id == caller.token_id
             && ticket.tenant == caller.tenant
             && ticket.host[..] == host_id.as_bytes()[..]
             && ticket.container_id == promise.container_id
@@ -74,12 +82,24 @@ impl ControllerBackend {
                 ),
             },
             token_ended: caller.ended.clone(),
+            until_us: caller.expires_us,
         })
     }
 
-    /// Signs the command that the terminal is, and opens its stream.
-    async fn begun(&self, session: CommandId) -> Result<Pipe, ApiError> {
-        let promise = self.parts.desk.promised().remove(&session);
+    /// Signs the command that the terminal is, and sends it on its way, once.
+    pub(in crate::backend) async fn ordered(
+        &self,
+        session: CommandId,
+        region: Option<&str>,
+    ) -> Result<CommandRow, ApiError> {
+        let promise = {
+            let mut promised = self.parts.desk.promised();
+            let there = promised.get(&session).ok_or_else(gone)?;
+            if there.region.as_deref() != region {
+                return Err(gone());
+            }
+            promised.remove(&session)
+        };
         let Promised {
             caller,
             host,
@@ -106,7 +126,12 @@ impl ControllerBackend {
             attach: true,
             accepted_us: self.now_us(),
         };
-        let (row, _) = self.parts.dispatch.submit(new).await?;
+        Ok(self.parts.dispatch.submit(new).await?.0)
+    }
+
+    /// The same for a session that lives here, and opens its stream.
+    async fn begun(&self, session: CommandId) -> Result<Pipe, ApiError> {
+        let row = self.ordered(session, None).await?;
         match self.parts.dispatch.open_stream(&row).await {
             Ok(stream) => Ok(Pipe {
                 to_agent: stream.to_agent,
@@ -170,12 +195,14 @@ impl Opening for ControllerBackend {
         ticket::read(&(self.parts.desk.signer)(), text, self.now_us())
     }
 
-    fn admit(&self, ticket: &Ticket) -> Result<Admitted, Refused> {
-        self.admitted(ticket).map_err(|error| refused(&error))
+    async fn admit(&self, shown: &Shown) -> Result<Admitted, Refused> {
+        let admitted = self.admitted(&shown.ticket, None);
+        admitted.map_err(|error| refused(&error))
     }
 
-    async fn begin(&self, session: CommandId) -> Result<Pipe, Refused> {
-        self.begun(session).await.map_err(|error| refused(&error))
+    async fn begin(&self, info: &Info) -> Result<Pipe, Refused> {
+        let begun = self.begun(info.session).await;
+        begun.map_err(|error| refused(&error))
     }
 
     async fn outcome(&self, session: CommandId) -> Option<End> {
@@ -185,12 +212,7 @@ impl Opening for ControllerBackend {
             let row = self.look(|tx| tx.command(session)).ok().flatten()?;
             if row.state.is_final() {
                 let failed = row.state != State::Succeeded;
-                return failed.then_some(End {
-                    code: row.code,
-                    message: row.message,
-                    exit_code: None,
-                    resumable: false,
-                });
+                return failed.then(|| End::new(&row.code, row.message));
             }
             if tokio::time::timeout_at(until, changes.recv())
                 .await
@@ -232,14 +254,7 @@ impl Opening for ControllerBackend {
 
     async fn ended(&self, ended: &Ended) {
         let info = &ended.info;
-        let why = if ended.end.code.is_empty() {
-            match ended.end.exit_code {
-                Some(code) => format!("the shell ended with {code}"),
-                None => "the shell ended".to_owned(),
-            }
-        } else {
-            ended.end.code.clone()
-        };
+        let why = ended.why();
         let detail = format!(
             "terminal {}: {why}; {} s, {} B out, {} B in; recording {}",
             info.session,

@@ -27,13 +27,11 @@ impl ControllerBackend {
         caller: &Caller,
         query: RecordingQuery,
     ) -> Result<Vec<Recording>, ApiError> {
-        let listed = self
-            .parts
-            .desk
-            .recordings
-            .list()
-            .await
-            .map_err(unreadable)?;
+        // A recording's header tells its second: one that began within the second of `from` is listed.
+        let seconds = |us: i64| us.div_euclid(1_000_000);
+        let began = query.from_us.map_or(i64::MIN, seconds)..=query.to_us.map_or(i64::MAX, seconds);
+        let recordings = &self.parts.desk.recordings;
+        let listed = recordings.list(began).await.map_err(unreadable)?;
         let mut shown = Vec::new();
         for Listed { header, bytes } in listed {
             let about = &header.fairlead;
@@ -124,11 +122,10 @@ impl ControllerBackend {
         desk.tidied_us.store(now_us, Ordering::Relaxed);
         let before_s = now_us.div_euclid(1_000_000) - RECORDINGS_KEPT_S;
         let open = desk.terminals().map(|terminals| terminals.list());
-        let open = open
-            .unwrap_or_default()
-            .iter()
-            .map(|t| t.info.session)
-            .collect();
+        let here = open.unwrap_or_default();
+        let here = here.iter().map(|terminal| terminal.info.session);
+        let there = desk.regional.all().into_iter().map(|t| t.info.session);
+        let open = here.chain(there).collect();
         let removed = match desk.recordings.tidy(before_s, open).await {
             Ok(removed) => removed,
             Err(error) => {

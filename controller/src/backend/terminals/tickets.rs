@@ -14,6 +14,7 @@ use fairlead_webssh::message::is_size;
 
 use super::super::aim::aim;
 use super::super::{ControllerBackend, Note, convert};
+use super::listing::Seen;
 use super::{Promised, api_error};
 use crate::fleet::Resolved;
 
@@ -50,6 +51,7 @@ impl ControllerBackend {
         if request.privileged {
             caller.require(Permission::Admin)?;
         }
+        let relay = request.relay;
         let (host, exec, container_id) = self.aimed(caller, request).await?;
         let host_id = host.id.ok_or_else(|| invalid("the host has no id"))?;
         let shown = self.parts.fleet.host(&host);
@@ -66,10 +68,20 @@ impl ControllerBackend {
             .map_err(api_error)?;
         let session = CommandId::from_bytes(random::bytes());
         let now_us = self.now_us();
-        let ticket = self.ticket(caller, session, host_id, &container_id, &exec.user, origin);
+        let server = desk.regional.address(&host.region).filter(|_| !relay);
+        let region = server.as_ref().map(|_| host.region.clone());
+        let about = About {
+            session,
+            host: host_id,
+            container_id: &container_id,
+            exec_user: &exec.user,
+            region: region.as_deref(),
+        };
+        let ticket = self.ticket(caller, about, origin);
         let note = Note::ok("terminal.ask", format!("{}/{}", host.name, exec.container))
             .detail(format!("terminal {session}"));
-        let answer = answer(&ticket, &(desk.signer)(), &host.name, &exec.container);
+        let names = (&host.name[..], &exec.container[..]);
+        let answer = answer(&ticket, &(desk.signer)(), names, server);
         let mut promised = desk.promised();
         promised.retain(|_, promise| promise.until_us >= now_us);
         let own = promised
@@ -83,6 +95,7 @@ impl ControllerBackend {
             host,
             exec,
             container_id,
+            region,
             until_us: ticket.not_after_us,
         };
         promised.insert(session, promise);
@@ -143,26 +156,19 @@ impl ControllerBackend {
         }
     }
 
-    fn ticket(
-        &self,
-        caller: &Caller,
-        session: CommandId,
-        host: HostId,
-        container_id: &str,
-        exec_user: &str,
-        origin: String,
-    ) -> Ticket {
+    fn ticket(&self, caller: &Caller, about: About<'_>, origin: String) -> Ticket {
         let life_us = i64::try_from(ticket::LIFE.as_micros()).unwrap_or(0);
         Ticket {
             nonce: random::bytes::<{ ticket::NONCE_BYTES }>().to_vec().into(),
-            session: session.to_wire(),
+            session: about.session.to_wire(),
             token_id: caller.token_id.clone(),
             tenant: caller.tenant.clone(),
-            host: host.to_wire(),
-            container_id: container_id.to_owned(),
-            exec_user: exec_user.to_owned(),
+            host: about.host.to_wire(),
+            container_id: about.container_id.to_owned(),
+            exec_user: about.exec_user.to_owned(),
             origin,
             not_after_us: self.now_us().saturating_add(life_us),
+            region: about.region.unwrap_or_default().to_owned(),
         }
     }
 
@@ -185,7 +191,7 @@ impl ControllerBackend {
         let desk = &self.parts.desk;
         let origin = desk.origin(origin)?;
         let found = self.seen(caller, id).await?;
-        let info = &found.info;
+        let info = found.info();
         // An admin may end another's terminal, and not sit down in it: a session's id is no capability.
         if info.token_id != caller.token_id {
             return Err(ApiError::new(
@@ -193,31 +199,51 @@ impl ControllerBackend {
                 "this terminal was opened with another token",
             ));
         }
-        let (session, host) = (info.session, info.host_id);
-        let ticket = self.ticket(
-            caller,
-            session,
-            host,
-            &info.container_id,
-            &info.exec_user,
-            origin,
-        );
-        Ok(answer(
-            &ticket,
-            &(desk.signer)(),
-            &info.host,
-            &info.container,
-        ))
+        let (region, server) = match &found {
+            Seen::Here(_) => (None, None),
+            Seen::There(there, at) => (Some(&there.info.region[..]), at.clone()),
+        };
+        if region.is_some() && server.is_none() {
+            return Err(ApiError::new(
+                codes::REGION_OFFLINE,
+                "its region has no address for terminals any more",
+            ));
+        }
+        let about = About {
+            session: info.session,
+            host: info.host_id,
+            container_id: &info.container_id,
+            exec_user: &info.exec_user,
+            region,
+        };
+        let ticket = self.ticket(caller, about, origin);
+        let names = (&info.host[..], &info.container[..]);
+        Ok(answer(&ticket, &(desk.signer)(), names, server))
     }
 }
 
-fn answer(ticket: &Ticket, signer: &Signer, host: &str, container: &str) -> TerminalTicket {
+/// What a ticket is for.
+struct About<'a> {
+    session: CommandId,
+    host: HostId,
+    container_id: &'a str,
+    exec_user: &'a str,
+    region: Option<&'a str>,
+}
+
+fn answer(
+    ticket: &Ticket,
+    signer: &Signer,
+    (host, container): (&str, &str),
+    server: Option<String>,
+) -> TerminalTicket {
     TerminalTicket {
         session: CommandId::from_wire(&ticket.session)
             .map(|id| id.to_string())
             .unwrap_or_default(),
         ticket: ticket::write(signer, ticket),
         socket: fairlead_webssh::socket::PATH.to_owned(),
+        server,
         origin: ticket.origin.clone(),
         expires_at: time(ticket.not_after_us),
         host: host.to_owned(),

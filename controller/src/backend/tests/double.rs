@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use fairlead_api::{ApiError, ClientStream};
 use fairlead_daemon::clock::Clock;
-use fairlead_protocol::{CommandId, CommandResult, Progress, Stage, Stamp, State, codes};
+use fairlead_protocol::{
+    Command, CommandId, CommandResult, Message, Progress, SignedCommand, Stage, Stamp, State,
+    codes, uplink_down,
+};
 use fairlead_store::Store;
 use fairlead_store::commands::CommandRow;
 use fairlead_store::hosts::HostRow;
@@ -28,6 +31,8 @@ pub(super) struct Double {
     pub(super) ends_at_once: Mutex<Option<CommandResult>>,
     pub(super) revocations_pushed: AtomicUsize,
     pub(super) submitted: Mutex<Vec<NewCommand>>,
+    /// What regions were told.
+    pub(super) told: Mutex<Vec<(String, uplink_down::Kind)>>,
 }
 
 impl Double {
@@ -41,6 +46,7 @@ impl Double {
             ends_at_once: Mutex::default(),
             revocations_pushed: AtomicUsize::new(0),
             submitted: Mutex::default(),
+            told: Mutex::default(),
         })
     }
 
@@ -92,6 +98,20 @@ pub(super) fn succeeded() -> CommandResult {
     }
 }
 
+/// The command without a signature, which nobody here looks at.
+fn as_signed(new: &NewCommand) -> Vec<u8> {
+    let command = Command {
+        precondition: new.precondition.clone(),
+        kind: Some(new.kind.clone()),
+        ..Command::default()
+    };
+    let signed = SignedCommand {
+        command: command.encode_to_vec().into(),
+        ..SignedCommand::default()
+    };
+    signed.encode_to_vec()
+}
+
 #[async_trait]
 impl Dispatching for Double {
     async fn submit(&self, new: NewCommand) -> Result<(CommandRow, bool), ApiError> {
@@ -106,7 +126,7 @@ impl Dispatching for Double {
             target: new.kind.target().to_owned(),
             issuer: new.issuer,
             token_id: new.token_id,
-            signed: Vec::new(),
+            signed: as_signed(&new),
             request_hash: new.request_hash.to_vec(),
             state: State::Queued,
             code: String::new(),
@@ -184,6 +204,11 @@ impl Dispatching for Double {
             from_agent,
             cut: self.live.of(&row.token_id, 0),
         })
+    }
+
+    fn tell_region(&self, region: &str, kind: uplink_down::Kind) -> bool {
+        self.told.lock().unwrap().push((region.to_owned(), kind));
+        true
     }
 
     async fn push_approval(&self, _host: &HostRow) -> Result<(), ApiError> {

@@ -1,12 +1,12 @@
 //! The https certificate from two files (of a public CA, of an ACME client), taken up anew when they
-//! change: whatever renews them need not know of the controller.
+//! change: whatever renews them need not know of the server.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
-use fairlead_identity::tls::{self, Credentials};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -121,75 +121,13 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<CertifiedKey>, WebCertific
         return Err(unusable(certificate, "it holds no certificate".to_owned()));
     }
     let private = PrivateKeyDer::from_pem_file(key).map_err(|e| unusable(key, e.to_string()))?;
-    let credentials = Credentials {
-        chain,
-        key: private,
-    };
-    tls::certified(credentials).map_err(|reason| WebCertificateError::Mismatch {
-        certificate: certificate.to_owned(),
-        key: key.to_owned(),
-        reason,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::authority::CertificateAuthority;
-    use fairlead_daemon::clock::Clock;
-
-    /// A chain and its key, as an ACME client would leave them.
-    fn files(dir: &Path, name: &str) -> [String; 2] {
-        let ca = CertificateAuthority::open(
-            &dir.join(name),
-            "fairlead.internal",
-            &["fleet.example.com".to_owned()],
-            Clock::system(),
-        )
-        .unwrap();
-        let pem = |kind: &str, der: &[u8]| {
-            use base64::Engine;
-            let text = base64::engine::general_purpose::STANDARD.encode(der);
-            format!("-----BEGIN {kind}-----\n{text}\n-----END {kind}-----\n")
-        };
-        let chain = ca.web.chain.iter().map(|one| pem("CERTIFICATE", one));
-        [chain.collect(), pem("PRIVATE KEY", ca.web.key.secret_der())]
-    }
-
-    #[test]
-    fn changed_files_are_taken_up_and_damaged_ones_leave_what_is_in_use() {
-        let dir = tempfile::tempdir().unwrap();
-        let (first, second) = (files(dir.path(), "a"), files(dir.path(), "b"));
-        let paths = [dir.path().join("chain.pem"), dir.path().join("key.pem")];
-        let put = |content: [&str; 2], age_s: u64| {
-            for (path, text) in paths.iter().zip(content) {
-                std::fs::write(path, text).unwrap();
-                let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(age_s);
-                let file = std::fs::File::options().write(true).open(path).unwrap();
-                file.set_modified(at).unwrap();
-            }
-        };
-        put([&first[0], &first[1]], 1);
-        let used = WebCertificate::open(&paths[0], &paths[1]).unwrap();
-        assert!(!used.refresh().unwrap());
-        let before = used.leaf();
-        put([&second[0], &first[1]], 2);
-        let error = used.refresh().unwrap_err();
-        assert!(
-            matches!(error, WebCertificateError::Mismatch { .. }),
-            "{error}"
-        );
-        assert_eq!(used.leaf(), before);
-        assert!(!used.refresh().unwrap(), "said once");
-        put([&second[0], &second[1]], 3);
-        assert!(used.refresh().unwrap());
-        assert_ne!(used.leaf(), before);
-        put(["nothing", &second[1]], 4);
-        assert!(
-            used.refresh()
-                .unwrap_err()
-                .to_string()
-                .contains("chain.pem")
-        );
-    }
+    let provider = aws_lc_rs::default_provider();
+    let certified = CertifiedKey::from_der(chain, private, &provider);
+    certified
+        .map(Arc::new)
+        .map_err(|reason| WebCertificateError::Mismatch {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            reason,
+        })
 }
