@@ -132,8 +132,9 @@ impl App {
         files::claim(&config.data_dir)?;
         let doors = Doors::open(&config).await?;
         let clock = Clock::system();
-        let (authority, store) = installation::open(&config, clock.clone()).await?;
-        let authority = Arc::new(authority);
+        let opened = installation::open(&config, clock.clone()).await?;
+        opened.warn_if_new(&config.data_dir);
+        let (authority, store) = (Arc::new(opened.authority), opened.store);
         let (fleet, homes) = fleet_as_kept(&store).await?;
         let regions = Arc::new(Regions::default());
         let streams = Arc::new(Streams::default());

@@ -81,16 +81,36 @@ pub enum InstallationError {
     },
 }
 
+/// An installation, opened.
+pub struct Opened {
+    /// Its CA.
+    pub authority: CertificateAuthority,
+    /// Its store.
+    pub store: Store,
+    /// Whether it was made just now.
+    pub is_new: bool,
+}
+
+impl Opened {
+    /// Whoever had one there before is to know it.
+    pub fn warn_if_new(&self, dir: &Path) {
+        if self.is_new {
+            tracing::warn!(
+                dir = %dir.display(),
+                "a new installation is made here, with a CA of its own; was there one before, stop this and \
+                 mount its disk or put its backup back"
+            );
+        }
+    }
+}
+
 /// Opens the installation in the data directory, or makes one where none is expected.
 ///
 /// # Errors
 /// When it is another one than is expected, is not whole, or cannot be used.
-pub async fn open(
-    config: &Config,
-    clock: Clock,
-) -> Result<(CertificateAuthority, Store), InstallationError> {
+pub async fn open(config: &Config, clock: Clock) -> Result<Opened, InstallationError> {
     let store_path = config.data_dir.join(STORE_FILE);
-    look(config, &store_path)?;
+    let is_new = look(config, &store_path)?;
     let authority =
         CertificateAuthority::open(&config.data_dir, &config.domain, &config.web_names, clock)?;
     let dir = || config.data_dir.display().to_string();
@@ -125,11 +145,15 @@ pub async fn open(
             }
         }
     }
-    Ok((authority, store))
+    Ok(Opened {
+        authority,
+        store,
+        is_new,
+    })
 }
 
-/// Before anything is made.
-fn look(config: &Config, store_path: &Path) -> Result<(), InstallationError> {
+/// Before anything is made; whether an installation will be.
+fn look(config: &Config, store_path: &Path) -> Result<bool, InstallationError> {
     let dir = config.data_dir.display().to_string();
     let (has_root, has_store) = (
         config.data_dir.join(ROOT_FILE).exists(),
@@ -141,23 +165,16 @@ fn look(config: &Config, store_path: &Path) -> Result<(), InstallationError> {
             dir,
             expected: expected.clone(),
         }),
-        (false, false, None) => {
-            tracing::warn!(
-                dir,
-                "a new installation is made here, with a CA of its own; was there one before, stop this and \
-                 mount its disk or put its backup back"
-            );
-            Ok(())
-        }
+        (false, false, None) => Ok(true),
         (true, false, _) => {
             tracing::error!(
                 dir,
                 "the CA is here and its database is not: hosts, tokens and history are not known; was there \
                  one before, stop this and put its backup back"
             );
-            Ok(())
+            Ok(false)
         }
-        (true, true, _) => Ok(()),
+        (true, true, _) => Ok(false),
     }
 }
 
@@ -183,10 +200,12 @@ mod tests {
     use crate::provision::tests::preparation;
 
     async fn opened(config: &Config) -> Result<String, String> {
-        let (authority, _store) = open(config, Clock::system())
+        let there = config.data_dir.join(ROOT_FILE).exists();
+        let opened = open(config, Clock::system())
             .await
             .map_err(|error| error.to_string())?;
-        Ok(hex(&authority.root.hash()))
+        assert_eq!(opened.is_new, !there);
+        Ok(hex(&opened.authority.root.hash()))
     }
 
     fn files(dir: &Path) -> Vec<std::ffi::OsString> {

@@ -14,7 +14,7 @@ use fairlead_store::tokens::{JoinTokenRow, PURPOSE_ACCESS_SERVER, PURPOSE_HOST};
 use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
 
 use crate::config::Config;
-use crate::installation::{self, InstallationError};
+use crate::installation::{self, InstallationError, Opened};
 use crate::packages::shipped::{self, ShippedError};
 use crate::packages::{self, Packages};
 
@@ -83,7 +83,9 @@ pub struct Provisioned {
 pub async fn provision(preparation: &Preparation) -> Result<Provisioned, ProvisionError> {
     let Preparation { config, region, .. } = preparation;
     let clock = Clock::system();
-    let (authority, store) = installation::open(config, clock.clone()).await?;
+    let Opened {
+        authority, store, ..
+    } = installation::open(config, clock.clone()).await?;
     let (name, now_us) = (region.clone(), clock.now_us());
     let ca_hash = authority.root.hash();
     let with_host = preparation.host_token_file.is_some();
