@@ -25,6 +25,7 @@ use crate::handoff::words::{FromSupervisor, ToSupervisor};
 use crate::host_facts::host_facts;
 use crate::identity::{Identity, IdentityError, IdentityFiles};
 use crate::journal::{Journal, JournalError};
+use crate::link_report::LinkReport;
 use crate::observe::{Observer, Picture};
 use crate::owner_log::OwnerLog;
 use crate::policy::PolicyFile;
@@ -251,6 +252,7 @@ async fn identity(
         return Ok(identity);
     }
     let identity = enrol(config, files, facts.gather().await, proxy).await?;
+    LinkReport::forget(&config.state_dir);
     owner_log.agent(&format!(
         "this machine was enrolled as {} in region {}",
         identity.enrolment.name, identity.enrolment.region

@@ -73,6 +73,12 @@ impl LinkReport {
         }
     }
 
+    /// What was said as another host is not said of this one.
+    pub fn forget(state_dir: &Path) {
+        // It is not there, most likely; and one of another agent's is not believed while an agent lives.
+        let _ = std::fs::remove_file(state_dir.join(FILE));
+    }
+
     /// What was kept last.
     #[must_use]
     pub fn read(state_dir: &Path) -> Option<Self> {

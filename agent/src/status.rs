@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use fairlead_identity::digest::hex;
+use fairlead_protocol::codes;
 
 use crate::config::Config;
 use crate::handoff::words::{OneInstance, Status};
@@ -132,11 +133,31 @@ fn link(state: Option<&LinkReport>, agent: Option<u32>) -> String {
     }
 }
 
+/// Whether servers refuse the identity that is here for good, as the agent of now or the last one was told.
+fn is_revoked(said: Option<&LinkReport>, agent: Option<u32>) -> bool {
+    said.is_some_and(|said| {
+        let is_its = agent.is_none_or(|agent| agent == said.agent);
+        !said.up && said.code == codes::REVOKED && is_its
+    })
+}
+
 /// Prints it; whether an agent runs here and its identity can be used.
 #[must_use]
 pub fn print(config: &Config) -> bool {
     let identity = IdentityFiles::new(&config.state_dir).load();
+    let (processes, agent) = processes(&config.state_dir);
+    let said = LinkReport::read(&config.state_dir);
+    let revoked = matches!(identity, Ok(Some(_))) && is_revoked(said.as_ref(), agent);
     let enrolled = match &identity {
+        // The installer looks for that word.
+        Ok(Some(identity)) if revoked => format!(
+            "REVOKED: it was {} in region {}, and was taken back: no server lets it in any more ({})\n          \
+             The containers go on. To join again: a new line of `fairlead host add`, with --re-enrol;\n          \
+             to take the agent off: fairlead-agent uninstall",
+            identity.enrolment.name,
+            identity.enrolment.region,
+            codes::REVOKED
+        ),
         Ok(Some(identity)) => format!(
             "enrolled as {} in region {}, certificate {}",
             identity.enrolment.name,
@@ -151,9 +172,7 @@ pub fn print(config: &Config) -> bool {
     if let Ok(Some(identity)) = &identity {
         println!("ca        {}", hex(&identity.root.hash()));
     }
-    let (processes, agent) = processes(&config.state_dir);
     println!("processes {}", processes.join("\n          "));
-    let said = LinkReport::read(&config.state_dir);
     println!("link      {}", link(said.as_ref(), agent));
     let forbidden = policy::PolicyFile::new(&config.policy).summary();
     if forbidden.is_empty() {
@@ -162,7 +181,7 @@ pub fn print(config: &Config) -> bool {
         println!("policy    forbids {forbidden}");
     }
     println!("engine    {}", engine(config));
-    identity.is_ok() && agent.is_some()
+    identity.is_ok() && agent.is_some() && !revoked
 }
 
 fn engine(config: &Config) -> String {
@@ -223,6 +242,19 @@ mod tests {
         assert!(said.contains("no agent") && agent.is_none(), "{said}");
         let (said, agent) = write(start + 1, start);
         assert!(said.contains("none runs") && agent.is_none(), "{said}");
+    }
+
+    #[test]
+    fn revoked_is_what_the_agent_of_now_or_the_last_one_was_told() {
+        let down = |code| LinkReport::down("a:443", "no".to_owned(), code, 1);
+        let told = down(codes::REVOKED);
+        let me = told.agent;
+        assert!(is_revoked(Some(&told), Some(me)) && is_revoked(Some(&told), None));
+        // Another agent has come since, perhaps with another identity.
+        assert!(!is_revoked(Some(&told), Some(me + 1)));
+        assert!(!is_revoked(Some(&down(codes::HELD)), Some(me)));
+        assert!(!is_revoked(Some(&LinkReport::up("a:443", 1)), Some(me)));
+        assert!(!is_revoked(None, None));
     }
 
     #[test]

@@ -262,8 +262,11 @@ impl Root {
             )
             .map_err(|error| {
                 ChainError::Invalid(match error {
-                    webpki::Error::UnknownIssuer => {
-                        "its CA is another installation's (or is this one new, and the old one was lost?)"
+                    // Roots of two installations have one name, so that it comes to the signature.
+                    webpki::Error::UnknownIssuer
+                    | webpki::Error::InvalidSignatureForPublicKey => {
+                        "it is not signed by this installation's CA: is that another installation, or one \
+                         made anew because its data was lost?"
                             .to_owned()
                     }
                     other => other.to_string(),

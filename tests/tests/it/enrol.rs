@@ -22,6 +22,7 @@ use fairlead_protocol::{
 };
 use fairlead_tests::engine::Names;
 use fairlead_tests::fleet::{Fleet, HostSide, Options};
+use fairlead_tests::programs::program;
 use fairlead_tests::stream::Stream;
 use fairlead_tests::wait::{stays_so, wait_for};
 use tokio::io::AsyncReadExt;
@@ -415,6 +416,63 @@ async fn a_revoked_host_loses_its_link_and_its_streams_and_stays_out() {
         fairlead_tests::engine::is_running(&web),
         "its containers are left alone"
     );
+}
+
+/// What the machine's owner is told of it there.
+async fn status(host: &HostSide) -> (Option<i32>, String) {
+    let mut asked = tokio::process::Command::new(program("fairlead-agent"));
+    asked
+        .args(["status", "--engine", "simulated", "--state-dir"])
+        .arg(&host.dir);
+    let said = asked.output().await.unwrap();
+    let words = [said.stdout, said.stderr].concat();
+    (said.status.code(), String::from_utf8(words).unwrap())
+}
+
+#[tokio::test]
+async fn a_revoked_host_says_so_on_its_own_machine_until_it_joins_again() {
+    let mut fleet = Fleet::start(Options::simulated()).await;
+    let (code, said) = status(&fleet.hosts[0]).await;
+    assert!(
+        code == Some(0) && said.contains("enrolled as box"),
+        "{said}"
+    );
+
+    let _: Host = fleet.api.delete("hosts/box").await.unwrap();
+    wait_for("its status says it", SOON, async || {
+        let (code, said) = status(&fleet.hosts[0]).await;
+        let wanted = [
+            "identity  REVOKED: it was box",
+            "(revoked)",
+            "--re-enrol",
+            "uninstall",
+        ];
+        if code == Some(1) && wanted.iter().all(|wanted| said.contains(wanted)) {
+            Ok(())
+        } else {
+            Err(format!("{code:?}: {said}"))
+        }
+    })
+    .await;
+    // Also while nothing runs.
+    fleet.hosts[0].kill();
+    let (code, said) = status(&fleet.hosts[0]).await;
+    assert!(code == Some(1) && said.contains("REVOKED"), "{said}");
+
+    // What the installer does when it is told --re-enrol.
+    std::fs::remove_file(fleet.hosts[0].dir.join("identity")).unwrap();
+    let again = token(&fleet, JoinTokenRequest::default()).await.token;
+    fleet.secret_file("box.token", &again);
+    fleet.hosts[0].start();
+    wait_for("it is a host again", SOON, async || {
+        let (code, said) = status(&fleet.hosts[0]).await;
+        if code == Some(0) && said.contains("enrolled as box") && said.contains("link      up") {
+            Ok(())
+        } else {
+            Err(format!("{code:?}: {said}"))
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -68,7 +68,7 @@ async fn an_empty_data_directory_is_not_made_another_installation_unsaid() {
         .await;
     fleet.regions[0]
         .process
-        .says("its CA is another installation's", SOON)
+        .says("not signed by this installation's CA", SOON)
         .await;
 
     // With its disk it is what it was.
