@@ -45,3 +45,4 @@ mod other_machines;
 mod oracle;
 mod planted;
 mod readiness;
+mod security;
