@@ -14,6 +14,7 @@
 //! which streams are expected is `streams`'. Modules in the order in which data flows:
 
 pub mod config;
+pub mod capacity;
 pub mod app;
 pub mod join;
 pub mod listener;

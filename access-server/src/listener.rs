@@ -13,12 +13,9 @@ use crate::region::Region;
 use crate::streams::Arrived;
 use crate::{doors, link};
 
-/// Connections that have not said anything yet, or wait for their handshake. Hundreds of hosts behind
-/// one address may come back at once.
-const WAITING: Waiting = Waiting {
-    max: 8192,
-    per_address_max: 512,
-};
+/// Of those that have not said anything yet, or wait for their handshake, those of one address. Hundreds of hosts
+/// behind it may come back at once.
+const WAITING_PER_ADDRESS_MAX: usize = 512;
 /// Connections behind the doors for strangers at a time.
 const STRANGERS_MAX: usize = 256;
 
@@ -26,6 +23,7 @@ const STRANGERS_MAX: usize = 256;
 pub async fn run(listener: Arrivals, acceptor: Acceptor, region: Arc<Region>, shutdown: Shutdown) {
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     let ends = shutdown.clone();
+    let waiting_max = region.capacity.waiting;
     let then = move |finished| {
         let (region, strangers) = (Arc::clone(&region), Arc::clone(&strangers));
         let shutdown = shutdown.clone();
@@ -39,7 +37,11 @@ pub async fn run(listener: Arrivals, acceptor: Acceptor, region: Arc<Region>, sh
             }
         }
     };
-    doorkeeper::run(listener, acceptor, WAITING, ends.cancelled(), then).await;
+    let waiting = Waiting {
+        max: waiting_max,
+        per_address_max: WAITING_PER_ADDRESS_MAX,
+    };
+    doorkeeper::run(listener, acceptor, waiting, ends.cancelled(), then).await;
 }
 
 async fn through_door(

@@ -16,6 +16,7 @@ use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Enqueued, Store, StoreError};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 
+use crate::capacity::Capacity;
 use crate::fleet::Fleet;
 use crate::link::allowance::Comings;
 use crate::metrics::Counters;
@@ -61,6 +62,8 @@ pub struct Region {
     pub desk: Option<Arc<Desk>>,
     /// How often hosts come.
     pub comings: Comings,
+    /// How many hosts there is room for.
+    pub capacity: Capacity,
     /// Links that are being greeted: what each asks of the ledger waits in one row.
     pub greetings: Arc<Semaphore>,
     /// Clones that are heard at a time.
@@ -134,6 +137,7 @@ impl Region {
             streams: Streams::default(),
             desk: parts.desk,
             comings: Comings::default(),
+            capacity: Capacity::of(fairlead_daemon::process::open_files()),
             greetings: Arc::new(Semaphore::new(crate::link::GREETINGS_MAX)),
             clone_places: Semaphore::new(crate::clones::PLACES),
             counters: Counters::default(),

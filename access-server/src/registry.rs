@@ -201,6 +201,11 @@ impl Registry {
             .collect()
     }
 
+    /// How many hosts have a link of any kind; costs nothing, unlike [`Self::len`].
+    pub fn taken(&self) -> usize {
+        self.lock().len()
+    }
+
     /// How many hosts are connected.
     pub fn len(&self) -> usize {
         let hosts = self.lock();

@@ -162,12 +162,14 @@ impl Desk {
             let message = "the region has no connection to its controller, and opens no terminals until it has";
             Refused::new(codes::REGION_OFFLINE, message)
         };
-        if !region.is_attached() {
-            return Err(cut_off());
-        }
         let request = self.next_request.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         lock(&self.asked).insert(request, answer);
+        // Whoever detaches from here on finds it, and ends the wait.
+        if !region.is_attached() {
+            lock(&self.asked).remove(&request);
+            return Err(cut_off());
+        }
         region.tell(uplink_up::Kind::TerminalAsk(TerminalAsk {
             request,
             what: Some(what),

@@ -11,3 +11,12 @@ pub fn raise_open_files() {
         tracing::warn!(%error, "the number of open files stays as it was");
     }
 }
+
+/// How many files this process may have open.
+#[must_use]
+pub fn open_files() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
+}

@@ -27,7 +27,7 @@ struct Engine {
 struct Answer {
     /// Of containers, to the question whether there is a terminal.
     tty: bool,
-    /// Whether what describes a container is the input too.
+    /// Whether what describes a container or an exec is the input too.
     wild: bool,
     body: Vec<u8>,
 }
@@ -59,11 +59,14 @@ async fn serve(mut stream: UnixStream, answer: Answer) {
     let path = line.split(' ').nth(1).unwrap_or_default();
     let about_one = path.contains("/containers/") && path.ends_with("/json") && !path.contains("/containers/json");
     let mut head = "HTTP/1.1 200 OK\r\nConnection: close\r\nApi-Version: 1.41\r\n\r\n".to_owned();
-    let body = if path.ends_with("/_ping") {
-        b"OK".to_vec()
+    let body = if path == "/version" {
+        // The negotiation; without a version nothing else is asked.
+        br#"{"ApiVersion":"1.41"}"#.to_vec()
     } else if path.contains("/exec/") && path.ends_with("/start") {
         "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n".clone_into(&mut head);
         answer.body
+    } else if path.contains("/exec/") && !answer.wild {
+        br#"{"ID":"e1","Running":false,"ExitCode":null}"#.to_vec()
     } else if about_one && !answer.wild {
         format!(r#"{{"Id":"{}","Name":"/web","Config":{{"Tty":{}}},"State":{{}}}}"#, "a".repeat(64), answer.tty).into_bytes()
     } else {

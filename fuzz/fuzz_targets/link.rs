@@ -118,6 +118,7 @@ async fn dial(server: &Server, tls: &TlsConnector) -> TlsStream<TcpStream> {
     let socket = TcpSocket::new_v4().expect("a socket");
     // Closed with a reset, so that no port waits after each of many thousand inputs.
     socket.set_zero_linger().expect("an option");
+    socket.set_nodelay(true).expect("an option");
     let stream = socket.connect(server.agents).await.expect("it listens");
     let name = ServerName::try_from(version::sni::AGENTS).expect("a name");
     tls.connect(name, stream).await.expect("it takes everybody in so far")

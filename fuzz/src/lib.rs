@@ -40,8 +40,9 @@ pub fn dir() -> &'static Path {
     DIR.get_or_init(|| {
         let base = Path::new("/dev/shm");
         let base = if base.is_dir() { base.to_owned() } else { std::env::temp_dir() };
-        let made = tempfile::Builder::new().prefix("fairlead-fuzz-").tempdir_in(base);
-        // libFuzzer leaves by _exit, so nothing is removed at the end; the next start sweeps.
+        // libFuzzer leaves by _exit, so nothing is removed at the end; ./dev sweeps what is no living process's.
+        let prefix = format!("fairlead-fuzz-{}-", std::process::id());
+        let made = tempfile::Builder::new().prefix(&prefix).tempdir_in(base);
         made.expect("a directory").keep()
     })
 }

@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -40,6 +40,27 @@ pub fn docker_says(arguments: &[&str]) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Where the engine's socket is, by `DOCKER_HOST`.
+#[must_use]
+pub fn socket() -> PathBuf {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    host.strip_prefix("unix://")
+        .unwrap_or("/var/run/docker.sock")
+        .into()
+}
+
+/// Where a path of the engine's machine is seen from here: the same, unless that machine is a test host.
+#[must_use]
+pub fn seen_from_here(path: &Path) -> PathBuf {
+    let socket = socket();
+    match socket.to_str().and_then(|at| at.split_once("/root/run/")) {
+        Some((process, _)) if process.starts_with("/proc/") => Path::new(process)
+            .join("root")
+            .join(path.strip_prefix("/").unwrap_or(path)),
+        _ => path.to_owned(),
+    }
 }
 
 /// Makes the tests' image, unless it is there.
@@ -234,12 +255,7 @@ fn parse_event(line: &str) -> Option<Record> {
 /// Listens to the engine for as long as this process lives.
 fn listen() {
     TOLD.get_or_init(|| {
-        let host = std::env::var("DOCKER_HOST").unwrap_or_default();
-        let path = host
-            .strip_prefix("unix://")
-            .unwrap_or("/var/run/docker.sock")
-            .to_owned();
-        let mut socket = UnixStream::connect(&path).expect("the engine's socket");
+        let mut socket = UnixStream::connect(socket()).expect("the engine's socket");
         let since = jiff::Timestamp::now().as_second();
         // HTTP/1.0, so that the answer comes without chunks.
         let filters = "%7B%22type%22%3A%5B%22container%22%5D%7D";

@@ -35,6 +35,7 @@ pub mod disk;
 pub mod engine;
 pub mod fleet;
 pub mod hosts;
+pub mod lateness;
 pub mod line;
 pub mod loop_disk;
 pub mod oracle;

@@ -13,7 +13,7 @@ use fairlead_protocol::{
     CommandId, CommandResult, JournalRecord, Message, Stamp, State, journal_record::Kind,
 };
 
-use crate::engine::{IMAGE, Names, docker_says, field};
+use crate::engine::{IMAGE, Names, docker_says, field, seen_from_here, socket};
 use crate::oracle::history::{Effect, Presence, Record, What};
 use crate::wait::wait_for;
 
@@ -49,11 +49,7 @@ impl Witness {
     /// When there is no engine.
     #[must_use]
     pub fn listen() -> Self {
-        let host = std::env::var("DOCKER_HOST").unwrap_or_default();
-        let path = host
-            .strip_prefix("unix://")
-            .unwrap_or("/var/run/docker.sock");
-        let mut socket = UnixStream::connect(path).expect("the engine's socket");
+        let mut socket = UnixStream::connect(socket()).expect("the engine's socket");
         let since_us = now_us();
         let since = since_us / 1_000_000;
         // HTTP/1.0, so that the answer comes without chunks.
@@ -145,12 +141,12 @@ pub fn presence(container: &str) -> Presence {
     }
 }
 
-/// How often each command's id is in files of marks, one id to a line.
+/// How often each command's id is in files of marks of the engine's machine, one id to a line.
 #[must_use]
 pub fn marks(files: &[PathBuf]) -> BTreeMap<String, usize> {
     let mut marks = BTreeMap::new();
     for file in files {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let text = std::fs::read_to_string(seen_from_here(file)).unwrap_or_default();
         for line in text.lines() {
             *marks.entry(line.trim().to_owned()).or_default() += 1;
         }

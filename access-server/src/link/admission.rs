@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::allowance::{Allowance, Coming};
 use super::{Agent, Link};
+use crate::capacity::Capacity;
 use crate::region::{Refusal, Region, unavailable};
 use crate::registry::{Admission, Entry};
 use crate::router::ToHost;
@@ -26,6 +27,9 @@ use crate::{clones, doors};
 
 /// When one that is held may: an admin who approves it looks at the screen.
 const HELD_RETRY_MS: u32 = 10_000;
+
+/// When one that there is no room for may: it has other addresses to try meanwhile.
+const NO_ROOM_RETRY_MS: u32 = 30_000;
 
 /// When one that comes too often may.
 const TOO_OFTEN_RETRY_MS: u32 = 5_000;
@@ -64,6 +68,7 @@ impl Link {
         let instance = InstanceId::from_wire(&hello.instance).map_err(|_| odd())?;
         let run = RunId::from_wire(&hello.run).map_err(|_| odd())?;
         Self::check_coming(&region, host).await?;
+        Self::check_room(&region, host)?;
         let known = Self::known(&region, host)
             .await
             .map_err(|refusal| (refusal, 2000))?;
@@ -134,6 +139,21 @@ impl Link {
             link.note_hello(hello, now_us);
         }
         Ok((link, queue, presence))
+    }
+
+    /// One that is here already takes no more room than it has.
+    fn check_room(region: &Region, host: HostId) -> Result<(), (Refusal, u32)> {
+        let Capacity {
+            links, open_files, ..
+        } = region.capacity;
+        if region.registry.taken() < links || region.registry.get(host).is_some() {
+            return Ok(());
+        }
+        let message = format!(
+            "this access server has no room for more than {links} hosts: it may open {open_files} files \
+             (LimitNOFILE in its unit), or the region needs another access server"
+        );
+        Err(((codes::BUSY, message), NO_ROOM_RETRY_MS))
     }
 
     /// Each coming and going is written down, here and at the centre: that must not be had without end.

@@ -155,6 +155,11 @@ async fn tell(region: &Region, desk: &Desk, part: RecordingPart) -> Result<Recor
     let session = part.session.clone();
     let (answer, answered) = oneshot::channel();
     *lock(&desk.shipped) = Some(answer);
+    // Whoever detaches from here on finds it, and ends the wait.
+    if !region.is_attached() {
+        lock(&desk.shipped).take();
+        return Err(Pause::Alone);
+    }
     region.tell_if_room(uplink_up::Kind::Recording(part));
     let outcome = tokio::time::timeout(TAKEN_WITHIN, answered).await;
     lock(&desk.shipped).take();

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use fairlead_api::input::plain;
 use fairlead_identity::digest::sha256;
 use fairlead_protocol::{
-    CommandId, EndTerminal, OpenTerminals, RecordingPart, RecordingTaken, TerminalAnswer,
-    TerminalAsk, TerminalEnded, TerminalRefused, UplinkDown, codes, uplink_down,
+    CommandId, EndTerminal, Numbered, OpenTerminals, RecordingPart, RecordingTaken, TerminalAnswer,
+    TerminalAsk, TerminalEnded, TerminalRefused, UplinkDown, codes, numbered, uplink_down,
 };
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::{StoreError, Tx};
@@ -28,6 +28,8 @@ pub trait TerminalDesk: Send + Sync + 'static {
     async fn asked(&self, region: &str, ask: TerminalAsk) -> TerminalAnswer;
     /// What is open there; what is to end of that.
     fn told(&self, region: &str, open: OpenTerminals) -> Vec<EndTerminal>;
+    /// One has ended there.
+    fn ended(&self, region: &str, session: CommandId);
     /// A piece of a recording.
     async fn recording(&self, region: &str, part: RecordingPart) -> RecordingTaken;
 }
@@ -125,6 +127,14 @@ pub(super) fn ended(tx: &Tx<'_>, region: &str, said: &TerminalEnded) -> Result<(
         ..entry(region, "terminal.end", said.at_us)
     };
     tx.append_audit(&entry, sha256).map(|_| ())
+}
+
+/// The session whose end a report tells.
+pub(super) fn has_ended(report: &Numbered) -> Option<CommandId> {
+    match &report.kind {
+        Some(numbered::Kind::TerminalEnded(said)) => CommandId::from_wire(&said.session).ok(),
+        _ => None,
+    }
 }
 
 /// That somebody with a good ticket was refused, for the audit log.

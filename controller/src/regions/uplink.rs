@@ -11,8 +11,8 @@ use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::digest::sha256;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
-    Ack, Hello, HostId, Message, Numbered, Refused, StreamId, Unsupported, UplinkDown, UplinkUp,
-    Welcome, codes, events, limits, numbered, uplink_down, uplink_up, version,
+    Ack, CommandId, Hello, HostId, Message, Numbered, Refused, StreamId, Unsupported, UplinkDown,
+    UplinkUp, Welcome, codes, events, limits, numbered, uplink_down, uplink_up, version,
 };
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
@@ -411,6 +411,8 @@ impl Uplink {
         let centre = Arc::clone(&self.centre);
         let (dispatch, region) = (Arc::clone(&centre.dispatch), self.region.clone());
         let mut clones = Vec::new();
+        let terminals_ended: Vec<CommandId> =
+            reports.iter().filter_map(terminals::has_ended).collect();
         let judged: Vec<(Numbered, bool)> = reports
             .into_iter()
             .filter(|report| !self.is_about_itself(report))
@@ -445,6 +447,9 @@ impl Uplink {
             .await?;
         for (host, at_us) in clones {
             centre.fleet.clone_refused(&self.region, host, at_us);
+        }
+        for session in terminals_ended {
+            centre.desk.ended(&self.region, session);
         }
         for outcome in taken {
             match outcome {

@@ -45,12 +45,12 @@ fn troubles() -> [(&'static str, Trouble, u64); 8] {
     [
         ("reset", Trouble::Cut(Cut::Reset), 1),
         ("closed", Trouble::Cut(Cut::Close), 1),
-        ("stalled", weather(Weather::stalled()), 3),
-        ("forgotten", Trouble::Cut(Cut::Forgotten), 3),
+        ("stalled", weather(Weather::stalled()), 2),
+        ("forgotten", Trouble::Cut(Cut::Forgotten), 2),
         (
             "2 s round trip",
             weather(Weather::round_trip(Duration::from_secs(2))),
-            5,
+            4,
         ),
         (
             "30 % loss",
@@ -59,7 +59,7 @@ fn troubles() -> [(&'static str, Trouble, u64); 8] {
                 delay: Duration::from_millis(20),
                 ..Weather::default()
             }),
-            4,
+            3,
         ),
         (
             "slow",
@@ -67,7 +67,7 @@ fn troubles() -> [(&'static str, Trouble, u64); 8] {
                 bytes_per_s: Some(4_000),
                 ..Weather::default()
             }),
-            3,
+            2,
         ),
         (
             "swallows what is large",
@@ -75,7 +75,7 @@ fn troubles() -> [(&'static str, Trouble, u64); 8] {
                 swallows_above: Some(1_200),
                 ..Weather::default()
             }),
-            4,
+            3,
         ),
     ]
 }
@@ -134,7 +134,7 @@ async fn no_bad_line_loses_or_doubles_a_command() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: ./dev test --long"]
 async fn long_no_bad_line_loses_or_doubles_a_command() {
-    bad_lines(10).await;
+    bad_lines(13).await;
 }
 
 /// Cuts both lines each second, one way or another.
@@ -177,7 +177,7 @@ async fn flap(during: Duration) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lines_that_flap_each_second_lose_nothing() {
-    flap(Duration::from_secs(20)).await;
+    flap(Duration::from_secs(10)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -194,8 +194,8 @@ async fn shown(fleet: &Fleet, state: &str, since: Instant, within: Duration) -> 
 
 #[tokio::test]
 async fn a_half_open_link_is_shown_in_time_and_used_again_when_it_heals() {
-    const PING: Duration = Duration::from_millis(1_000);
-    let fleet = Fleet::start(Options::simulated().lines().pings(1_000)).await;
+    const PING: Duration = Duration::from_millis(500);
+    let fleet = Fleet::start(Options::simulated().lines().pings(500)).await;
     fleet.done(run_simulated("web")).await;
     let line = fleet.regions[0].line();
     let before = fleet.begin(restart("web")).await;
@@ -315,7 +315,7 @@ async fn unreachable(during: Duration) {
 
 #[tokio::test]
 async fn a_host_is_back_within_seconds_after_nobody_could_be_reached() {
-    unreachable(Duration::from_secs(20)).await;
+    unreachable(Duration::from_secs(8)).await;
 }
 
 #[tokio::test]

@@ -48,3 +48,4 @@ mod other_machines;
 mod oracle;
 mod planted;
 mod readiness;
+mod security;

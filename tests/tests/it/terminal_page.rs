@@ -41,10 +41,21 @@ fn tools() -> Option<(PathBuf, PathBuf)> {
 
 #[tokio::test]
 async fn the_page_is_a_terminal_in_a_real_browser() {
+    in_a_real_browser(Options::docker(), "terminal-page").await;
+}
+
+#[tokio::test]
+async fn it_is_one_at_the_region_too() {
+    let options = Options::docker().terminals_at_regions();
+    in_a_real_browser(options, "terminal-page-region").await;
+}
+
+async fn in_a_real_browser(options: Options, shots: &str) {
+    let is_there = !options.region_env.is_empty();
     let Some((node, browser)) = tools() else {
         return;
     };
-    let fleet = Fleet::start(Options::docker()).await;
+    let fleet = Fleet::start(options).await;
     let names = Names::new();
     let web = names.polite("web");
     let make = "i=0; while [ $i -lt 20 ]; do head -c 393216 /dev/urandom | base64 -w 0; i=$((i+1)); \
@@ -60,9 +71,14 @@ async fn the_page_is_a_terminal_in_a_real_browser() {
     })
     .await;
 
-    let shots = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/terminal-page");
-    std::fs::create_dir_all(shots).unwrap();
-    let run = tokio::process::Command::new(node)
+    let target = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target"));
+    let shots = target.join(shots);
+    std::fs::create_dir_all(&shots).unwrap();
+    let mut run = tokio::process::Command::new(node);
+    if is_there {
+        run.env("SERVER", fleet.regions[0].web.url());
+    }
+    let run = run
         .arg("browser/run.mjs")
         .current_dir(PAGE)
         .env("CHROMIUM", browser)

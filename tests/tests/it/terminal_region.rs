@@ -176,9 +176,9 @@ async fn s01_s02_at_the_region_too_a_ticket_opens_once_for_one_page_at_one_serve
         .await;
     wait_for("the refusal is in the audit log", SOON, async || {
         let rows = audit(&fleet.api, "terminal.refused").await;
-        let said = rows.iter().any(|row| {
-            row.detail.contains("used before") && row.source.contains("at region local")
-        });
+        let said = rows
+            .iter()
+            .any(|row| row.detail.contains("used before") && row.from.contains("at region local"));
         said.then_some(()).ok_or(format!("{rows:?}"))
     })
     .await;

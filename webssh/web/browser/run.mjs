@@ -1,10 +1,10 @@
 // The page in a real Chromium, against a running controller: URL, TOKEN, HOST and CONTAINER come in the
-// environment, screenshots go to SHOTS. Says what it found as one line of JSON, ends with 1 at the first
+// environment, SERVER where terminals live at another server, screenshots go to SHOTS. Says what it found as one line of JSON, ends with 1 at the first
 // thing that is not as it should be.
 import { chromium } from "playwright-core";
 import { createHash } from "node:crypto";
 
-const { URL: url, TOKEN: token, HOST: host, CONTAINER: container, SHOTS: shots, BIG_HASH: bigHash } = process.env;
+const { URL: url, TOKEN: token, HOST: host, CONTAINER: container, SHOTS: shots, BIG_HASH: bigHash, SERVER: server } = process.env;
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
   args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--ignore-certificate-errors", "--force-color-profile=srgb"],
@@ -17,6 +17,8 @@ page.on("console", (line) => {
 });
 page.on("pageerror", (error) => trouble.push(String(error)));
 const found = {};
+const sockets = [];
+page.on("websocket", (socket) => sockets.push(socket.url()));
 
 function check(holds, what) {
   if (!holds) throw new Error(what);
@@ -194,6 +196,16 @@ try {
   await page.waitForSelector(".banner.over");
   check((await page.textContent(".banner.over")).includes("(4)"), "the exit code is told");
   await shot("6-ended");
+
+  const at = (server ?? url).replace(/^https/, "wss");
+  check(sockets.length > 0 && sockets.every((socket) => socket.startsWith(`${at}/`)), `sockets: ${sockets}`);
+  if (server !== undefined) {
+    // The recording has arrived from there.
+    await until("its recording", async () => {
+      const answer = await context.request.get(`${url}/api/v1/audit?limit=200`, { headers: { authorization: `Bearer ${token}` } });
+      return (await answer.json()).items.some((row) => row.action === "recording.arrive" && row.outcome === "ok");
+    });
+  }
 
   // What was shown is played again, by an admin; the chain is checked on the way.
   await page.getByLabel("Dark or light").click();

@@ -232,6 +232,10 @@ impl TerminalDesk for ControllerBackend {
         })
     }
 
+    fn ended(&self, region: &str, session: CommandId) {
+        self.parts.desk.regional.ended(region, session);
+    }
+
     async fn recording(&self, region: &str, part: RecordingPart) -> RecordingTaken {
         let mut answer = RecordingTaken {
             session: part.session.clone(),

@@ -125,6 +125,13 @@ impl Regional {
         side.open.values().filter_map(to_end).collect()
     }
 
+    /// One has ended at its region.
+    pub(super) fn ended(&self, region: &str, session: CommandId) {
+        if let Some(side) = self.sides().get_mut(region) {
+            side.open.remove(&session);
+        }
+    }
+
     /// Whether that region has not told yet what is open there.
     pub(super) fn is_untold(&self, region: &str) -> bool {
         self.sides().get(region).is_none_or(|side| !side.has_told)

@@ -118,11 +118,7 @@ async fn s05_what_a_token_opened_at_a_region_ends_with_it_and_is_said_until_it_h
         .await;
     let session = w.begun(&token).await;
     let whoami = w.get(&token, "/api/v1/whoami").await;
-    let id = whoami.body["token_id"]
-        .as_str()
-        .or(whoami.body["id"].as_str())
-        .unwrap()
-        .to_owned();
+    let id = whoami.body["token_id"].as_str().unwrap().to_owned();
     let ends = || {
         let told = std::mem::take(&mut *w.dispatch.told.lock().unwrap());
         told.into_iter()
