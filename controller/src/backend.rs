@@ -259,6 +259,7 @@ impl ControllerBackend {
         self.tidy_recordings().await;
         let used = self.parts.live.take_used();
         let pictures = self.parts.fleet.take_unsaved(HOUSEKEEPING_ROWS as usize);
+        let is_time_known = self.parts.fleet.agrees_on_the_time();
         self.parts
             .store
             .write(move |tx| {
@@ -268,8 +269,10 @@ impl ControllerBackend {
                 for (id, picture) in &pictures {
                     tx.set_picture(*id, picture)?;
                 }
-                tx.forget_commands(now_us - COMMANDS_KEPT_US, HOUSEKEEPING_ROWS)?;
-                tx.forget_events(now_us - EVENTS_KEPT_US, HOUSEKEEPING_ROWS)?;
+                if is_time_known {
+                    tx.forget_commands(now_us - COMMANDS_KEPT_US, HOUSEKEEPING_ROWS)?;
+                    tx.forget_events(now_us - EVENTS_KEPT_US, HOUSEKEEPING_ROWS)?;
+                }
                 tx.forget_events_beyond(EVENTS_KEPT_MAX, HOUSEKEEPING_ROWS)?;
                 Ok(())
             })

@@ -183,6 +183,15 @@ impl Fleet {
         }
     }
 
+    /// Whether somebody else lives in the same time: a region is connected, and its clock is not another one.
+    /// By a clock that is years ahead everything would be old.
+    #[must_use]
+    pub fn agrees_on_the_time(&self) -> bool {
+        let inner = self.read();
+        let agrees = |now: &RegionNow| now.is_online && now.clock.is_empty();
+        inner.regions.values().any(agrees)
+    }
+
     /// A region's access server is connected. What it tells about its hosts follows; until it has,
     /// their state is not known.
     pub fn region_online(&self, region: &str, server: &str, version: &str, at_us: i64) {

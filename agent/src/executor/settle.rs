@@ -101,7 +101,7 @@ pub(super) async fn settle(
             )
             .await
         }
-        Kind::Kill(kill) => killed(runtime, before, &kill.container).await,
+        Kind::Kill(kill) => killed(runtime, before, &kill.container, &kill.signal).await,
         Kind::Remove(_) => removed(runtime, before).await,
         Kind::Exec(_) => executed(runtime, before).await,
         Kind::CopyIn(_) => Ok(Settled::Done(Outcome::failed(
@@ -287,29 +287,51 @@ async fn killed(
     runtime: &dyn ContainerRuntime,
     before: &Before<'_>,
     name: &str,
+    signal: &str,
 ) -> Result<Settled, RuntimeError> {
     let Some(now) = inspect(runtime, before, name).await? else {
         return Ok(Settled::Done(
             Outcome::done().on(before.intent.container_id.clone()),
         ));
     };
-    if now.container.state != "running" {
+    let has_ended = now.container.state != "running";
+    if has_ended && now.finished_us < before.not_before_us {
         // One that had ended before was never sent anything: the engine is to say so itself.
-        return Ok(if now.finished_us >= before.not_before_us {
+        return Ok(Settled::NotDone);
+    }
+    let past = past_events(runtime, before.intent.at_us).await;
+    let mut kills = past
+        .iter()
+        .filter(|event| event.action == "kill" && event.id == now.container.id)
+        .peekable();
+    // Within the grace of a stop it is sent signals for that one too. An engine that remembers none at all
+    // has forgotten: then the end speaks.
+    let forgotten = has_ended && kills.peek().is_none();
+    Ok(
+        if forgotten || kills.any(|event| is_same_signal(&event.detail, signal)) {
             done_on(&now)
         } else {
             Settled::NotDone
-        });
+        },
+    )
+}
+
+/// What cannot be told apart counts as the same.
+fn is_same_signal(told: &str, asked: &str) -> bool {
+    let number = |signal: &str| match signal.strip_prefix("SIG").unwrap_or(signal) {
+        "" | "KILL" => Some(9),
+        "HUP" => Some(1),
+        "INT" => Some(2),
+        "QUIT" => Some(3),
+        "USR1" => Some(10),
+        "USR2" => Some(12),
+        "TERM" => Some(15),
+        other => other.parse::<u32>().ok(),
+    };
+    match (number(told), number(asked)) {
+        (Some(told), Some(asked)) => told == asked,
+        _ => true,
     }
-    let signalled = past_events(runtime, before.intent.at_us)
-        .await
-        .iter()
-        .any(|event| event.action == "kill" && event.id == now.container.id);
-    Ok(if signalled {
-        done_on(&now)
-    } else {
-        Settled::NotDone
-    })
 }
 
 /// What the engine remembers since then. On a busy engine new events come all the time; they are not

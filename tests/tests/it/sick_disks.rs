@@ -1,7 +1,9 @@
 //! P10: a disk that can only be read, and one that takes no more files, are a clear state; nothing is half
-//! done, and it goes on by itself, or where a machine has to be rebooted, from there. (Full disks: `storage`.)
+//! done, and it goes on by itself, or where a machine has to be rebooted, from there. (Full disks, one by one:
+//! `storage`; here at any moment, under commands.)
 //!
-//! Holds: issue 4 (read-only file system at agent, access server and controller; the inode table).
+//! Holds: issue 4 (read-only file system at agent, access server and controller; the inode table; disk full at
+//! every write).
 
 use std::time::Duration;
 
@@ -10,10 +12,13 @@ use fairlead_tests::disk::Disk;
 use fairlead_tests::engine::{self, Names};
 use fairlead_tests::fleet::{Fleet, Options};
 use fairlead_tests::loop_disk::LoopDisk;
-use fairlead_tests::process::is_alive;
-use fairlead_tests::wait::wait_for;
+use fairlead_tests::oracle::{judge, tell};
+use fairlead_tests::process::{is_alive, send};
+use fairlead_tests::wait::{moment, wait_for};
+use rustix::process::Signal;
 
 use crate::acts::{restart, run_simulated};
+use crate::storm::stream::{self, Dice, Size, Stream};
 
 const SOON: Duration = Duration::from_secs(40);
 
@@ -154,6 +159,66 @@ async fn a_disk_that_can_only_be_read_at_the_servers_refuses_and_loses_nothing()
         begun, 4,
         "each that was confirmed once, and none that was refused"
     );
+}
+
+/// Disks that are full at any moment, in the midst of any write.
+async fn full_disks(times: usize) {
+    if !Disk::can_be_had() {
+        return;
+    }
+    let options = Options::docker()
+        .small_disk("agent-box")
+        .small_disk("access-server-local")
+        .small_disk("controller");
+    let mut dice = Dice::seeded();
+    let mut fleet = Fleet::start(options).await;
+    let size = Size {
+        commands: usize::MAX / 2,
+        grace_s: 1,
+        process_s: 1,
+        patience: Duration::from_secs(120),
+    };
+    let stream = Stream::begin(&fleet, size, &mut dice);
+    let mut full = [0; 3];
+    for _ in 0..times {
+        moment(200 + dice.roll(400)).await;
+        let which = dice.roll(3) as usize;
+        fleet.disks[which].fill();
+        moment(200 + dice.roll(1_000)).await;
+        // An agent that dies now finds no room for the next one's journal; the next one may not be there yet.
+        let agent = fleet.hosts[0].agent().filter(|pid| is_alive(*pid));
+        if let Some(agent) = agent
+            && which == 0
+            && dice.roll(2) == 0
+        {
+            send(agent, Signal::KILL);
+            moment(300).await;
+        }
+        fleet.disks[which].free();
+        full[which] += 1;
+    }
+    fleet.all_online().await;
+    stream.is_enough();
+    let history = stream.end(&mut fleet).await;
+    let found = judge(&history);
+    println!(
+        "{} commands, full were the disks of agent, access server, controller: {full:?}: {:?}",
+        history.asked.len(),
+        stream::count_ends(&history)
+    );
+    assert!(found.is_empty(), "seed {}: {}", dice.seed, tell(&found));
+    assert!(history.asked.len() >= times, "{}", history.asked.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disks_that_are_full_at_any_moment_lose_and_double_nothing() {
+    full_disks(6).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: ./dev test --long"]
+async fn long_disks_that_are_full_at_any_moment_lose_and_double_nothing() {
+    full_disks(100).await;
 }
 
 #[tokio::test]

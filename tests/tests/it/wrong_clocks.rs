@@ -102,6 +102,50 @@ async fn a_controllers_wrong_clock_is_told_and_leaves_nothing_behind() {
     assert_eq!(begun, 2, "only what was asked at a right time");
 }
 
+/// Its certificates are of a time that nobody else lives in, so nobody believes it: it says what is wrong,
+/// orders nothing, and keeps nothing of that time.
+#[tokio::test]
+async fn a_controller_ten_years_off_is_believed_by_nobody_and_leaves_nothing_behind() {
+    if !wrong_clock::can_be_had() {
+        return;
+    }
+    let mut fleet = Fleet::start(Options::simulated()).await;
+    fleet.done(run_simulated("web")).await;
+    let agent = fleet.hosts[0].agent_pid().await;
+    for offset in ["+10y", "-10y"] {
+        let before = fleet.act(Action::Ping {}).await;
+        fleet.controller.kill();
+        let heard = fleet.regions[0].process.said().len();
+        wrong_clock::set(&mut fleet.controller, Some(offset));
+        fleet.controller.start_again();
+        wait_for("the region says what is wrong", SOON, async || {
+            let said = fleet.regions[0].process.said()[heard..].to_owned();
+            let told = said.contains("clock right");
+            told.then_some(()).ok_or_else(|| fleet.controller.said())
+        })
+        .await;
+        assert!(!fleet.regions[0].process.said()[heard..].contains("uplink up"));
+
+        fleet.controller.kill();
+        wrong_clock::set(&mut fleet.controller, None);
+        fleet.controller.start_again();
+        fleet.all_online().await;
+        // What was known is known, and the key that signs is good now.
+        let known = fleet.api.command(&before.id).await.unwrap();
+        assert_eq!(known.state, "succeeded", "{offset}: {known:#?}");
+        fleet.done(restart("web")).await;
+    }
+    let begun = fleet.hosts[0]
+        .owner_log()
+        .matches("began: restart container web")
+        .count();
+    assert_eq!(begun, 2, "each once");
+    let same = fleet.hosts[0].agent_pid().await;
+    assert_eq!(same, agent, "the agent was not restarted");
+    let links = fleet.hosts[0].supervisor.said().matches("link up").count();
+    assert_eq!(links, 1, "nor was its link cut");
+}
+
 #[tokio::test]
 async fn a_regions_wrong_clock_is_told_and_leaves_nothing_behind() {
     if !wrong_clock::can_be_had() {

@@ -130,3 +130,17 @@ async fn a_process_that_was_made_is_begun_in_time_or_not_at_all() {
         assert_eq!(then == ExecState::Created, is_late, "{then:?}");
     }
 }
+
+#[test]
+fn a_signal_is_told_from_another_by_name_or_number() {
+    for (told, asked, same) in [
+        ("10", "SIGUSR1", true),
+        ("10", "10", true),
+        ("9", "", true),
+        ("15", "10", false),
+        ("SIGTERM", "9", false),
+        ("34", "SIGRTMIN", true),
+    ] {
+        assert_eq!(is_same_signal(told, asked), same, "{told} {asked}");
+    }
+}

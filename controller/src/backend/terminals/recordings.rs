@@ -120,7 +120,11 @@ impl ControllerBackend {
             return;
         }
         desk.tidied_us.store(now_us, Ordering::Relaxed);
-        let before_s = now_us.div_euclid(1_000_000) - RECORDINGS_KEPT_S;
+        let before_s = if self.parts.fleet.agrees_on_the_time() {
+            now_us.div_euclid(1_000_000) - RECORDINGS_KEPT_S
+        } else {
+            0
+        };
         let open = desk.terminals().map(|terminals| terminals.list());
         let here = open.unwrap_or_default();
         let here = here.iter().map(|terminal| terminal.info.session);
