@@ -117,6 +117,7 @@ impl Dispatching for Double {
     async fn submit(&self, new: NewCommand) -> Result<(CommandRow, bool), ApiError> {
         self.submitted.lock().unwrap().push(new.clone());
         let (id, audit) = (new.id, new.audit.clone());
+        let signed = as_signed(&new);
         let row = CommandRow {
             id,
             tenant: new.host.tenant.clone(),
@@ -126,7 +127,7 @@ impl Dispatching for Double {
             target: new.kind.target().to_owned(),
             issuer: new.issuer,
             token_id: new.token_id,
-            signed: as_signed(&new),
+            signed,
             request_hash: new.request_hash.to_vec(),
             state: State::Queued,
             code: String::new(),

@@ -3,8 +3,8 @@
 use super::*;
 use crate::regions::terminals::TerminalDesk;
 use fairlead_protocol::{
-    CommandId, OpenTerminal, OpenTerminals, RecordingPart, TerminalAnswer, TerminalAsk,
-    terminal_ask::What, uplink_down,
+    CommandId, OpenTerminal, OpenTerminals, RecordingPart, RecordingTaken, TerminalAnswer,
+    TerminalAsk, terminal_ask::What, uplink_down,
 };
 use fairlead_webssh::recording::{About, Header, Writer};
 
@@ -37,6 +37,10 @@ impl World {
         let begun = self.asked("here", What::Begin(session.to_wire())).await;
         assert_eq!(begun.code, "", "{}", begun.message);
         session
+    }
+
+    async fn shipped(&self, region: &str, part: RecordingPart) -> RecordingTaken {
+        TerminalDesk::recording(&*self.backend, region, part).await
     }
 
     async fn shown(&self, token: &str) -> usize {
@@ -235,31 +239,31 @@ async fn a_region_ships_recordings_of_its_own_sessions_and_what_is_found_is_audi
     };
     // Of another host, in another's name, or by another region.
     for wrong in [header(FAR, &user), header(BOX, "ada (token x)")] {
-        let taken = w.backend.recording("here", part(&wrong, true).0).await;
+        let taken = w.shipped("here", part(&wrong, true).0).await;
         assert_eq!((&taken.code[..], taken.done), ("protocol_violation", false));
     }
     let (good, hash) = part(&header(BOX, &user), true);
-    let taken = w.backend.recording("there", good.clone()).await;
+    let taken = w.shipped("there", good.clone()).await;
     assert_eq!(taken.code, "protocol_violation");
     let listed = w.get(&token, "/api/v1/recordings").await;
     assert_eq!(listed.body.as_array().unwrap().len(), 0);
 
-    let taken = w.backend.recording("here", good.clone()).await;
+    let taken = w.shipped("here", good.clone()).await;
     assert_eq!(
         (&taken.code[..], taken.done),
         ("", true),
         "{}",
         taken.message
     );
-    let taken = w.backend.recording("here", good).await;
+    let taken = w.shipped("here", good).await;
     assert!(taken.done, "the answer was lost, and it is said again");
     let rows = w.audit_rows().await;
     let found: Vec<_> = rows
         .iter()
-        .filter(|row| row.action == "recording.arrive")
+        .filter(|row| row.entry.action == "recording.arrive")
         .collect();
-    assert_eq!((found.len(), &found[0].outcome[..]), (1, "ok"));
-    assert!(found[0].detail.ends_with(&hash), "{:?}", found[0]);
+    assert_eq!((found.len(), &found[0].entry.outcome[..]), (1, "ok"));
+    assert!(found[0].entry.detail.ends_with(&hash), "{:?}", found[0]);
     let listed = async |query: &str| {
         let path = format!("/api/v1/recordings?{query}");
         let answer = w.get(&token, &path).await;
