@@ -275,22 +275,7 @@ impl Uplink {
         let centre = Arc::clone(&self.centre);
         match message.kind {
             Some(K::Report(report)) => {
-                // What has arrived together is written together: one sync, one acknowledgement.
-                let mut reports = vec![report];
-                let mut other = None;
-                while reports.len() < REPORTS_AT_ONCE && other.is_none() {
-                    match socket.hear().now_or_never() {
-                        Some(Ok(Heard::Message(UplinkUp {
-                            kind: Some(K::Report(next)),
-                        }))) => {
-                            reports.push(next);
-                        }
-                        Some(Ok(Heard::Message(message))) => other = Some(message),
-                        Some(Ok(Heard::Life)) => {}
-                        Some(Err(error)) => return Err(error.into()),
-                        None => break,
-                    }
-                }
+                let (reports, other) = arrived_together(report, socket)?;
                 let seq = reports.iter().map(|report| report.seq).max();
                 self.on_reports(reports).await?;
                 if let Some(seq) = seq.filter(|seq| *seq > 0) {
@@ -466,6 +451,27 @@ impl Uplink {
         }
         Ok(())
     }
+}
+
+/// That report, those that have come behind it, and what came then. What has arrived together is written
+/// together: one sync, one acknowledgement.
+fn arrived_together(
+    first: Numbered,
+    socket: &mut Server,
+) -> Result<(Vec<Numbered>, Option<UplinkUp>), UplinkEnd> {
+    let mut reports = vec![first];
+    while reports.len() < REPORTS_AT_ONCE {
+        match socket.hear().now_or_never() {
+            Some(Ok(Heard::Message(UplinkUp {
+                kind: Some(uplink_up::Kind::Report(next)),
+            }))) => reports.push(next),
+            Some(Ok(Heard::Message(message))) => return Ok((reports, Some(message))),
+            Some(Ok(Heard::Life)) => {}
+            Some(Err(error)) => return Err(error.into()),
+            None => break,
+        }
+    }
+    Ok((reports, None))
 }
 
 /// A host's identity ended with its command: what follows from it in memory, and the event.

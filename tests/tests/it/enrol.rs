@@ -462,7 +462,7 @@ async fn a_revoked_host_says_so_on_its_own_machine_until_it_joins_again() {
     // What the installer does when it is told --re-enrol.
     std::fs::remove_file(fleet.hosts[0].dir.join("identity")).unwrap();
     let again = token(&fleet, JoinTokenRequest::default()).await.token;
-    fleet.secret_file("box.token", &again);
+    let _rewritten = fleet.secret_file("box.token", &again);
     fleet.hosts[0].start();
     wait_for("it is a host again", SOON, async || {
         let (code, said) = status(&fleet.hosts[0]).await;

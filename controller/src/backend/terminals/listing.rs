@@ -20,7 +20,7 @@ pub(super) enum Seen {
     /// Its session lives here.
     Here(Arc<Shared>),
     /// At its region's access server, which is reached there.
-    There(There, Option<String>),
+    There(Box<There>, Option<String>),
 }
 
 impl Seen {
@@ -39,7 +39,7 @@ impl ControllerBackend {
         let desk = &self.parts.desk;
         let here = desk.terminals()?.find(session).map(Seen::Here);
         let there = || desk.regional.find(session);
-        let found = here.or_else(|| there().map(|(there, at)| Seen::There(there, at)));
+        let found = here.or_else(|| there().map(|(there, at)| Seen::There(Box::new(there), at)));
         let Some(found) = found else {
             return Err(self.not_open(caller, session, id)?);
         };
@@ -85,7 +85,7 @@ impl ControllerBackend {
         let here = desk.terminals()?.list().into_iter().map(Seen::Here);
         let there = desk.regional.all().into_iter();
         let mut shown = Vec::new();
-        for found in here.chain(there.map(|there| Seen::There(there, None))) {
+        for found in here.chain(there.map(|there| Seen::There(Box::new(there), None))) {
             if self.sees_terminal(caller, found.info())? {
                 shown.push(terminal(&found));
             }
