@@ -315,7 +315,7 @@ pub(crate) mod tests {
         let late = setup.claim(&opening.secret, "me", "").await.err().unwrap();
         assert_eq!(late.code, codes::SETUP_CLOSED);
         assert!(
-            late.message.contains("has an admin already") && !late.hint.contains("new link"),
+            late.message.contains("has an admin already") && late.hint.contains("new-admin"),
             "{} {}",
             late.message,
             late.hint
