@@ -74,6 +74,9 @@ pub struct Grant {
     /// No version can be kept running: nothing is changed.
     #[arg(long, env = "FAIRLEAD_SAFE", hide = true)]
     pub safe: bool,
+    /// The supervisor's pid; 0: it is of a version that does not tell.
+    #[arg(long, env = "FAIRLEAD_SUPERVISOR", hide = true, default_value = "0")]
+    pub supervisor: u32,
     /// The supervisor's run id.
     #[arg(long, env = "FAIRLEAD_RUN", hide = true)]
     pub run: String,

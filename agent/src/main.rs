@@ -178,6 +178,16 @@ fn run_verb(config: Config, grant: Grant) -> ExitCode {
     if let Err(error) = parent_gone {
         tracing::warn!(%error, "the supervisor's death will not be noticed");
     }
+    // One that died before that was asked for is noticed now. A supervisor that becomes another version keeps
+    // its pid.
+    let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    if grant.supervisor != 0 && i64::from(parent) != i64::from(grant.supervisor) {
+        tracing::warn!(
+            supervisor = grant.supervisor,
+            "the supervisor has gone; so does this agent"
+        );
+        return ExitCode::SUCCESS;
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

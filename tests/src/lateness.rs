@@ -32,13 +32,13 @@ impl Lateness {
         Self { over, thread }
     }
 
-    /// The latest that it was, in milliseconds.
+    /// The latest that it was.
     ///
     /// # Panics
     /// When the thread did.
     #[must_use]
-    pub fn end_ms(self) -> f64 {
+    pub fn end(self) -> Duration {
         self.over.store(true, Ordering::Relaxed);
-        self.thread.join().expect("it measures").as_secs_f64() * 1000.0
+        self.thread.join().expect("it measures")
     }
 }

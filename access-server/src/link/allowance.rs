@@ -19,9 +19,13 @@ const AT_ONCE: f64 = 4_000.0;
 /// A link that has used its allowance up is not heard for so long.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Events, results and renewals that are recorded of one host within [`WINDOW`]; a restart makes six. Whoever
-/// asks a host a hundred things a second must not be made to wait by this.
+/// What is recorded of one host within [`WINDOW`], in results. Whoever asks a host a hundred things a second must
+/// not be made to wait by this.
 const RECORDED_MAX: u32 = 4_000;
+/// What a result counts.
+pub(super) const RESULT: u32 = 1;
+/// What an event counts: nobody has asked for it, and it is kept longer. A restart makes five.
+pub(super) const EVENT: u32 = 4;
 /// What these may weigh: the body of a result is 256 KiB at most.
 const RECORDED_BYTES_MAX: usize = 16 << 20;
 /// See [`RECORDED_MAX`].
@@ -72,9 +76,9 @@ impl Allowance {
 
     /// Whether so much more may cost disk, here and at the centre. What may not is not acknowledged: the
     /// agent keeps it and says it again.
-    pub(super) fn may_record(&mut self, bytes: usize, now: Instant) -> bool {
+    pub(super) fn may_record(&mut self, counts: u32, bytes: usize, now: Instant) -> bool {
         self.begin_window(now);
-        self.recorded = self.recorded.saturating_add(1);
+        self.recorded = self.recorded.saturating_add(counts);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let together = self.recorded_bytes.saturating_add(bytes);
         if self.recorded > RECORDED_MAX || together as usize > RECORDED_BYTES_MAX {
@@ -170,15 +174,20 @@ mod tests {
         let now = Instant::now();
         let mut allowance = Allowance::new(now);
         let few = (0..5_000)
-            .filter(|_| allowance.may_record(100, now))
+            .filter(|_| allowance.may_record(RESULT, 100, now))
             .count();
         assert_eq!(few, RECORDED_MAX as usize);
+        let now = now + WINDOW;
+        let events = (0..5_000)
+            .filter(|_| allowance.may_record(EVENT, 100, now))
+            .count();
+        assert_eq!(events, (RECORDED_MAX / EVENT) as usize);
         let later = now + WINDOW;
         let heavy = (0..500)
-            .filter(|_| allowance.may_record(256 * 1024, later))
+            .filter(|_| allowance.may_record(RESULT, 256 * 1024, later))
             .count();
         assert_eq!(heavy, 64);
-        assert!(allowance.may_record(256 * 1024, later + WINDOW));
+        assert!(allowance.may_record(RESULT, 256 * 1024, later + WINDOW));
         let renewed = (0..50).filter(|_| allowance.may_renew(later)).count();
         assert!(renewed <= RENEWALS_MAX as usize, "{renewed}");
     }

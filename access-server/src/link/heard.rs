@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::admission::presence;
+use super::allowance::{EVENT, RESULT};
 use super::{Agent, Link};
 use crate::doors;
 use crate::region::Region;
@@ -89,7 +90,7 @@ impl Link {
                 ));
             }
             Some(K::Event(event)) => {
-                if !self.may_cost_disk(event.encoded_len()) {
+                if !self.may_cost_disk(EVENT, event.encoded_len()) {
                     // Without an acknowledgement the agent keeps it and says it again.
                     return Ok(());
                 }
@@ -201,8 +202,8 @@ impl Link {
 
     /// Events and results cost disk here and at the centre, so a host that floods has to wait: without
     /// an acknowledgement it keeps them and says them again.
-    fn may_cost_disk(&mut self, bytes: usize) -> bool {
-        let may = self.allowance.may_record(bytes, Instant::now());
+    fn may_cost_disk(&mut self, counts: u32, bytes: usize) -> bool {
+        let may = self.allowance.may_record(counts, bytes, Instant::now());
         if !may {
             self.note_slowed();
         }
@@ -262,7 +263,7 @@ impl Link {
             // Parts of it were dropped on the way: the agent sends it again.
             return Ok(());
         }
-        if !self.may_cost_disk(result.encoded_len()) {
+        if !self.may_cost_disk(RESULT, result.encoded_len()) {
             return Ok(());
         }
         let host = self.host;

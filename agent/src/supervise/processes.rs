@@ -37,6 +37,7 @@ impl Host<'_> {
             .args(self.arguments)
             .env("FAIRLEAD_EPOCH", epoch.unwrap_or(0).to_string())
             .env("FAIRLEAD_RUN", self.run.to_string())
+            .env("FAIRLEAD_SUPERVISOR", std::process::id().to_string())
             .env("FAIRLEAD_INSTANCE_KEY", key.to_string())
             .env_remove("FAIRLEAD_SAFE")
             .env_remove("FAIRLEAD_AMONG_OTHERS");

@@ -20,6 +20,7 @@ use fairlead_protocol::{
 };
 use fairlead_tests::client::{Api, request};
 use fairlead_tests::fleet::{Fleet, Options};
+use fairlead_tests::lateness::Lateness;
 use fairlead_tests::line::{Line, Weather};
 use fairlead_tests::process::is_alive;
 use fairlead_tests::stream::Stream;
@@ -279,6 +280,7 @@ async fn floods_of_one_host_cost_bounded_memory_and_slow_nobody_else() {
                 moment(400).await;
             }
         });
+        let lateness = Lateness::begin();
         let mut times = Vec::new();
         for _ in 0..6 {
             times.extend(round_trips(&fleet.api, ROUND_TRIPS / 6).await);
@@ -287,16 +289,20 @@ async fn floods_of_one_host_cost_bounded_memory_and_slow_nobody_else() {
             }
             moment(150).await;
         }
+        let late = lateness.end();
         let said = percentiles(times);
-        println!("{flood:?}: {said:?}, kB {:?}", pids.map(rss_kb));
+        println!(
+            "{flood:?}: {said:?}, late {late:?}, kB {:?}",
+            pids.map(rss_kb)
+        );
         slowest = slowest.max(said.1);
-        // The machine is small and busy, and the flood itself is made on it.
+        // The machine is small and busy, and the flood itself is made on it. Nothing is faster than it wakes.
         assert!(
             said.0 < quiet.0 * 5 + Duration::from_millis(50),
             "{flood:?}: {said:?}, quiet {quiet:?}"
         );
         assert!(
-            said.1 < quiet.1 * 5 + Duration::from_millis(250),
+            said.1 < quiet.1 * 5 + Duration::from_millis(250) + late * 2,
             "{flood:?}: {said:?}, quiet {quiet:?}"
         );
         pouring.shutdown().await;

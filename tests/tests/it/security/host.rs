@@ -3,7 +3,7 @@
 //! Holds: SECURITY S28, S30, S32.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use fairlead_tests::engine::{self, Names, field};
@@ -42,7 +42,7 @@ fn listens(pid: u32) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn s28_an_agent_listens_on_nothing() {
+async fn s28_an_agent_listens_on_no_port() {
     let mut fleet = Fleet::start(Options::docker()).await;
     let names = Names::new();
     let web = names.polite("web");
@@ -57,7 +57,10 @@ async fn s28_an_agent_listens_on_nothing() {
     assert_eq!(listens(fleet.controller.pid()).0, 2);
     let nothing = |fleet: &Fleet, agent: u32| {
         assert_eq!(listens(agent), (0, 0));
-        assert_eq!(listens(fleet.hosts[0].supervisor.pid()), (0, 0));
+        // Its one socket is for the instances that it has started, in a folder of its own.
+        assert_eq!(listens(fleet.hosts[0].supervisor.pid()), (0, 1));
+        let handoff = std::fs::metadata(fleet.hosts[0].dir.join("handoff")).unwrap();
+        assert_eq!(handoff.permissions().mode() & 0o777, 0o700);
     };
     let agent = fleet.hosts[0].agent_pid().await;
     nothing(&fleet, agent);

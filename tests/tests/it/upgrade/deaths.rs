@@ -142,3 +142,22 @@ async fn the_new_one_dies_while_the_old_one_finishes_and_the_old_one_takes_over_
 async fn the_supervisor_dies_while_the_old_one_finishes() {
     killed_in("draining", Victim::Supervisor).await;
 }
+
+/// The kernel tells an agent of its supervisor's death once it has been asked to. One that died before that would
+/// leave an agent that holds the host's lock for ever.
+#[test]
+fn an_agent_whose_supervisor_has_gone_already_goes_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let ended = std::process::Command::new(fairlead_tests::programs::program("fairlead-agent"))
+        .args(["run", "--state-dir"])
+        .arg(dir.path())
+        .env("FAIRLEAD_EPOCH", "1")
+        .env("FAIRLEAD_RUN", "0".repeat(26))
+        // Nobody's parent here.
+        .env("FAIRLEAD_SUPERVISOR", u32::MAX.to_string())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("the supervisor has gone"), "{said}");
+    assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none());
+}
