@@ -184,6 +184,8 @@ impl Page {
                     (self.from, self.told) = (from, from);
                 } else if said["ended"].is_object() {
                     self.ended = Some(said["ended"].clone());
+                    // Closing tells the server that this was heard.
+                    let _ = tokio::time::timeout(SILENT_MAX, self.socket.close(None)).await;
                     return false;
                 }
                 true

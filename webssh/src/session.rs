@@ -126,6 +126,8 @@ pub(crate) enum ToPage {
 pub(crate) enum FromPage {
     Say(Up),
     Input(Bytes),
+    /// It has had the last word, and has closed.
+    HeardEnd,
 }
 
 /// A page that comes to a session.
@@ -177,6 +179,7 @@ struct Attached {
     open: Option<Down>,
     begun_told: bool,
     taken_told: u64,
+    end_told: bool,
 }
 
 pub(crate) struct Session {
@@ -259,11 +262,6 @@ impl Session {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ending = loop {
-            if let Some(end) = &self.over
-                && self.page.as_ref().is_some_and(|p| p.is_told(&self.backlog))
-            {
-                break end.clone();
-            }
             let event = self.next(&mut ticks).await;
             if let Some(end) = self.on(event).await {
                 break end;
@@ -285,7 +283,8 @@ impl Session {
         let (to, from, has_news) = match &mut self.page {
             Some(page) => {
                 let has_news =
-                    page.has_news(&self.backlog, self.begun, passed, self.input.is_empty());
+                    page.has_news(&self.backlog, self.begun, passed, self.input.is_empty())
+                        || (self.over.is_some() && !page.end_told);
                 (Some(&page.to), Some(&mut page.from), has_news)
             }
             None => (None, None, false),
@@ -329,6 +328,8 @@ impl Session {
             Event::Page(Some(page)) => self.attach(page),
             // Whoever lets pages in has gone: the server is going.
             Event::Page(None) => return Some(end(codes::BUSY, "the server is restarting")),
+            // A page whose connection broke before comes back, and hears how it ended.
+            Event::Said(Some(FromPage::HeardEnd)) => return self.over.clone(),
             Event::Said(Some(said)) => self.on_said(said),
             Event::Said(None) | Event::PageReady(false) => self.detach(),
             Event::PageReady(true) => self.tell(),
@@ -375,6 +376,7 @@ impl Session {
             open: Some(open),
             begun_told: false,
             taken_told: self.passed(),
+            end_told: false,
         });
         self.shared.has_page.store(true, Ordering::Relaxed);
         self.resized(page.size);
@@ -417,6 +419,7 @@ impl Session {
                 self.received += bytes.len() as u64;
                 self.input.extend_from_slice(&bytes);
             }
+            FromPage::HeardEnd => {}
         }
     }
 
@@ -508,6 +511,13 @@ impl Session {
         } else if page.owes_taken(passed, self.input.is_empty()) {
             page.taken_told = passed;
             ToPage::Say(Down::Taken(passed))
+        } else if let Some(end) = self
+            .over
+            .as_ref()
+            .filter(|_| page.next == self.backlog.end())
+        {
+            page.end_told = true;
+            ToPage::Say(Down::Ended(end.clone()))
         } else {
             let piece = self.backlog.read(page.next, STREAM_CHUNK_BYTES);
             page.next += piece.len() as u64;
@@ -561,11 +571,6 @@ impl Attached {
             || (begun && !self.begun_told)
             || self.owes_taken(passed, all)
             || self.next < backlog.end()
-    }
-
-    /// Whether it has been told all there is.
-    fn is_told(&self, backlog: &Backlog) -> bool {
-        self.open.is_none() && self.next == backlog.end()
     }
 }
 

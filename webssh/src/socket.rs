@@ -37,6 +37,10 @@ const BUFFER_BYTES: usize = 8 * 1024;
 const CLOSE_REFUSED: u16 = 4403;
 const CLOSE_ENDED: u16 = 1000;
 const CLOSE_VIOLATION: u16 = 1008;
+/// Why a socket is closed once its session has said how it ended.
+const LAST_WORD: &str = "the terminal has ended";
+/// How long closing may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 struct Door {
     terminals: Arc<Terminals>,
@@ -146,17 +150,29 @@ async fn relay(
     to_session: mpsc::Sender<FromPage>,
     from_session: mpsc::Receiver<ToPage>,
 ) {
-    let (mut sink, stream) = socket.split();
+    let (mut sink, mut stream) = socket.split();
     let (code, reason) = tokio::select! {
+        // Once the last word is out, an answer to it is read below.
+        biased;
         ended = down(&mut sink, from_session) => ended,
-        ended = up(stream, to_session) => ended,
+        ended = up(&mut stream, &to_session) => ended,
     };
     let last = async {
-        if sink.send(close(code, reason)).await.is_ok() {
-            let _ = sink.close().await;
+        if sink.send(close(code, reason)).await.is_err() {
+            return;
         }
+        if reason == LAST_WORD {
+            // Closing is a page's answer. Where it does not come, the last word may not have come either.
+            while let Some(Ok(said)) = stream.next().await {
+                if matches!(said, Message::Close(_)) {
+                    let _ = to_session.send(FromPage::HeardEnd).await;
+                    break;
+                }
+            }
+        }
+        let _ = sink.close().await;
     };
-    let _ = tokio::time::timeout(Duration::from_secs(2), last).await;
+    let _ = tokio::time::timeout(CLOSE_WITHIN, last).await;
 }
 
 async fn down(
@@ -172,8 +188,11 @@ async fn down(
                 Some(ToPage::Say(say)) => {
                     let is_last = matches!(say, Down::Ended(_));
                     let sent = tokio::time::timeout(SEND_WITHIN, sink.send(text(&say))).await;
-                    if is_last || !matches!(sent, Ok(Ok(()))) {
+                    if !matches!(sent, Ok(Ok(()))) {
                         return (CLOSE_ENDED, "");
+                    }
+                    if is_last {
+                        return (CLOSE_ENDED, LAST_WORD);
                     }
                     continue;
                 }
@@ -190,8 +209,8 @@ async fn down(
 }
 
 async fn up(
-    mut stream: SplitStream<WebSocket>,
-    to_session: mpsc::Sender<FromPage>,
+    stream: &mut SplitStream<WebSocket>,
+    to_session: &mpsc::Sender<FromPage>,
 ) -> (u16, &'static str) {
     loop {
         let Ok(message) = tokio::time::timeout(SILENT_AFTER, stream.next()).await else {

@@ -27,6 +27,8 @@ const INPUT_PIECES: usize = 4;
 const INPUT_BYTES: usize = 4096;
 /// Output is acknowledged in steps.
 const TELL_EVERY: u64 = 32 * 1024;
+/// How long a goodbye may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// A session without us is kept for a minute; some of that is the way.
 const COME_BACK_WITHIN: Duration = Duration::from_secs(58);
 
@@ -289,6 +291,9 @@ impl Session {
                     }
                     Some(Ok(Message::Text(text))) => {
                         if let Some(ended) = self.on_said(&text) {
+                            // Closing tells the server that this was heard.
+                            let close = tokio::time::timeout(CLOSE_WITHIN, socket.close(None));
+                            let _ = close.await;
                             return Ok(Some(ended));
                         }
                     }

@@ -188,6 +188,7 @@ async fn bytes_go_both_ways_and_are_recorded_but_for_the_input() {
     .await;
     let end = page.end().await;
     assert_eq!((&end.code[..], end.exit_code), ("", Some(3)));
+    page.to.send(FromPage::HeardEnd).await.unwrap();
     let ended = s.ended.await.unwrap();
     assert_eq!((ended.output, ended.input), (6, 7));
     let text = {
@@ -291,6 +292,27 @@ async fn a_session_that_nobody_comes_back_to_ends_after_a_minute() {
         s.to_agent.recv().await.is_none(),
         "the agent's stream is over"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_broke_before_it_heard_of_the_end_comes_back_and_hears_it() {
+    let s = start().await;
+    let mut page = s.page(None).await;
+    page.open().await;
+    s.say(Channel::Output, b"bye").await;
+    s.say(
+        Channel::End,
+        br#"{"state":"failed","code":"exit_code","exit_code":4}"#,
+    )
+    .await;
+    assert_eq!(page.end().await.exit_code, Some(4));
+    // Nothing says that it came over the wire.
+    drop(page);
+    let mut page = s.page(Some(0)).await;
+    assert_eq!(page.output(3).await, b"bye");
+    assert_eq!(page.end().await.exit_code, Some(4));
+    page.to.send(FromPage::HeardEnd).await.unwrap();
+    assert_eq!(s.ended.await.unwrap().end.exit_code, Some(4));
 }
 
 #[tokio::test(start_paused = true)]

@@ -194,7 +194,8 @@ try {
   await shot("5-light");
   await type("exit 4");
   await page.waitForSelector(".banner.over");
-  check((await page.textContent(".banner.over")).includes("(4)"), "the exit code is told");
+  const ended = await page.textContent(".banner.over");
+  check(ended.includes("(4)"), `the exit code is told: ${ended}`);
   await shot("6-ended");
 
   const at = (server ?? url).replace(/^https/, "wss");
