@@ -200,26 +200,28 @@ choose_package_key() {
 # package_programs TARGET TARGET_DIR OUT
 package_programs() {
     build_triple=$(package_triple "$1")
-    # The agent by itself: built beside the servers, it would get the features that only they need.
+    # The agent by itself, in its own profile: built beside the servers, it would get the features that only they need.
     working "build the agent for $1" \
-        package_cargo "$2" "$build_triple" --package fairlead-agent ||
+        package_cargo "$2" "$build_triple" agent --package fairlead-agent ||
         die "the agent does not build for $1"
     working "build the servers and the command line for $1" \
-        package_cargo "$2" "$build_triple" --package fairlead-access-server \
+        package_cargo "$2" "$build_triple" release --package fairlead-access-server \
         --package fairlead-controller --package fairlead-cli ||
         die "the servers do not build for $1"
     rm -rf "${3:?}/$1"
     mkdir -p "$3/$1"
-    for build_program in fairlead fairlead-agent fairlead-access-server fairlead-controller; do
+    cp "$2/$build_triple/agent/fairlead-agent" "$3/$1/fairlead-agent"
+    for build_program in fairlead fairlead-access-server fairlead-controller; do
         cp "$2/$build_triple/release/$build_program" "$3/$1/$build_program"
     done
 }
 
-# package_cargo TARGET_DIR TRIPLE PACKAGES…: no path of this machine may get into the programs.
+# package_cargo TARGET_DIR TRIPLE PROFILE PACKAGES…: no path of this machine may get into the programs.
 package_cargo() (
     cargo_target_dir=$1
     cargo_triple=$2
-    shift 2
+    cargo_profile=$3
+    shift 3
     cargo_from="$(unit_separated \
         "--remap-path-prefix=$ROOT=/fairlead" \
         "--remap-path-prefix=$cargo_target_dir=/target" \
@@ -227,7 +229,7 @@ package_cargo() (
         "--remap-path-prefix=$(rustc --print sysroot)=/rust")"
     unset RUSTFLAGS CFLAGS
     CARGO_ENCODED_RUSTFLAGS=$cargo_from CARGO_TARGET_DIR=$cargo_target_dir \
-        exec nice -n 10 cargo zigbuild --locked --release --target "$cargo_triple" "$@"
+        exec nice -n 10 cargo zigbuild --locked --profile "$cargo_profile" --target "$cargo_triple" "$@"
 )
 
 unit_separated() {

@@ -31,16 +31,13 @@ use crate::{clones, doors};
 
 mod admission;
 pub mod allowance;
+pub mod greetings;
 mod heard;
 
 use allowance::Allowance;
 
 type Agent = Socket<LinkDown, LinkUp>;
 
-/// Links between their hello and the main loop. Thousands may come back at once. If all of them were let in, each
-/// would wait for the ledger behind all others, longer than an agent waits for its welcome; those that
-/// gave up would come again, and none would ever be through.
-pub const GREETINGS_MAX: usize = 1024;
 /// When one that found no place comes back, spread over as long again.
 const GREETING_RETRY_MS: u32 = 2000;
 
@@ -88,7 +85,7 @@ async fn greet(
             return None;
         }
     };
-    let Ok(greeting) = Arc::clone(&region.greetings).try_acquire_owned() else {
+    let Some(greeting) = region.greetings.enter().await else {
         let message = "more hosts come back than can be greeted at once".to_owned();
         let [high, low, ..] = *host.as_bytes();
         let spread = u32::from(u16::from_be_bytes([high, low])) % GREETING_RETRY_MS;

@@ -19,6 +19,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use crate::capacity::Capacity;
 use crate::fleet::Fleet;
 use crate::link::allowance::Comings;
+use crate::link::greetings::Greetings;
 use crate::metrics::Counters;
 use crate::registry::Registry;
 use crate::router::{self, ToHost};
@@ -65,7 +66,7 @@ pub struct Region {
     /// How many hosts there is room for.
     pub capacity: Capacity,
     /// Links that are being greeted: what each asks of the ledger waits in one row.
-    pub greetings: Arc<Semaphore>,
+    pub greetings: Greetings,
     /// Clones that are heard at a time.
     pub clone_places: Semaphore,
     /// Time.
@@ -138,7 +139,7 @@ impl Region {
             desk: parts.desk,
             comings: Comings::default(),
             capacity: Capacity::of(fairlead_daemon::process::open_files()),
-            greetings: Arc::new(Semaphore::new(crate::link::GREETINGS_MAX)),
+            greetings: Greetings::default(),
             clone_places: Semaphore::new(crate::clones::PLACES),
             counters: Counters::default(),
             ping_interval_ms: parts.ping_interval_ms,

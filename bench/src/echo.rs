@@ -161,8 +161,7 @@ pub async fn live(
                 counts.connected.fetch_sub(1, Ordering::Relaxed);
             }
             Err(error) => {
-                tracing::debug!(%error, "no connection");
-                count(&counts.failed);
+                counts.failed(error.to_string());
             }
         }
         tokio::time::sleep(backoff.next_wait(Last::NotTaken, random_share(), None)).await;

@@ -56,12 +56,14 @@ pub struct Hosts {
 }
 
 /// What a process of hosts says of itself.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Seen {
     /// Connected now.
     pub connected: u64,
     /// Attempts that failed.
     pub failed: u64,
+    /// Why the latest of them did.
+    pub failure: String,
     /// Commands answered.
     pub answered: u64,
     /// Heartbeats answered, since they were last asked about.
@@ -118,6 +120,11 @@ pub async fn run(hosts: Hosts) {
         answer(&Seen {
             connected: read(&counts.connected),
             failed: read(&counts.failed),
+            failure: counts
+                .failure
+                .lock()
+                .map(|why| why.clone())
+                .unwrap_or_default(),
             answered: read(&counts.answered),
             beats: count(&counts.beats),
             beats_late: count(&counts.beats_late),
@@ -196,6 +203,9 @@ impl Crowd {
             let seen: Seen = worker.ask(order).await;
             all.connected += seen.connected;
             all.failed += seen.failed;
+            if !seen.failure.is_empty() {
+                all.failure = seen.failure;
+            }
             all.answered += seen.answered;
             all.beats += seen.beats;
             all.beats_late += seen.beats_late;
@@ -218,13 +228,20 @@ impl Crowd {
         loop {
             let seen = self.seen("seen").await;
             if seen.connected >= wanted as u64 {
+                if seen.failed > 0 {
+                    eprintln!(
+                        "until all were connected {} attempts failed; the latest: {}",
+                        seen.failed, seen.failure
+                    );
+                }
                 return began.elapsed();
             }
             assert!(
                 began.elapsed() < within,
-                "of {wanted} hosts {} are connected after {within:?} ({} attempts failed)",
+                "of {wanted} hosts {} are connected after {within:?} ({} attempts failed; the latest: {})",
                 seen.connected,
-                seen.failed
+                seen.failed,
+                seen.failure
             );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

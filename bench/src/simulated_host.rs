@@ -4,8 +4,8 @@
 //! took to answer: a server that is busy with others shows there.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -42,6 +42,8 @@ pub struct Counts {
     pub connected: AtomicU64,
     /// Attempts that failed.
     pub failed: AtomicU64,
+    /// Why the latest of them did.
+    pub failure: Mutex<String>,
     /// Commands answered.
     pub answered: AtomicU64,
     /// Heartbeats answered.
@@ -50,6 +52,14 @@ pub struct Counts {
     pub beats_late: AtomicU64,
     /// The longest wait for one, microseconds.
     pub beat_max_us: AtomicU64,
+}
+
+impl Counts {
+    /// Another attempt failed.
+    pub fn failed(&self, why: String) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
 }
 
 /// What all hosts of a process do alike.
@@ -126,16 +136,18 @@ impl SimulatedHost {
                     }
                     (Last::Taken, wish)
                 }
-                Err(failed) => {
-                    self.counts.failed.fetch_add(1, Ordering::Relaxed);
-                    failed
+                Err((last, retry_after, why)) => {
+                    self.counts.failed(why);
+                    (last, retry_after)
                 }
             };
             tokio::time::sleep(backoff.next_wait(last, random_share(), retry_after)).await;
         }
     }
 
-    async fn open(&self) -> Result<(Socket<LinkUp, LinkDown>, Welcome), (Last, Option<Duration>)> {
+    async fn open(
+        &self,
+    ) -> Result<(Socket<LinkUp, LinkDown>, Welcome), (Last, Option<Duration>, String)> {
         let (mut socket, _): (Socket<LinkUp, LinkDown>, _) = self
             .dialler
             .messages(
@@ -145,14 +157,13 @@ impl SimulatedHost {
             )
             .await
             .map_err(|error| {
-                tracing::debug!(%error, "no link");
                 let nobody = error.nobody_there();
                 let last = if nobody {
                     Last::NobodyThere
                 } else {
                     Last::NotTaken
                 };
-                (last, None)
+                (last, None, error.to_string())
             })?;
         let hello = Hello {
             version_min: version::OLDEST,
@@ -170,7 +181,7 @@ impl SimulatedHost {
             ..Hello::default()
         };
         let said = say(&mut socket, link_up::Kind::Hello(hello)).await;
-        said.map_err(|()| (Last::NotTaken, None))?;
+        said.map_err(|()| (Last::NotTaken, None, "hello was not taken".to_owned()))?;
         match socket.hear_message(limits::HELLO_TIMEOUT).await {
             Ok(LinkDown {
                 kind: Some(link_down::Kind::Welcome(welcome)),
@@ -179,9 +190,10 @@ impl SimulatedHost {
                 kind: Some(link_down::Kind::Refused(refused)),
             }) => {
                 let after = Duration::from_millis(u64::from(refused.retry_after_ms));
-                Err((Last::NotTaken, Some(after)))
+                Err((Last::NotTaken, Some(after), refused.message))
             }
-            _ => Err((Last::NotTaken, None)),
+            Ok(_) => Err((Last::NotTaken, None, "no welcome".to_owned())),
+            Err(error) => Err((Last::NotTaken, None, error.to_string())),
         }
     }
 
