@@ -65,7 +65,7 @@ pub struct Region {
     pub comings: Comings,
     /// How many hosts there is room for.
     pub capacity: Capacity,
-    /// Links that are being greeted: what each asks of the ledger waits in one row.
+    /// How many links are greeted at once: what each asks of the ledger waits in one row.
     pub greetings: Greetings,
     /// Clones that are heard at a time.
     pub clone_places: Semaphore,

@@ -180,8 +180,7 @@ fn run_verb(config: Config, grant: Grant) -> ExitCode {
     }
     // One that died before that was asked for is noticed now. A supervisor that becomes another version keeps
     // its pid.
-    let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
-    if grant.supervisor != 0 && i64::from(parent) != i64::from(grant.supervisor) {
+    if grant.supervisor != 0 && std::os::unix::process::parent_id() != grant.supervisor {
         tracing::warn!(
             supervisor = grant.supervisor,
             "the supervisor has gone; so does this agent"

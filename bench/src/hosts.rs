@@ -120,11 +120,7 @@ pub async fn run(hosts: Hosts) {
         answer(&Seen {
             connected: read(&counts.connected),
             failed: read(&counts.failed),
-            failure: counts
-                .failure
-                .lock()
-                .map(|why| why.clone())
-                .unwrap_or_default(),
+            failure: counts.latest_failure(),
             answered: read(&counts.answered),
             beats: count(&counts.beats),
             beats_late: count(&counts.beats_late),

@@ -43,7 +43,7 @@ pub struct Counts {
     /// Attempts that failed.
     pub failed: AtomicU64,
     /// Why the latest of them did.
-    pub failure: Mutex<String>,
+    failure: Mutex<String>,
     /// Commands answered.
     pub answered: AtomicU64,
     /// Heartbeats answered.
@@ -59,6 +59,13 @@ impl Counts {
     pub fn failed(&self, why: String) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    /// Why the latest attempt that failed did; empty: none did.
+    #[must_use]
+    pub fn latest_failure(&self) -> String {
+        let failure = self.failure.lock();
+        failure.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

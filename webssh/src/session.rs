@@ -282,9 +282,8 @@ impl Session {
             self.begun && self.over.is_none() && (self.resize.is_some() || !self.input.is_empty());
         let (to, from, has_news) = match &mut self.page {
             Some(page) => {
-                let has_news =
-                    page.has_news(&self.backlog, self.begun, passed, self.input.is_empty())
-                        || (self.over.is_some() && !page.end_told);
+                let has_news = (self.over.is_some() && !page.end_told)
+                    || page.has_news(&self.backlog, self.begun, passed, self.input.is_empty());
                 (Some(&page.to), Some(&mut page.from), has_news)
             }
             None => (None, None, false),
@@ -328,9 +327,7 @@ impl Session {
             Event::Page(Some(page)) => self.attach(page),
             // Whoever lets pages in has gone: the server is going.
             Event::Page(None) => return Some(end(codes::BUSY, "the server is restarting")),
-            // A page whose connection broke before comes back, and hears how it ended.
-            Event::Said(Some(FromPage::HeardEnd)) => return self.over.clone(),
-            Event::Said(Some(said)) => self.on_said(said),
+            Event::Said(Some(said)) => return self.on_said(said),
             Event::Said(None) | Event::PageReady(false) => self.detach(),
             Event::PageReady(true) => self.tell(),
             Event::AgentReady(true) => self.pass_on(),
@@ -401,7 +398,7 @@ impl Session {
         }
     }
 
-    fn on_said(&mut self, said: FromPage) {
+    fn on_said(&mut self, said: FromPage) -> Option<End> {
         match said {
             FromPage::Say(Up::Resize { columns, rows }) => self.resized((columns, rows)),
             FromPage::Say(Up::Shown(until)) => {
@@ -414,13 +411,16 @@ impl Session {
                 self.shared.typed_us.store((self.now)(), Ordering::Relaxed);
                 // A page keeps to its window; one that does not is let go.
                 if self.input.len() as u64 + bytes.len() as u64 > INPUT_WINDOW {
-                    return self.detach();
+                    self.detach();
+                    return None;
                 }
                 self.received += bytes.len() as u64;
                 self.input.extend_from_slice(&bytes);
             }
-            FromPage::HeardEnd => {}
+            // A page whose connection broke before that comes back, and hears how it ended.
+            FromPage::HeardEnd => return self.over.clone(),
         }
+        None
     }
 
     /// There is room towards the agent.

@@ -17,7 +17,7 @@ const WAITING_MAX: usize = 4096;
 /// For so long at most: an agent waits twice as long for its welcome.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// See the module's text.
+/// Places to be greeted in, and places to wait for one.
 #[derive(Debug)]
 pub struct Greetings {
     places: Arc<Semaphore>,

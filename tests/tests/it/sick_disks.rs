@@ -161,17 +161,21 @@ async fn a_disk_that_can_only_be_read_at_the_servers_refuses_and_loses_nothing()
     );
 }
 
+/// Agent, access server and controller on a small disk each, in this order.
+fn small_disks() -> Options {
+    Options::docker()
+        .small_disk("agent-box")
+        .small_disk("access-server-local")
+        .small_disk("controller")
+}
+
 /// Disks that are full at any moment, in the midst of any write.
 async fn full_disks(times: usize) {
     if !Disk::can_be_had() {
         return;
     }
-    let options = Options::docker()
-        .small_disk("agent-box")
-        .small_disk("access-server-local")
-        .small_disk("controller");
     let mut dice = Dice::seeded();
-    let mut fleet = Fleet::start(options).await;
+    let mut fleet = Fleet::start(small_disks()).await;
     let size = Size {
         commands: usize::MAX / 2,
         grace_s: 1,
@@ -226,11 +230,7 @@ async fn a_disk_that_takes_no_more_files_stops_nothing_that_runs() {
     if !Disk::can_be_had() {
         return;
     }
-    let options = Options::docker()
-        .small_disk("agent-box")
-        .small_disk("access-server-local")
-        .small_disk("controller");
-    let fleet = Fleet::start(options).await;
+    let fleet = Fleet::start(small_disks()).await;
     let names = Names::new();
     let web = names.polite("web");
     fleet.done(restart(&web)).await;
