@@ -34,3 +34,4 @@ pub mod metrics;
 pub mod host_facts;
 pub mod policy;
 pub mod owner_log;
+pub mod signals;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::act::{grace, is_made_by};
 use super::outcome::Outcome;
 use crate::runtime::{ContainerDetail, ContainerRuntime, EngineEvent, ExecState, RuntimeError};
+use crate::signals;
 
 /// Added to the grace: what an engine may need besides.
 const AFTER_GRACE: Duration = Duration::from_secs(5);
@@ -318,17 +319,7 @@ async fn killed(
 
 /// What cannot be told apart counts as the same.
 fn is_same_signal(told: &str, asked: &str) -> bool {
-    let number = |signal: &str| match signal.strip_prefix("SIG").unwrap_or(signal) {
-        "" | "KILL" => Some(9),
-        "HUP" => Some(1),
-        "INT" => Some(2),
-        "QUIT" => Some(3),
-        "USR1" => Some(10),
-        "USR2" => Some(12),
-        "TERM" => Some(15),
-        other => other.parse::<u32>().ok(),
-    };
-    match (number(told), number(asked)) {
+    match (signals::number(told), signals::number(asked)) {
         (Some(told), Some(asked)) => told == asked,
         _ => true,
     }

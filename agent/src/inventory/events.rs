@@ -14,6 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use fairlead_protocol::{CommandId, HostEvent};
 
 use crate::runtime::EngineEvent;
+use crate::signals;
 
 /// A signal explains an end that comes within this.
 const SIGNAL_EXPLAINS_US: i64 = 15 * 60 * 1_000_000;
@@ -72,22 +73,8 @@ pub struct Past {
 
 /// Signals that do not end a process by themselves.
 fn ends_nothing(signal: &str) -> bool {
-    let upper = signal.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    matches!(
-        name,
-        "1" | "HUP"
-            | "10"
-            | "USR1"
-            | "12"
-            | "USR2"
-            | "17"
-            | "CHLD"
-            | "18"
-            | "CONT"
-            | "28"
-            | "WINCH"
-    )
+    // HUP, USR1, USR2, CHLD, CONT, WINCH.
+    matches!(signals::number(signal), Some(1 | 10 | 12 | 17 | 18 | 28))
 }
 
 /// Who caused the event. `past` are earlier events of the same container, oldest first; `ours`
