@@ -20,7 +20,6 @@ verb_bench() {
         esac
         shift
     done
-    bench_build "$bench_profile"
     case "$bench_names " in
         ' ' | *' engine '* | *' agent '*)
             engine_answers || die "engine and agent are measured with a Docker Engine, and none answers; without: ./dev bench links fleet"
@@ -28,6 +27,8 @@ verb_bench() {
             export FAIRLEAD_TEST_BUSYBOX
             ;;
     esac
+    # Takes minutes, so only once all else is there.
+    bench_build "$bench_profile"
     # shellcheck disable=SC2086 # lists of words
     "$FAIRLEAD_TEST_PROGRAMS/fairlead-bench" run $bench_names $bench_quick $bench_hosts \
         --build "profile $bench_profile" --out "$ROOT/bench.json"
