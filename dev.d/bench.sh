@@ -15,14 +15,14 @@ verb_bench() {
                 bench_hosts="--hosts $2"
                 shift
                 ;;
-            sizes | links | fleet | engine | agent | fleet45k) bench_names="$bench_names $1" ;;
+            sizes | links | fleet | engine | terminal | agent | fleet45k) bench_names="$bench_names $1" ;;
             *) usage_error "bench knows no $1" ;;
         esac
         shift
     done
     case "$bench_names " in
-        ' ' | *' engine '* | *' agent '*)
-            engine_answers || die "engine and agent are measured with a Docker Engine, and none answers; without: ./dev bench links fleet"
+        ' ' | *' engine '* | *' terminal '* | *' agent '*)
+            engine_answers || die "engine, terminal and agent are measured with a Docker Engine, and none answers; without: ./dev bench links fleet"
             FAIRLEAD_TEST_BUSYBOX=$(static_busybox) || die "busybox-static is missing: ./dev doctor"
             export FAIRLEAD_TEST_BUSYBOX
             ;;

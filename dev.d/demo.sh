@@ -105,7 +105,7 @@ wait_until_ready() {
 }
 
 # offer_packages DIR: packs the programs at hand, so that `fairlead host add` has something to offer. The
-# key is thrown away at once; nobody outside this demo is to believe it.
+# key is thrown away at once, unless there is to be a next version; nobody outside this demo is to believe it.
 offer_packages() {
     offer_work="$1.packages"
     offer_target="linux-$(uname -m)"
@@ -116,10 +116,15 @@ offer_packages() {
     done
     cargo metadata --locked --format-version 1 >"$offer_work/metadata.json" 2>/dev/null &&
         "$BIN/fairlead-packer" keygen --out "$offer_work/key.pem" >/dev/null &&
-        "$BIN/fairlead-packer" pack --programs "$offer_work/programs" --targets "$offer_target" \
-            --version 0.0.1 --installer "$ROOT/installer/install.sh" --metadata "$offer_work/metadata.json" \
-            --key "$offer_work/key.pem" --out "$1/controller/packages" >/dev/null || return 1
-    rm -rf "$offer_work"
+        offer_version "$1" 0.0.1 || return 1
+    [ "${2:-}" = and-a-next ] || rm -rf "$offer_work"
+}
+
+# offer_version DIR VERSION: the same programs as that version, by the key of DIR's packages.
+offer_version() {
+    "$BIN/fairlead-packer" pack --programs "$1.packages/programs" --targets "linux-$(uname -m)" \
+        --version "$2" --min-from 0.0.1 --installer "$ROOT/installer/install.sh" --metadata "$1.packages/metadata.json" \
+        --key "$1.packages/key.pem" --out "$1/controller/packages" >/dev/null
 }
 
 # stop_fairlead DIR: asks the keeper, which stops the four; then whatever is still there by its pid.

@@ -54,7 +54,9 @@ tour_steps() {
     step "a host that is away: expired, exit code 7" tour_expired
     step "wrong names and flags: exit codes 2, 3, 4" tour_wrong
     step "the host owner's policy refuses" tour_policy
-    step "host add: the line's own script and package make a second host; host rm ends it" tour_host_add
+    step "host add: the line's own script and package make a second host" tour_host_add
+    step "agent upgrade: the second host becomes the next version, by way of its region" tour_upgrade
+    step "host rm ends it" tour_host_rm
     step "audit: who did what" tour_audit
     step "rm: gone from the engine" tour_rm
     ! real || step "your own container was never touched" tour_own
@@ -423,7 +425,7 @@ tour_host_add() {
         SKIPPED="it takes Linux, curl and the packer"
         return 0
     fi
-    offer_packages "$TOUR_DIR" || {
+    offer_packages "$TOUR_DIR" and-a-next || {
         wrong "the programs could not be packed"
         return 0
     }
@@ -437,13 +439,46 @@ tour_host_add() {
         wrong "the line failed: $add_said"
         return 0
     }
-    add_agent=$(find "$add_tree/opt/fairlead/versions" -name fairlead-agent -type f)
-    add_address=$(sed -n "s/^FAIRLEAD_ADDRESS=//p" "$add_tree/etc/fairlead/agent.env" | tr -d "'\"")
-    "$add_agent" supervise --state-dir "$add_tree/state" --engine simulated --host-name second \
-        --address "$add_address" --token-file "$add_tree/etc/fairlead/join-token" >"$add_tree/log" 2>&1 </dev/null &
+    FAIRLEAD_PACKAGE_KEYS=$(add_setting FAIRLEAD_PACKAGE_KEYS) "$add_tree$ADD_PROGRAM" supervise \
+        --state-dir "$add_tree/state" --engine simulated --host-name second \
+        --address "$(add_setting FAIRLEAD_ADDRESS)" --token-file "$add_tree/etc/fairlead/join-token" \
+        >"$add_tree/log" 2>&1 </dev/null &
     second_supervisor=$!
     wait_for 20 shows_second online || wrong "it is not a host: $(tail -n 3 "$add_tree/log")"
     [ ! -e "$add_tree/etc/fairlead/join-token" ] || wrong "the used join token still lies there"
+}
+
+# What the system's service would start there.
+ADD_PROGRAM=/opt/fairlead/versions/0.0.1/fairlead-agent
+add_setting() { sed -n "s/^$1=//p" "$add_tree/etc/fairlead/agent.env" | tr -d "'\""; }
+
+# The same programs under the next number: what counts is who has the host then.
+tour_upgrade() {
+    [ -n "${second_supervisor:-}" ] || {
+        SKIPPED="there is no second host"
+        return 0
+    }
+    offer_version "$TOUR_DIR" 0.0.2 || wrong "the next version could not be packed"
+    rm -rf "$TOUR_DIR.packages"
+    cli agent versions
+    expect_out '^0\.0\.2 '
+    cli agent upgrade --to 0.0.2 --hosts second --between 1s
+    expect_code 0
+    expect_err '^second +done'
+    wait_for 10 shows_next || wrong "host show does not say so within 10 s: $(fairlead host show second 2>&1)"
+    expect_same "the version that is started there" \
+        "$(readlink "$add_tree/opt/fairlead/current")" versions/0.0.2
+    cli audit
+    expect_out "command.upgrade-agent +second/0\.0\.2"
+}
+
+shows_next() { fairlead host show second 2>/dev/null | grep -q '^agent .*0\.0\.2.*before it 0\.0\.1'; }
+
+tour_host_rm() {
+    [ -n "${second_supervisor:-}" ] || {
+        SKIPPED="there is no second host"
+        return 0
+    }
     cli host rm second
     expect_code 0
     ! fairlead host ls 2>/dev/null | grep -q '^second .*online' || wrong "it is still a host"
@@ -480,7 +515,7 @@ tour_end() {
     else
         [ ! -d "$TOUR_DIR" ] || note "kept for you to look at: ${TOUR_DIR#"$ROOT"/} and ${TOUR_DIR#"$ROOT"/}.log"
     fi
-    rm -rf "$TOUR_DIR.tmp"
+    rm -rf "$TOUR_DIR.tmp" "$TOUR_DIR.packages"
     release_engine
     exit "$tour_exit"
 }

@@ -1383,6 +1383,19 @@ drop_env() {
     env_text=$(printf '%s\n' "$env_text" | grep -v "^$1=" || :)
 }
 
+# Whose versions are believed when they come from the centre: those that this script believes, and whatever else
+# was written there.
+believe_keys() {
+    all_keys=
+    for key_one in $(env_line FAIRLEAD_PACKAGE_KEYS | tr ',' ' ') $keys; do
+        case ",$all_keys," in
+        *",$key_one,"*) ;;
+        *) all_keys=${all_keys:+$all_keys,}$key_one ;;
+        esac
+    done
+    set_env FAIRLEAD_PACKAGE_KEYS "$all_keys"
+}
+
 write_env() {
     env_text=$(cat "$root$env_file" 2>/dev/null) || env_text=
     if [ -z "$env_text" ]; then
@@ -1393,6 +1406,7 @@ write_env() {
     set_env FAIRLEAD_JOIN_TOKEN_FILE "$join_token_at"
     set_env FAIRLEAD_HOST_NAME "$host_name"
     set_env FAIRLEAD_ENGINE_SOCKET "$engine_socket"
+    believe_keys
     set_env HTTPS_PROXY "$proxy"
     set_env NO_PROXY "$no_proxy_for"
     write_file "$env_file" 0600 "$env_text"
@@ -2342,6 +2356,7 @@ write_server_settings() {
     set_env FAIRLEAD_LISTEN 127.0.0.1:7400
     set_env FAIRLEAD_UPLINK_LISTEN 127.0.0.1:7401
     set_env FAIRLEAD_FRONT_SOCKET /run/fairlead/front.sock
+    believe_keys
     if [ -n "$certificate" ]; then
         keep_certificate
         set_env FAIRLEAD_WEB_CERTIFICATE /etc/fairlead/tls/certificate.pem

@@ -21,7 +21,7 @@ use fairlead_link::dial::Dialler;
 use fairlead_protocol::{UplinkUp, limits, version};
 use fairlead_store::{Store, StoreError};
 use fairlead_webssh::recording::file::Recordings;
-use fairlead_webssh::{origin, socket};
+use fairlead_webssh::{Frozen, origin, socket};
 use rustls::pki_types::UnixTime;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -29,8 +29,10 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::front::Front;
 use crate::join::{JoinError, join};
+use crate::packages::{self, Shelf};
 use crate::region::{Region, RegionParts};
 use crate::terminals::Desk;
+use crate::terminals::freezing;
 use crate::{listener, metrics, sweeper, terminals, uplink};
 
 /// Recordings of terminals, below the data directory, until the controller has them.
@@ -82,6 +84,8 @@ pub struct App {
     dialler: Dialler,
     controller: String,
     volatile: mpsc::Receiver<UplinkUp>,
+    frozen: Frozen,
+    shelf: Arc<Shelf>,
 }
 
 impl App {
@@ -145,6 +149,11 @@ impl App {
             ping_interval_ms: config.ping_interval_ms,
         })
         .await?;
+        let shelf = Shelf::new(
+            config.data_dir.join(packages::DIR),
+            dialler.clone(),
+            config.controller.clone(),
+        );
         Ok(Self {
             region: Arc::new(region),
             agents,
@@ -156,6 +165,8 @@ impl App {
             dialler,
             controller: config.controller,
             volatile,
+            frozen: Frozen::new(&config.data_dir),
+            shelf,
         })
     }
 
@@ -169,13 +180,16 @@ impl App {
         let terminals = desk
             .as_ref()
             .map(|desk| Desk::open(&region, desk, shutdown.clone()));
-        if let Some(terminals) = &terminals {
+        if let (Some(desk), Some(terminals)) = (&desk, &terminals) {
+            // Before anybody asks what is open here.
+            freezing::thaw(&self.frozen, &region, desk, terminals).await;
             router = router.merge(socket::router(Arc::clone(terminals), Peer::of));
         }
         let sessions = async {
             if let (Some(desk), Some(terminals)) = (desk, &terminals) {
-                let run = terminals::run(Arc::clone(&region), desk, shutdown.clone());
-                tokio::join!(run, terminals.drained());
+                let run = terminals::run(Arc::clone(&region), Arc::clone(&desk), shutdown.clone());
+                let ((), left) = tokio::join!(run, terminals.drained());
+                freezing::keep(&self.frozen, &region, &desk, left).await;
             }
         };
         let files = async {
@@ -188,14 +202,20 @@ impl App {
                 front.run(listener, shutdown.clone()).await;
             }
         };
+        let streams = async {
+            shutdown.cancelled().await;
+            region.streams.drain().await;
+        };
         let (.., served) = tokio::join!(
             front,
             sessions,
+            streams,
             files,
             listener::run(
                 self.agents,
                 self.acceptor,
                 Arc::clone(&region),
+                Some(self.shelf),
                 shutdown.clone()
             ),
             uplink::run(

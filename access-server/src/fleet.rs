@@ -9,8 +9,8 @@ use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
 use fairlead_protocol::{
-    Container, EngineFacts, HostId, HostInventory, HostPresence, InventoryPart, Message,
-    MetricsPart, UplinkUp, uplink_up,
+    AgentVersions, Container, EngineFacts, HostId, HostInventory, HostPresence, InventoryPart,
+    Message, MetricsPart, UplinkUp, uplink_up,
 };
 
 /// Containers in one message to the controller: about 200 KiB at most.
@@ -140,6 +140,16 @@ impl Fleet {
         state.clone_into(&mut presence.state);
         reason.clone_into(&mut presence.reason);
         presence.since_us = since_us.unwrap_or(presence.since_us);
+        known.presence = Packed::of(&presence);
+        Some(presence)
+    }
+
+    /// What its supervisor says of versions has changed; its presence now, if it is known at all.
+    pub fn versions(&self, host: HostId, versions: AgentVersions) -> Option<HostPresence> {
+        let mut all = self.known();
+        let known = all.get_mut(&host)?;
+        let mut presence = known.presence.get()?;
+        presence.facts.get_or_insert_default().versions = Some(versions);
         known.presence = Packed::of(&presence);
         Some(presence)
     }

@@ -27,6 +27,7 @@ pub mod router;
 pub mod region;
 pub mod fleet;
 pub mod streams;
+pub mod packages;
 pub mod terminals;
 pub mod sweeper;
 pub mod uplink;

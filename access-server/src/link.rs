@@ -31,20 +31,17 @@ use crate::{clones, doors};
 
 mod admission;
 pub mod allowance;
+pub mod departure;
 pub mod greetings;
 mod heard;
 
 use allowance::Allowance;
+use departure::Departure;
 
 type Agent = Socket<LinkDown, LinkUp>;
 
 /// When one that found no place comes back, spread over as long again.
 const GREETING_RETRY_MS: u32 = 2000;
-
-/// On shutdown, agents come back after this, spread over the second figure.
-const DRAIN_AFTER_MS: u32 = 200;
-/// See [`DRAIN_AFTER_MS`].
-const DRAIN_SPREAD_MS: u32 = 2000;
 
 /// Greets one agent and, once it is admitted, serves it to its end. There are tens of thousands of these
 /// tasks for months, so they are small: what is needed now and then is on the heap while it is needed, and
@@ -144,7 +141,13 @@ impl Linked {
                 shutdown,
             )
             .await;
-        Box::pin(link.ended(&reason)).await;
+        if shutdown.is_cancelled() {
+            // It was told when to come back, and the centre that it will: it is not away.
+            link.region.registry.remove(link.host, link.connection);
+            tracing::info!(host = %link.host, reason, "link ended with this server");
+        } else {
+            Box::pin(link.ended(&reason)).await;
+        }
     }
 }
 
@@ -204,7 +207,8 @@ impl Link {
                 }
                 () = shutdown.cancelled() => {
                     let reason = "the access server is restarted";
-                    Box::pin(send_away(socket, DRAIN_AFTER_MS, reason)).await;
+                    let departure = self.region.departure();
+                    Box::pin(send_away(socket, Some(departure), reason)).await;
                     return "the access server was shut down".to_owned();
                 }
                 order = queue.next() => Box::pin(self.on_order(socket, order)).await,
@@ -302,18 +306,17 @@ impl Link {
     /// Everything without a final state, in order: the agent knows what it has had before.
     async fn send_open_commands(&mut self, socket: &mut Agent) -> Result<(), SocketError> {
         let host = self.host;
-        let mut open = match self
-            .region
-            .ledger
-            .read(move |tx| tx.open_commands(host))
-            .await
-        {
-            Ok(open) => open,
-            Err(error) => {
-                unavailable(&error);
-                return Err(SocketError::Broken("the ledger cannot be read".to_owned()));
-            }
+        let ledger = &self.region.ledger;
+        // Most hosts that come have none: to find that out takes no turn among the readers.
+        let open = match ledger.look(|tx| tx.has_open_commands(host)) {
+            Ok(false) => return Ok(()),
+            Ok(true) => ledger.read(move |tx| tx.open_commands(host)).await,
+            Err(error) => Err(error),
         };
+        let mut open = open.map_err(|error| {
+            unavailable(&error);
+            SocketError::Broken("the ledger cannot be read".to_owned())
+        })?;
         // From here on only the agent knows what becomes of them: that has to be on disk first.
         let unsent: Vec<CommandId> = open
             .iter()
@@ -410,7 +413,7 @@ impl Link {
         if self.keys.has_changed().unwrap_or(false) {
             // The next welcome tells the new ones. It is rare, and beats are spread over the links.
             let reason = "the command key has its next certificate";
-            send_away(socket, 0, reason).await;
+            send_away(socket, None, reason).await;
             return Err(reason.to_owned());
         }
         self.beaten();
@@ -445,10 +448,10 @@ impl Link {
 }
 
 /// Asks the agent to come back, and closes.
-async fn send_away(socket: &mut Agent, after_ms: u32, reason: &str) {
+async fn send_away(socket: &mut Agent, departure: Option<Departure>, reason: &str) {
     let wish = Reconnect {
-        after_ms,
-        spread_ms: if after_ms == 0 { 0 } else { DRAIN_SPREAD_MS },
+        after_ms: departure.map_or(0, |departure| departure.after_ms),
+        spread_ms: departure.map_or(0, |departure| departure.spread_ms),
         reason: reason.to_owned(),
     };
     let wish = LinkDown {

@@ -2,15 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use fairlead_daemon::clock::Clock;
 use fairlead_identity::Root;
 use fairlead_identity::authority::{Authority, LeafUse, RequestedKey};
 use fairlead_identity::roles::Role;
 use fairlead_protocol::{
-    CommandId, CommandKeys, EnrolCheck, EnrolVerdict, HostEvent, HostId, HostPresence, Message,
-    RegionEvent, RenewReply, Revocations, UplinkUp, codes, limits, numbered, uplink_up,
+    AgentVersions, CommandId, CommandKeys, EnrolCheck, EnrolVerdict, HostEvent, HostId,
+    HostPresence, Message, RegionEvent, RenewReply, Revocations, UplinkUp, codes, limits, numbered,
+    uplink_up,
 };
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Enqueued, Store, StoreError};
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use crate::capacity::Capacity;
 use crate::fleet::Fleet;
 use crate::link::allowance::Comings;
+use crate::link::departure::Departure;
 use crate::link::greetings::Greetings;
 use crate::metrics::Counters;
 use crate::registry::Registry;
@@ -88,6 +90,7 @@ pub struct Region {
     command_keys: watch::Sender<CommandKeys>,
     /// When each open command was on the ledger's disk, for its timeline.
     stored_at: Mutex<HashMap<CommandId, (HostId, i64)>>,
+    departure: OnceLock<Departure>,
 }
 
 /// What a region is made of.
@@ -154,6 +157,7 @@ impl Region {
             revoked: RwLock::default(),
             command_keys: watch::Sender::new(decoded(keys)),
             stored_at: Mutex::default(),
+            departure: OnceLock::new(),
             clock: parts.clock,
         };
         region.set_revoked(&decoded::<Revocations>(revocations));
@@ -167,6 +171,13 @@ impl Region {
     }
 
     // === the centre
+
+    /// What hosts and centre are told when this server ends; once said, always the same.
+    pub fn departure(&self) -> Departure {
+        *self
+            .departure
+            .get_or_init(|| Departure::of(self.registry.len()))
+    }
 
     /// Whether the uplink is up.
     pub fn is_attached(&self) -> bool {
@@ -210,6 +221,13 @@ impl Region {
     pub fn note_presence(&self, host: HostId, presence: HostPresence) {
         self.fleet.presence(host, &presence);
         self.tell(uplink_up::Kind::Presence(presence));
+    }
+
+    /// Notes and tells which versions of the agent a host has.
+    pub fn note_versions(&self, host: HostId, versions: AgentVersions) {
+        if let Some(presence) = self.fleet.versions(host, versions) {
+            self.tell(uplink_up::Kind::Presence(presence));
+        }
     }
 
     /// Notes and tells that a host's state is another one; the rest of its presence stays.

@@ -2,26 +2,34 @@
 //!
 //! A stream id is announced to one host on its link. Only that host's certificate may dial it, once,
 //! within ten seconds. The bytes are relayed without being decoded; TCP is the flow control: a side that
-//! does not read makes the other wait.
+//! does not read makes the other wait. When this server ends in order, hosts are asked to hold what is relayed.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fairlead_link::carry::carry;
 use fairlead_link::socket::{StreamReceiver, StreamSender, StreamSocket};
+use fairlead_protocol::stream::{Channel, frame};
 use fairlead_protocol::{HostId, StreamId, limits};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Streams that may be expected at a time.
 const EXPECTED_MAX: usize = 4096;
+/// How long hosts have to hold what is relayed, and the controller to take the last of it.
+const HELD_WITHIN: Duration = Duration::from_secs(3);
 
 /// Streams that hosts were asked to dial, and those that are joined.
 #[derive(Default)]
 pub struct Streams {
     expected: Mutex<HashMap<StreamId, (HostId, oneshot::Sender<Arrived>)>>,
     joined: Mutex<HashMap<StreamId, Joined>>,
+    /// This server ends.
+    leaves: CancellationToken,
+    relays: TaskTracker,
 }
 
 /// A host's end of a stream.
@@ -105,9 +113,24 @@ impl Streams {
         tokio::select! {
             biased;
             () = cut.cancelled() => {}
-            () = relay_both(socket, to_controller) => {}
+            () = self.relays.track_future(relay_both(socket, to_controller, &self.leaves)) => {}
         }
         self.joined().remove(&id);
+    }
+
+    /// This server ends: hosts are asked to hold what is relayed here, and what is on its way passes.
+    pub async fn drain(&self) {
+        self.leaves.cancel();
+        self.relays.close();
+        if tokio::time::timeout(HELD_WITHIN, self.relays.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                left = self.relays.len(),
+                "streams were cut off: they could not be held in time"
+            );
+        }
     }
 
     /// Carries a host's stream to and from two queues of this server until one of them ends, or the host is cut,
@@ -166,25 +189,39 @@ impl Streams {
     }
 }
 
-/// Relays both ways until one is done, or breaks.
-async fn relay_both(one: StreamSocket, other: StreamSocket) {
-    let (mut one_out, mut one_in) = one.split();
-    let (mut other_out, mut other_in) = other.split();
+/// Relays both ways until one is done, or breaks. When this server `leaves` the host is asked to hold the stream, and
+/// hears nothing more.
+async fn relay_both(host: StreamSocket, controller: StreamSocket, leaves: &CancellationToken) {
+    let (mut one_out, mut one_in) = host.split();
+    let (mut other_out, mut other_in) = controller.split();
+    let to_host = async {
+        tokio::select! {
+            biased;
+            () = leaves.cancelled() => {}
+            () = relay(&mut other_in, &mut one_out) => return,
+        }
+        let _ = one_out.send(frame(Channel::Hold, &[])).await;
+        // The controller repeats what the process has not taken.
+        while let Ok(Some(_)) = other_in.hear().await {}
+    };
     // When either direction ends, the stream is over: each end says all it has to say before it
     // closes.
     tokio::select! {
         () = relay(&mut one_in, &mut other_out) => {}
-        () = relay(&mut other_in, &mut one_out) => {}
+        () = to_host => {}
     }
-    one_out.close().await;
-    other_out.close().await;
+    tokio::join!(
+        one_out.close_behind(&mut one_in),
+        other_out.close_behind(&mut other_in),
+    );
 }
 
+/// Until one of them ends; it may have said something before, which passes the other way. Where the other end takes
+/// nothing more, its own end is what counts.
 async fn relay(from: &mut StreamReceiver, to: &mut StreamSender) {
+    let mut is_taken = true;
     while let Ok(Some(frame)) = from.hear().await {
-        if to.send(frame).await.is_err() {
-            return;
-        }
+        is_taken = is_taken && to.send(frame).await.is_ok();
     }
 }
 

@@ -4,6 +4,7 @@
 //! | module | what it decides |
 //! |---|---|
 //! | `opening` | that a ticket is good, and how a session reaches its host |
+//! | `freezing` | what is kept of them over an orderly restart |
 //! | `shipping` | recordings, from this disk to the controller's |
 //!
 //! What the centre wants ended is ended within its word's way here. It wants nothing while it is cut off, so a
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 
 use crate::region::Region;
 
+pub mod freezing;
 mod opening;
 mod shipping;
 
@@ -99,6 +101,7 @@ impl Desk {
             recordings: desk.recordings.clone(),
             now: Arc::new(move || time.centre_time(clock.now_us())),
             shutdown,
+            outlived: true,
         });
         // A second call would be a defect; the first holds.
         let _ = desk.terminals.set(Arc::downgrade(&terminals));

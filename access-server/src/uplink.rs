@@ -14,9 +14,9 @@ use fairlead_link::backoff::{Backoff, Last, random_share};
 use fairlead_link::dial::{DialError, Dialler};
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
-    Ack, Hello, HostEvent, HostId, Numbered, OpenStream, RegionEvent, StreamId, StreamRefused,
-    Unsupported, UplinkDown, UplinkUp, Welcome, codes, events, limits, numbered, uplink_down,
-    uplink_up, version,
+    Ack, Hello, HostEvent, HostId, Leaving, Numbered, OpenStream, RegionEvent, StreamId,
+    StreamRefused, Unsupported, UplinkDown, UplinkUp, Welcome, codes, events, limits, numbered,
+    uplink_down, uplink_up, version,
 };
 use fairlead_store::StoreError;
 use fairlead_store::exchange::CENTRE;
@@ -148,7 +148,13 @@ async fn open(
         })
         .await?;
     match socket.hear_message(limits::HELLO_TIMEOUT).await?.kind {
-        Some(uplink_down::Kind::Welcome(welcome)) => Ok((socket, welcome)),
+        Some(uplink_down::Kind::Welcome(welcome)) => match version::not_spoken(welcome.version) {
+            Some(message) => Err(UplinkEnd::Refused {
+                code: codes::VERSION_MISMATCH.to_owned(),
+                message,
+            }),
+            None => Ok((socket, welcome)),
+        },
         Some(uplink_down::Kind::Refused(refused)) => Err(UplinkEnd::Refused {
             code: refused.code,
             message: refused.message,
@@ -292,6 +298,14 @@ impl Uplink {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => {
+                    let back_within_ms = region.departure().back_within_ms();
+                    let leaving = uplink_up::Kind::Leaving(Leaving { back_within_ms });
+                    // Otherwise it looks like a crash.
+                    let _ = socket.send(&UplinkUp { kind: Some(leaving) }).await;
+                    // A connection that is closed here with something unread is reset, and a controller that
+                    // speaks just then hears that before it hears the word.
+                    let taken = async { while socket.hear().await.is_ok() {} };
+                    let _ = tokio::time::timeout(limits::LEAVING_TAKEN_WITHIN, taken).await;
                     socket.close().await;
                     return Ok(());
                 }

@@ -32,7 +32,9 @@ use crate::policy::PolicyFile;
 use crate::runtime::docker::{DockerRuntime, default_socket};
 use crate::runtime::simulated::{SimulatedOptions, SimulatedRuntime};
 use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::status;
 use crate::uninstall::Departure;
+use crate::upgrade::ordered::Orders;
 
 /// Requests that wait for the executor; the link waits beyond.
 const REQUESTS_MAX: usize = 64;
@@ -96,6 +98,7 @@ pub struct Facts {
     runtime: Arc<dyn ContainerRuntime>,
     policy: Arc<PolicyFile>,
     host_name: Option<String>,
+    state_dir: std::path::PathBuf,
 }
 
 impl Facts {
@@ -111,7 +114,10 @@ impl Facts {
     }
 
     fn with(&self, engine: EngineFacts) -> HostFacts {
-        let mut facts = host_facts(engine, self.policy.summary());
+        let policy = self.policy.policy();
+        let mut facts = host_facts(engine, policy.summary());
+        facts.host_shell = policy.allows_host_shell();
+        facts.versions = status::versions_of(&self.state_dir);
         if let Some(name) = &self.host_name {
             facts.hostname.clone_from(name);
         }
@@ -329,6 +335,7 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<End
         runtime: Arc::clone(&runtime),
         policy: Arc::clone(&policy),
         host_name: config.host_name.clone(),
+        state_dir: config.state_dir.clone(),
     };
     let owner_log = OwnerLog::new(config.owner_log(), clock.clone());
     let files = IdentityFiles::new(&config.state_dir);
@@ -393,6 +400,8 @@ pub async fn run(config: Config, grant: Grant, shutdown: Shutdown) -> Result<End
         lane_locks: LaneLocks::new(&config.state_dir),
         renew,
         departure: Departure::new(&config.state_dir, host),
+        terminals_held: config.terminals_held(),
+        upgrades: Arc::new(Orders::new(&config, Arc::clone(&time))),
         floor: floor_writer(&config),
     });
     let observer = Observer::new(runtime, picture, Arc::clone(&time), config.metrics_every());

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use fairlead_identity::package::PublicKey;
 
 use crate::handoff::decide::Times;
 
@@ -43,6 +44,15 @@ pub struct Config {
     /// Podman's.
     #[arg(long, env = "FAIRLEAD_ENGINE_SOCKET")]
     pub engine_socket: Option<PathBuf>,
+    /// A key whose packages of the agent are believed, as `fairlead-packer keygen` prints it; several with
+    /// commas between them. Without one no version is upgraded to.
+    #[arg(
+        long,
+        value_name = "KEYID:BASE64",
+        env = "FAIRLEAD_PACKAGE_KEYS",
+        value_delimiter = ','
+    )]
+    pub trust: Vec<PublicKey>,
     /// The host owner's policy.
     #[arg(
         long,
@@ -54,6 +64,10 @@ pub struct Config {
     #[arg(long, env = "FAIRLEAD_METRICS_EVERY_S", default_value = "15",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub metrics_every_s: u64,
+    /// Seconds for which a terminal is held for an access server that restarts.
+    #[arg(long, env = "FAIRLEAD_TERMINALS_HELD_S", default_value = "60", hide = true,
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub terminals_held_s: u64,
 }
 
 /// What the supervisor tells an instance at its start.
@@ -168,6 +182,12 @@ impl Config {
     #[must_use]
     pub fn owner_log(&self) -> PathBuf {
         self.state_dir.join("owner.log")
+    }
+
+    /// How long a terminal is held for an access server that restarts.
+    #[must_use]
+    pub fn terminals_held(&self) -> Duration {
+        Duration::from_secs(self.terminals_held_s)
     }
 
     /// Time between two measurements.

@@ -37,6 +37,8 @@ use crate::session;
 const AWAY_MAX: Duration = Duration::from_secs(5 * 60);
 /// Addresses of a region that are kept.
 const ADDRESSES_MAX: usize = 16;
+/// A server that speaks no version of ours is dialled again after this: it may have been upgraded.
+const MISMATCH_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How long a session may take to say goodbye.
 const GOODBYE_WITHIN: Duration = Duration::from_millis(1500);
 
@@ -300,7 +302,14 @@ impl Connection {
             .await?;
         let answer = socket.hear_message(limits::HELLO_TIMEOUT).await?;
         match answer.kind {
-            Some(link_down::Kind::Welcome(welcome)) => Ok((socket, welcome, facts)),
+            Some(link_down::Kind::Welcome(welcome)) => match version::not_spoken(welcome.version) {
+                Some(message) => Err(LinkEnd::Refused {
+                    code: codes::VERSION_MISMATCH.to_owned(),
+                    message,
+                    after: MISMATCH_AGAIN_AFTER,
+                }),
+                None => Ok((socket, welcome, facts)),
+            },
             Some(link_down::Kind::Refused(refused)) if refused.may_ask_as_clone => {
                 tracing::warn!(code = refused.code, reason = refused.message, "no link");
                 Err(clone::ask(self, socket, shutdown).await)

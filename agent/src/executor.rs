@@ -34,6 +34,7 @@ mod act;
 mod attached;
 mod exec;
 mod fleeting;
+pub mod host_shell;
 mod handover;
 mod job;
 mod lane_lock;

@@ -32,6 +32,8 @@ pub fn host_facts_at(root: &Path, engine: EngineFacts, policy: String) -> HostFa
         engine: Some(engine),
         agent_version: fairlead_protocol::software::version().to_owned(),
         policy,
+        host_shell: false,
+        versions: None,
     }
 }
 

@@ -32,6 +32,8 @@ pub mod observe;
 pub mod inventory;
 pub mod metrics;
 pub mod host_facts;
+pub mod host_check;
 pub mod policy;
 pub mod owner_log;
+pub mod pty;
 pub mod signals;

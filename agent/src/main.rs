@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use fairlead_agent::config::{Config, Grant, UpgradeTimes};
+use fairlead_agent::executor::host_shell;
 use fairlead_agent::{app, leave, owner_log, status, supervise, uninstall, upgrade};
 use fairlead_daemon::{files, shutdown, telemetry};
 
@@ -70,17 +71,19 @@ enum Verb {
         /// The folder of a signed package.
         #[arg(long, value_name = "FOLDER")]
         to: std::path::PathBuf,
-        /// A key whose packages are believed, as `fairlead-packer keygen` prints it.
-        #[arg(
-            long,
-            value_name = "KEYID:BASE64",
-            env = "FAIRLEAD_PACKAGE_KEYS",
-            value_delimiter = ','
-        )]
-        trust: Vec<fairlead_identity::package::PublicKey>,
         /// Also a version below one that was here before.
         #[arg(long)]
         allow_older: bool,
+        /// Say why not as JSON (a command asks).
+        #[arg(long, hide = true)]
+        json: bool,
+    },
+    /// Take the terminal on standard input, and become the program that follows (what a shell on this machine
+    /// itself begins as).
+    #[command(hide = true, name = host_shell::LEADER_VERB)]
+    LeadTerminal {
+        #[arg(last = true, required = true)]
+        words: Vec<String>,
     },
     /// Whether this program could work here (what an upgrade asks a new version).
     #[command(hide = true)]
@@ -107,16 +110,17 @@ fn main() -> ExitCode {
         Verb::Upgrade {
             config,
             to,
-            trust,
             allow_older,
+            json,
         } => {
             let wanted = upgrade::Wanted {
                 package: &to,
-                trusted: trust,
+                trusted: config.trust.clone(),
                 allow_older,
             };
-            upgrade_verb(&config, wanted)
+            upgrade_verb(&config, wanted, json)
         }
+        Verb::LeadTerminal { words } => fail(&host_shell::lead(&words)),
         Verb::Check(config) => check_verb(&config),
         Verb::Status(config) => status_verb(&config),
     }
@@ -221,11 +225,19 @@ fn exit_code(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-fn upgrade_verb(config: &Config, wanted: upgrade::Wanted<'_>) -> ExitCode {
+fn upgrade_verb(config: &Config, wanted: upgrade::Wanted<'_>, json: bool) -> ExitCode {
     match upgrade::upgrade(config, wanted, |step| eprintln!("{step}")) {
         Ok(version) => {
             println!("version {version} has this machine; it is on trial");
             ExitCode::SUCCESS
+        }
+        Err(error) if json => {
+            let (code, message) = (error.code(), error.to_string());
+            println!(
+                "{}",
+                serde_json::json!({ "code": code, "message": message })
+            );
+            ExitCode::FAILURE
         }
         Err(error) => fail(&error),
     }

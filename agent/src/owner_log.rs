@@ -175,6 +175,8 @@ fn in_words(command: &Command) -> String {
         Kind::PruneImages(_) => "remove unused images".to_owned(),
         Kind::RenewCertificate(_) => "renew this machine's certificate".to_owned(),
         Kind::Ping(_) => "ask for a sign of life".to_owned(),
+        Kind::HostShell(_) => "open a shell on this machine itself".to_owned(),
+        Kind::UpgradeAgent(k) => format!("upgrade Fairlead's agent to version {}", k.version),
         Kind::UninstallAgent(_) => "take Fairlead's agent off this machine".to_owned(),
     }
 }

@@ -1,6 +1,6 @@
 //! The host owner's policy file: what the centre may not ask of this host.
 //!
-//! Without the file everything is allowed that the engine allows. A file that cannot be read or
+//! Without the file everything is allowed that the engine allows, and no shell on the host itself. A file that cannot be read or
 //! understood, has an unknown key, or could have been written by others than root refuses every
 //! command that changes or reaches into something: an owner who wrote a rule must never find that
 //! a typing error switched it off. The file is looked at before every command and read again when
@@ -17,8 +17,10 @@
 //! forbid_host_tuning = true       # cgroup_parent, runtime, oom_kill_disable, oom_score_adj < 0
 //! forbid_exec = true
 //! forbid_shell = true             # exec with a terminal
+//! allow_host_shell = true         # a shell on the host itself: forbidden unless it is allowed here
 //! forbid_copy = true              # in and out
 //! forbid_uninstall = true         # `fairlead host rm --uninstall`
+//! forbid_upgrade = true           # other versions of the agent; on the host itself `fairlead-agent upgrade`
 //! allowed_images = ["registry.example.com/*", "busybox"]
 //! allowed_containers = ["app-*"]
 //! denied_containers = ["db-*"]
@@ -123,12 +125,18 @@ impl Policy {
         };
         let path = self.path.display();
         let message = match &self.content {
+            Content::Absent if matches!(kind, Kind::HostShell(_)) => rules::no_host_shell(&path),
             Content::Absent => return Ok(()),
             Content::Broken(_) if !reaches_in(kind) => return Ok(()),
             Content::Broken(problem) => format!(
                 "the host's policy file {path} cannot be used ({problem}), so every change is \
                  refused until its owner mends it"
             ),
+            Content::Rules(rules)
+                if !rules.allows_host_shell() && matches!(kind, Kind::HostShell(_)) =>
+            {
+                rules::no_host_shell(&path)
+            }
             Content::Rules(rules) => match rules.forbids(kind, container) {
                 None => return Ok(()),
                 Some(found) => format!(
@@ -141,6 +149,12 @@ impl Policy {
             code: codes::FORBIDDEN_BY_HOST,
             message,
         })
+    }
+
+    /// Whether it allows shells on the host itself, which nothing else does.
+    #[must_use]
+    pub fn allows_host_shell(&self) -> bool {
+        matches!(&self.content, Content::Rules(rules) if rules.allows_host_shell())
     }
 
     /// What is forbidden, in one sentence; empty when nothing is.
@@ -159,7 +173,7 @@ impl Policy {
 
 /// Commands that change something, run something, or carry files away.
 fn reaches_in(kind: &Kind) -> bool {
-    kind.changes() || matches!(kind, Kind::Exec(_) | Kind::CopyOut(_))
+    kind.changes() || matches!(kind, Kind::Exec(_) | Kind::HostShell(_) | Kind::CopyOut(_))
 }
 
 fn one_line(text: &str) -> String {

@@ -165,12 +165,31 @@ pub enum Load {
     Samples(Vec<ContainerSample>),
 }
 
+/// What a check of the host wants to know of the engine, beside its facts.
+#[derive(Debug, Clone, Default)]
+pub struct EngineState {
+    /// What it is, and whether it answers.
+    pub facts: EngineFacts,
+    /// Where it keeps its data; empty: it does not say.
+    pub data_dir: String,
+    /// What it keeps images and layers with.
+    pub storage: String,
+    /// Which control groups the kernel has, and by what it sets them.
+    pub cgroups: String,
+    /// Whether it is part of a swarm.
+    pub swarm: bool,
+    /// What it warns of itself.
+    pub warnings: Vec<String>,
+}
+
 /// One container engine. All names may be names, ids or unique prefixes of ids.
 #[async_trait]
 pub trait ContainerRuntime: Send + Sync + 'static {
     /// What this engine is and whether it answers; never fails: an engine that is not there is a
     /// fact, with `error` and `code` set.
     async fn facts(&self) -> EngineFacts;
+    /// The same with what a check of the host wants to know; never fails either.
+    async fn state(&self) -> EngineState;
     /// All containers, stopped ones too, with every field of the inventory that a list call gives;
     /// restarts, exit code, health and started time may take an inspect for each changed one.
     async fn list(&self) -> Result<Vec<Container>, RuntimeError>;

@@ -4,14 +4,14 @@
 //! (results free memory), what is heard, renewals, the heartbeat. Requests to the executor wait for
 //! room in its queue: a flooding server is slowed down by TCP.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::version::HANDOFF;
 use fairlead_protocol::{
-    ChallengeAnswer, CommandId, HostFacts, LinkDown, LinkUp, Own, Unsupported, Welcome, limits,
-    link_down, link_up,
+    AgentVersions, ChallengeAnswer, CommandId, HostFacts, LinkDown, LinkUp, Own, Unsupported,
+    Welcome, limits, link_down, link_up,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -24,11 +24,15 @@ use crate::handoff::role::Role;
 use crate::handoff::words::ToSupervisor;
 use crate::link_report::LinkReport;
 use crate::observe::Watch;
+use crate::status;
 
 /// Messages that wait for the link; progress and metrics beyond are dropped, results come again.
 const OUTBOUND_MAX: usize = 128;
 /// A third of a certificate's life is over: time to renew.
 const RENEW_LEFT_S: i64 = (limits::AGENT_CERTIFICATE_LIFE.as_secs() as i64) * 2 / 3;
+
+/// How often it is looked whether the supervisor says something new of versions.
+const VERSIONS_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 
 /// What a server may ask for: more often is a load, less often does not notice that a line is dead.
 const PING_MIN: Duration = Duration::from_millis(100);
@@ -81,6 +85,12 @@ pub async fn run(
     };
     let mut stands = connection.stands.clone();
     let mut told = standing.turn;
+    let mut versions = Versions {
+        told: facts.versions.clone(),
+        looked_at: None,
+    };
+    let mut look = tokio::time::interval(VERSIONS_LOOKED_AT_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let end = loop {
         let now = *stands.borrow_and_update();
         if now.turn != told {
@@ -120,6 +130,14 @@ pub async fn run(
             Some(asked) = renewals.recv(), if live.renewing.is_none() => {
                 if let Err(end) = ask_renewal(connection, &mut socket, &mut live, Some(asked)).await {
                     break end;
+                }
+            }
+            _ = look.tick() => {
+                if let Some(changed) = versions.changed(connection) {
+                    let kind = Some(link_up::Kind::Versions(changed));
+                    if let Err(error) = socket.send(&LinkUp { kind }).await {
+                        break error.into();
+                    }
                 }
             }
             () = tokio::time::sleep_until(live.beat_at) => {
@@ -215,6 +233,34 @@ async fn say_owner(
     LinkReport::up(address, connection.clock.now_us()).keep(&connection.state_dir);
     connection.look_for_renewal().await;
     Ok(())
+}
+
+/// Which versions the servers were told of.
+struct Versions {
+    told: Option<AgentVersions>,
+    /// The file that the supervisor writes, when it was read last.
+    looked_at: Option<SystemTime>,
+}
+
+impl Versions {
+    /// What the supervisor says of them, where that is news and this instance is the one to tell it.
+    fn changed(&mut self, connection: &Connection) -> Option<AgentVersions> {
+        if !connection.role().owns() {
+            return None;
+        }
+        let about = std::fs::metadata(connection.state_dir.join("status.json")).ok()?;
+        let written = about.modified().ok();
+        if written.is_some() && self.looked_at == written {
+            return None;
+        }
+        self.looked_at = written;
+        let now = status::versions_of(&connection.state_dir);
+        if now == self.told {
+            return None;
+        }
+        self.told.clone_from(&now);
+        now
+    }
 }
 
 struct Live {

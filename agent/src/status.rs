@@ -4,13 +4,16 @@
 use std::path::Path;
 
 use fairlead_identity::digest::hex;
-use fairlead_protocol::codes;
+use fairlead_protocol::{AgentVersions, codes};
 
 use crate::config::Config;
 use crate::handoff::words::{OneInstance, Status};
 use crate::identity::IdentityFiles;
 use crate::link_report::LinkReport;
 use crate::{app, policy};
+
+/// Of why a version returned, what is told to servers.
+const WORDS_MAX: usize = 400;
 
 /// When a process began, in ticks since the machine's start: with the pid it names a process for good.
 pub(crate) fn start_of(pid: u32) -> Option<u64> {
@@ -30,10 +33,7 @@ fn lives(pid: u32, start: Option<u64>) -> bool {
 
 /// What lives of that, and the owner's pid.
 fn processes(state_dir: &Path) -> (Vec<String>, Option<u32>) {
-    let written = std::fs::read(state_dir.join("status.json"))
-        .ok()
-        .and_then(|text| serde_json::from_slice::<Status>(&text).ok());
-    let Some(status) = written else {
+    let Some(status) = read(state_dir) else {
         return (vec!["the supervisor has not run here".to_owned()], None);
     };
     if !lives(status.supervisor, status.supervisor_start) {
@@ -99,6 +99,34 @@ fn versions(status: &Status) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// What the supervisor says of versions, for the servers; `None` where the agent is not laid out in versions.
+#[must_use]
+pub fn versions_of(state_dir: &Path) -> Option<AgentVersions> {
+    let status = read(state_dir)?;
+    if status.current.is_empty() {
+        return None;
+    }
+    let cut = |text: &str| text.chars().take(WORDS_MAX).collect::<String>();
+    let returned = status.returned.as_ref();
+    Some(AgentVersions {
+        on_trial: status.tries_left.is_some(),
+        safe_mode: status.safe,
+        previous: status.previous.unwrap_or_default(),
+        started: status.current,
+        returned_from: returned.map(|r| r.from.clone()).unwrap_or_default(),
+        returned_to: returned.map(|r| r.to.clone()).unwrap_or_default(),
+        returned_why: returned.map(|r| cut(&r.why)).unwrap_or_default(),
+        supervisor: status.supervisor_version,
+    })
+}
+
+/// What the supervisor has written down of itself and its agents.
+#[must_use]
+pub(crate) fn read(state_dir: &Path) -> Option<Status> {
+    let text = std::fs::read(state_dir.join("status.json")).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 fn link(state: Option<&LinkReport>, agent: Option<u32>) -> String {

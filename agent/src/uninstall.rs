@@ -138,11 +138,11 @@ fn failed(what: &str, reason: &dyn std::fmt::Display) -> UninstallError {
 }
 
 /// Whether systemd runs this machine and started us.
-fn under_systemd() -> bool {
+pub(crate) fn under_systemd() -> bool {
     std::env::var_os("INVOCATION_ID").is_some() && Path::new("/run/systemd/system").is_dir()
 }
 
-fn has(program: &str) -> bool {
+pub(crate) fn has(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }

@@ -1,5 +1,6 @@
-//! An upgrade asked for on the host itself: a package folder is verified, its program put beside the others and
-//! tried, and the supervisor is asked to let it run.
+//! An upgrade: a package folder is verified, its program put beside the others and tried, and the supervisor is
+//! asked to let it run. Begun by the tool on the host, or by a command (`ordered`), which fetches the folder and
+//! then starts that tool.
 //!
 //! Nothing of a package is executed before its signature, its expiry, its version, its size and its digest are
 //! good, and nothing is remembered of it before that either.
@@ -8,8 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,12 +20,17 @@ use fairlead_identity::package::{
     FileEntry, FileRefused, MANIFEST_BYTES_MAX, MANIFEST_NAME, PublicKey, Refusal,
     SIGNATURES_BYTES_MAX, SIGNATURES_NAME, Timestamp, TrustedKeys, Verified, VerifyError, Version,
 };
+use fairlead_protocol::codes;
 
 use crate::config::Config;
-use crate::handoff::words::{FromSupervisor, Status, ToSupervisor};
 use crate::identity::IdentityFiles;
 use crate::journal;
 use crate::supervise::{Layout, PROGRAM};
+
+pub mod ordered;
+mod supervisor;
+
+use supervisor::Supervisor;
 
 /// The kind of machine that this program was built for, as packages name it.
 const TARGET: &str = if cfg!(target_arch = "aarch64") {
@@ -37,10 +42,6 @@ const TARGET: &str = if cfg!(target_arch = "aarch64") {
 const ROOM_LEFT_BYTES: u64 = 64 << 20;
 /// How long a new program may take to say that it could work here.
 const CHECK_WITHIN: Duration = Duration::from_secs(20);
-/// How long the supervisor may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How often it is asked how far it is.
-const ASK_EVERY: Duration = Duration::from_millis(100);
 /// The highest version that was accepted with each key.
 const FLOORS: &str = "package-floors";
 
@@ -113,6 +114,25 @@ pub enum UpgradeError {
     },
 }
 
+impl UpgradeError {
+    /// The stable code of it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Signature(_) | Self::Refused(_) | Self::Content(_) => codes::PACKAGE_REFUSED,
+            Self::Check(_) | Self::Returned { .. } => codes::UPGRADE_RETURNED,
+            Self::File { .. }
+            | Self::NoKeys
+            | Self::Clock
+            | Self::NoLayout
+            | Self::NoRoom { .. }
+            | Self::Different(_)
+            | Self::Supervisor(_)
+            | Self::No(_) => codes::CANNOT_UPGRADE,
+        }
+    }
+}
+
 /// What is wanted.
 #[derive(Debug)]
 pub struct Wanted<'a> {
@@ -145,16 +165,28 @@ pub fn upgrade(
     let prefix = layout.prefix().ok_or(UpgradeError::NoLayout)?.to_owned();
     let mut supervisor = Supervisor::connect(&config.state_dir)?;
     let status = supervisor.status()?;
-    let verified = verify(config, &wanted, &status)?;
+    let now = Timestamp::from_seconds(Clock::system().now_s()).ok_or(UpgradeError::Clock)?;
+    let rules = Rules {
+        state_dir: &config.state_dir,
+        trusted: &wanted.trusted,
+        allow_older: wanted.allow_older,
+        current: &status.current,
+        now,
+    };
+    let verified = rules.verified(wanted.package)?;
     let version = verified.manifest.version().to_string();
     let entry = verified
         .manifest
         .file(&format!("{PROGRAM}-{TARGET}"))?
         .clone();
     say(&format!("version {version}, signed by {}", verified.key));
+    if status.current == version && status.phase == "steady" {
+        say("it runs here already");
+        return Ok(version);
+    }
     place(&wanted, &layout, &prefix, &version, &entry)?;
     check(config, &layout.program(&version), &version)?;
-    remember(config, &verified)?;
+    remember(&config.state_dir, &verified)?;
     say("it could work here; it is started beside the one that runs");
     supervisor.upgrade(&version, say)?;
     Ok(version)
@@ -168,29 +200,41 @@ fn read_bounded(path: &Path, max: usize) -> Result<Vec<u8>, UpgradeError> {
     Ok(bytes)
 }
 
-fn verify(config: &Config, wanted: &Wanted<'_>, status: &Status) -> Result<Verified, UpgradeError> {
-    if wanted.trusted.is_empty() {
-        return Err(UpgradeError::NoKeys);
-    }
-    let manifest = read_bounded(&wanted.package.join(MANIFEST_NAME), MANIFEST_BYTES_MAX)?;
-    let signatures = read_bounded(&wanted.package.join(SIGNATURES_NAME), SIGNATURES_BYTES_MAX)?;
-    let verified = TrustedKeys::new(wanted.trusted.clone()).verify(&manifest, &signatures)?;
-    let now = Timestamp::from_seconds(Clock::system().now_s()).ok_or(UpgradeError::Clock)?;
-    verified.manifest.check_not_expired(now)?;
-    if let Ok(current) = status.current.parse::<Version>() {
-        verified.manifest.check_from(&current)?;
-    }
-    let floor = floors(config)?.remove(&verified.key.to_string());
-    if let Some(floor) = floor.and_then(|text| text.parse::<Version>().ok())
-        && !wanted.allow_older
-    {
-        verified.manifest.check_not_below(&floor)?;
-    }
-    Ok(verified)
+/// What decides whether a package may be used on this host now.
+struct Rules<'a> {
+    state_dir: &'a Path,
+    trusted: &'a [PublicKey],
+    allow_older: bool,
+    /// The version that is started now.
+    current: &'a str,
+    now: Timestamp,
 }
 
-fn floors(config: &Config) -> Result<BTreeMap<String, String>, UpgradeError> {
-    let path = config.state_dir.join(FLOORS);
+impl Rules<'_> {
+    /// The manifest in that folder, if all that is asked of it before its files holds.
+    fn verified(&self, package: &Path) -> Result<Verified, UpgradeError> {
+        if self.trusted.is_empty() {
+            return Err(UpgradeError::NoKeys);
+        }
+        let manifest = read_bounded(&package.join(MANIFEST_NAME), MANIFEST_BYTES_MAX)?;
+        let signatures = read_bounded(&package.join(SIGNATURES_NAME), SIGNATURES_BYTES_MAX)?;
+        let verified = TrustedKeys::new(self.trusted.to_vec()).verify(&manifest, &signatures)?;
+        verified.manifest.check_not_expired(self.now)?;
+        if let Ok(current) = self.current.parse::<Version>() {
+            verified.manifest.check_from(&current)?;
+        }
+        let floor = floors(self.state_dir)?.remove(&verified.key.to_string());
+        if let Some(floor) = floor.and_then(|text| text.parse::<Version>().ok())
+            && !self.allow_older
+        {
+            verified.manifest.check_not_below(&floor)?;
+        }
+        Ok(verified)
+    }
+}
+
+fn floors(state_dir: &Path) -> Result<BTreeMap<String, String>, UpgradeError> {
+    let path = state_dir.join(FLOORS);
     let bytes = files::read_if_there(&path).map_err(file_error(&path))?;
     match bytes {
         // What cannot be read is not taken for nothing: it would allow every old version.
@@ -201,9 +245,9 @@ fn floors(config: &Config) -> Result<BTreeMap<String, String>, UpgradeError> {
     }
 }
 
-fn remember(config: &Config, verified: &Verified) -> Result<(), UpgradeError> {
-    let path = config.state_dir.join(FLOORS);
-    let mut floors = floors(config)?;
+fn remember(state_dir: &Path, verified: &Verified) -> Result<(), UpgradeError> {
+    let path = state_dir.join(FLOORS);
+    let mut floors = floors(state_dir)?;
     let floor = floors.entry(verified.key.to_string()).or_default();
     let version = verified.manifest.version();
     let is_higher = floor
@@ -216,6 +260,22 @@ fn remember(config: &Config, verified: &Verified) -> Result<(), UpgradeError> {
     let text = serde_json::to_vec(&floors).map_err(io::Error::from);
     text.and_then(|text| files::replace(&path, &text))
         .map_err(file_error(&path))
+}
+
+/// Whether so many bytes more leave room on that disk.
+fn check_room(on: &Path, coming: u64) -> Result<(), UpgradeError> {
+    let free = rustix::fs::statvfs(on)
+        .map_err(|error| file_error(on)(error.into()))
+        .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))?;
+    let needed = coming.saturating_add(ROOM_LEFT_BYTES);
+    if free < needed {
+        return Err(UpgradeError::NoRoom {
+            path: on.display().to_string(),
+            free,
+            needed,
+        });
+    }
+    Ok(())
 }
 
 /// The program in its folder: whole, or not there at all.
@@ -234,17 +294,7 @@ fn place(
             .check(size, &digest)
             .map_err(|_| UpgradeError::Different(version.to_owned()));
     }
-    let free = rustix::fs::statvfs(prefix)
-        .map_err(|error| file_error(prefix)(error.into()))
-        .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))?;
-    let needed = entry.size.saturating_add(ROOM_LEFT_BYTES);
-    if free < needed {
-        return Err(UpgradeError::NoRoom {
-            path: prefix.display().to_string(),
-            free,
-            needed,
-        });
-    }
+    check_room(prefix, entry.size)?;
     let source = wanted.package.join(&entry.name);
     let incoming = prefix
         .join("versions")
@@ -356,90 +406,4 @@ pub fn check_here(config: &Config) -> Result<(), String> {
         .load()
         .map_err(|error| error.to_string())?;
     journal::check(&config.journal_dir()).map_err(|error| error.to_string())
-}
-
-/// The supervisor, as the tool on the host talks to it.
-struct Supervisor {
-    stream: UnixStream,
-    path: PathBuf,
-}
-
-impl Supervisor {
-    fn connect(state_dir: &Path) -> Result<Self, UpgradeError> {
-        let path = state_dir.join("handoff").join("socket");
-        let stream = UnixStream::connect(&path)
-            .and_then(|stream| {
-                stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-                Ok(stream)
-            })
-            .map_err(|error| UpgradeError::Supervisor(format!("{}: {error}", path.display())))?;
-        Ok(Self { stream, path })
-    }
-
-    fn ask(&mut self, word: &ToSupervisor) -> Result<FromSupervisor, UpgradeError> {
-        let asked = || -> io::Result<FromSupervisor> {
-            let mut line = serde_json::to_vec(word)?;
-            line.push(b'\n');
-            (&self.stream).write_all(&line)?;
-            let mut answer = Vec::new();
-            let mut byte = [0];
-            // One answer to one question: nothing comes behind the line.
-            loop {
-                (&self.stream).read_exact(&mut byte)?;
-                if byte == *b"\n" {
-                    return Ok(serde_json::from_slice(&answer)?);
-                }
-                answer.extend_from_slice(&byte);
-            }
-        };
-        asked().map_err(|error| UpgradeError::Supervisor(error.to_string()))
-    }
-
-    fn status(&mut self) -> Result<Status, UpgradeError> {
-        match self.ask(&ToSupervisor::Status)? {
-            FromSupervisor::Status(status) => Ok(*status),
-            _ => Err(UpgradeError::Supervisor("an odd answer".to_owned())),
-        }
-    }
-
-    /// The same, also when the supervisor becomes another version of itself meanwhile.
-    fn status_again(&mut self) -> Result<Status, UpgradeError> {
-        self.status().or_else(|_| {
-            std::thread::sleep(ASK_EVERY * 5);
-            let dir = self.path.parent().and_then(Path::parent);
-            *self = Self::connect(dir.unwrap_or(Path::new("")))?;
-            self.status()
-        })
-    }
-
-    fn upgrade(&mut self, version: &str, say: impl Fn(&str)) -> Result<(), UpgradeError> {
-        let word = ToSupervisor::Upgrade {
-            version: version.to_owned(),
-        };
-        match self.ask(&word)? {
-            FromSupervisor::Begun => {}
-            FromSupervisor::Refused { why } => return Err(UpgradeError::No(why)),
-            _ => return Err(UpgradeError::Supervisor("an odd answer".to_owned())),
-        }
-        let mut phase = String::new();
-        loop {
-            let status = self.status_again()?;
-            if status.phase != phase {
-                say(&status.phase);
-                phase.clone_from(&status.phase);
-            }
-            if status.current == version && status.phase == "steady" {
-                return Ok(());
-            }
-            let settled = status.phase == "steady" || status.phase == "vacant";
-            if settled && let Some(returned) = &status.returned {
-                return Err(UpgradeError::Returned {
-                    version: version.to_owned(),
-                    why: returned.why.clone(),
-                    instead: status.current,
-                });
-            }
-            std::thread::sleep(ASK_EVERY);
-        }
-    }
 }

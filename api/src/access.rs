@@ -61,6 +61,7 @@ const fn rule(method: Method, path: &'static str, need: Need, action: &'static s
 
 const READ: Need = Need::Permission(Permission::Read);
 const SHELL: Need = Need::Permission(Permission::Shell);
+const UPGRADE: Need = Need::Permission(Permission::Upgrade);
 const ADMIN: Need = Need::Permission(Permission::Admin);
 
 const TABLE: &[Rule] = &[
@@ -119,6 +120,18 @@ const TABLE: &[Rule] = &[
         action: "command.stream",
         browsers_refused: true,
     },
+    rule(
+        Method::GET,
+        "/api/v1/commands/{id}/archive",
+        Need::KindOfCommand,
+        "command.stream",
+    ),
+    rule(
+        Method::PUT,
+        "/api/v1/commands/{id}/archive",
+        Need::KindOfCommand,
+        "command.stream",
+    ),
     rule(Method::POST, "/api/v1/terminals", SHELL, "terminal.ask"),
     rule(Method::GET, "/api/v1/terminals", SHELL, "terminal.list"),
     rule(
@@ -141,6 +154,55 @@ const TABLE: &[Rule] = &[
         "recording.read",
     ),
     rule(Method::GET, "/api/v1/packages", READ, "package.list"),
+    rule(
+        Method::GET,
+        "/api/v1/agent/versions",
+        READ,
+        "agent.versions",
+    ),
+    Rule {
+        method: Method::PUT,
+        path: "/api/v1/agent/versions/{version}/files/{file}",
+        need: ADMIN,
+        action: "agent.push",
+        browsers_refused: true,
+    },
+    rule(
+        Method::POST,
+        "/api/v1/agent/rollouts",
+        UPGRADE,
+        "agent.upgrade",
+    ),
+    rule(
+        Method::GET,
+        "/api/v1/agent/rollouts",
+        READ,
+        "agent.rollouts",
+    ),
+    rule(
+        Method::GET,
+        "/api/v1/agent/rollouts/{id}",
+        READ,
+        "agent.rollout",
+    ),
+    rule(
+        Method::POST,
+        "/api/v1/agent/rollouts/{id}/pause",
+        UPGRADE,
+        "agent.upgrade-pause",
+    ),
+    rule(
+        Method::POST,
+        "/api/v1/agent/rollouts/{id}/resume",
+        UPGRADE,
+        "agent.upgrade-resume",
+    ),
+    rule(
+        Method::POST,
+        "/api/v1/agent/rollouts/{id}/abort",
+        UPGRADE,
+        "agent.upgrade-abort",
+    ),
     rule(Method::GET, "/api/v1/events", READ, "event.list"),
     rule(Method::GET, "/api/v1/events/stream", READ, "event.follow"),
     rule(Method::GET, "/api/v1/audit", ADMIN, "audit.list"),
@@ -196,12 +258,14 @@ pub fn rule_of(method: &Method, path: &str) -> Option<&'static Rule> {
 
 impl Permission {
     /// Every permission there is.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Read,
         Self::Operate,
         Self::Exec,
         Self::Shell,
+        Self::HostShell,
         Self::Copy,
+        Self::Upgrade,
         Self::Admin,
     ];
 
@@ -213,7 +277,9 @@ impl Permission {
             Self::Operate => "operate",
             Self::Exec => "exec",
             Self::Shell => "shell",
+            Self::HostShell => "host-shell",
             Self::Copy => "copy",
+            Self::Upgrade => "upgrade",
             Self::Admin => "admin",
         }
     }
@@ -232,7 +298,9 @@ impl Permission {
         match kind {
             "logs" | "inspect" | "list" | "ping" => Self::Read,
             "exec" => Self::Exec,
+            fairlead_protocol::command::HOST_SHELL => Self::HostShell,
             "copy-in" | "copy-out" => Self::Copy,
+            "upgrade-agent" => Self::Upgrade,
             "run" | "create" | "start" | "stop" | "restart" | "kill" | "remove" | "pull"
             | "prune-images" => Self::Operate,
             _ => Self::Admin,
@@ -262,6 +330,7 @@ impl Action {
             Self::PruneImages { .. } => "prune-images",
             Self::RenewCertificate {} => "renew-certificate",
             Self::Ping {} => "ping",
+            Self::UpgradeAgent { .. } => fairlead_protocol::command::UPGRADE_AGENT,
             Self::UninstallAgent {} => fairlead_protocol::command::UNINSTALL_AGENT,
         }
     }

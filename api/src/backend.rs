@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::ApiError;
 use crate::types::{
-    ApiToken, ApiTokenRequest, AuditRow, Command, CommandRequest, Container, Event, Host,
-    JoinToken, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Packages, Page, Permission,
-    Recording, Region, RegionRequest, Scope, SetupRequest, Status, Terminal, TerminalRequest,
-    TerminalTicket, time,
+    AgentVersion, ApiToken, ApiTokenRequest, AuditRow, Command, CommandRequest, Container, Event,
+    Host, JoinToken, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Packages, Page,
+    Permission, PushedFile, Recording, Region, RegionRequest, Rollout, RolloutRequest, Scope,
+    SetupRequest, Status, Terminal, TerminalRequest, TerminalTicket, time,
 };
 
 /// Who is asking: a good API token, and where the request comes from.
@@ -43,12 +43,12 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Whether it has that permission.
+    /// Whether it has that permission. An admin has all others, but a shell on a host itself is never implied.
     #[must_use]
     pub fn may(&self, permission: Permission) -> bool {
-        self.permissions
-            .iter()
-            .any(|has| *has == permission || *has == Permission::Admin)
+        self.permissions.iter().any(|has| {
+            *has == permission || (*has == Permission::Admin && permission != Permission::HostShell)
+        })
     }
 
     /// Refuses a caller without that permission.
@@ -185,6 +185,17 @@ pub struct RecordingQuery {
     pub to_us: Option<i64>,
 }
 
+/// What somebody wants of a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RolloutOrder {
+    /// Ask nobody more until it is resumed.
+    Pause,
+    /// Go on.
+    Resume,
+    /// End it.
+    Abort,
+}
+
 /// One request as it was answered, for metrics. Labels are bounded: routes come from the table.
 #[derive(Debug, Clone, Copy)]
 pub struct Observed {
@@ -222,6 +233,31 @@ pub trait Backend: Send + Sync + 'static {
     async fn status(&self, caller: &Caller) -> Result<Status, ApiError>;
     /// What machines install from here.
     async fn packages(&self, caller: &Caller) -> Result<Packages, ApiError>;
+    /// Versions of the agent that are here, the newest first.
+    async fn agent_versions(&self, caller: &Caller) -> Result<Vec<AgentVersion>, ApiError>;
+    /// Takes a file of a version.
+    async fn push_version(
+        &self,
+        caller: &Caller,
+        version: &str,
+        file: &str,
+        body: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<PushedFile, ApiError>;
+    /// Begins a rollout, or says what it would be.
+    async fn begin_rollout(
+        &self,
+        caller: &Caller,
+        request: RolloutRequest,
+    ) -> Result<Rollout, ApiError>;
+    /// Rollouts, newest first, without their hosts.
+    async fn rollouts(&self, caller: &Caller) -> Result<Vec<Rollout>, ApiError>;
+    /// One rollout by id or prefix, after what is wanted of it.
+    async fn rollout(
+        &self,
+        caller: &Caller,
+        id: &str,
+        order: Option<RolloutOrder>,
+    ) -> Result<Rollout, ApiError>;
     /// Hosts in scope, by name.
     async fn hosts(&self, caller: &Caller) -> Result<Vec<Host>, ApiError>;
     /// One host by name, id or prefix.

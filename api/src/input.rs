@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
-use axum::body::HttpBody;
+use axum::body::{BodyDataStream, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use fairlead_protocol::{codes, limits};
+use futures_util::StreamExt;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -81,6 +82,22 @@ async fn read(mut body: axum::body::Body) -> Result<Vec<u8>, ApiError> {
         return Ok(kept);
     }
     Err(too_large())
+}
+
+/// Reads on in a body that is refused, as far as its sender may be heard out: who is still writing when the
+/// connection closes never sees the answer.
+pub async fn throw_away(body: &mut BodyDataStream) {
+    let mut length = 0;
+    let reading = async {
+        while let Some(Ok(piece)) = body.next().await {
+            length += piece.len();
+            if length > BODY_BYTES_DRAINED_MAX {
+                return;
+            }
+        }
+    };
+    // Either way the answer goes out now.
+    let _ = tokio::time::timeout(BODY_TIMEOUT, reading).await;
 }
 
 fn too_large() -> ApiError {

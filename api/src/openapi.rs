@@ -36,6 +36,9 @@ pub(crate) fn frame() -> OpenApi {
             ComponentsBuilder::new()
                 .schema_from::<ErrorBody>()
                 .schema_from::<crate::types::ErrorDetail>()
+                // What a command gives is told by its kind, so no operation names it.
+                .schema_from::<crate::types::HostCheck>()
+                .schema_from::<crate::types::HostCheckRow>()
                 .security_scheme(SCHEME, SecurityScheme::Http(scheme))
                 .build(),
         ))

@@ -16,12 +16,14 @@ use crate::input::BODY_BYTES_MAX;
 use crate::{envelope, guard, openapi};
 
 mod access;
+mod archives;
 mod commands;
 mod fleet;
 mod follow;
 mod service;
 mod share;
 mod terminals;
+mod upgrades;
 
 use share::Shares;
 
@@ -75,12 +77,20 @@ pub(crate) fn described() -> OpenApiRouter<Shared> {
         .routes(routes!(commands::cancel))
         .routes(routes!(follow::watch))
         .routes(routes!(follow::stream))
+        .routes(routes!(archives::download, archives::upload))
         .routes(routes!(terminals::create, terminals::list))
         .routes(routes!(terminals::ticket))
         .routes(routes!(terminals::end))
         .routes(routes!(terminals::recordings))
         .routes(routes!(terminals::recording))
         .routes(routes!(fleet::packages))
+        .routes(routes!(upgrades::versions))
+        .routes(routes!(upgrades::push))
+        .routes(routes!(upgrades::begin, upgrades::list))
+        .routes(routes!(upgrades::show))
+        .routes(routes!(upgrades::pause))
+        .routes(routes!(upgrades::resume))
+        .routes(routes!(upgrades::abort))
         .routes(routes!(fleet::events))
         .routes(routes!(follow::events))
         .routes(routes!(access::audit))

@@ -15,12 +15,14 @@ mod command;
 mod fleet;
 mod packages;
 mod terminals;
+mod upgrades;
 
 pub use access::*;
 pub use command::*;
 pub use fleet::*;
 pub use packages::*;
 pub use terminals::*;
+pub use upgrades::*;
 
 /// Labels of a host.
 pub type Labels = BTreeMap<String, String>;

@@ -54,6 +54,14 @@ impl Figure {
         self
     }
 
+    /// One that is only to be looked at.
+    #[must_use]
+    pub fn without_goal(mut self) -> Self {
+        self.goal.clear();
+        self.met = None;
+        self
+    }
+
     /// Must be at most so much.
     #[must_use]
     pub fn at_most(mut self, goal: f64) -> Self {

@@ -22,7 +22,7 @@
 //! | `link_server` | the access server's links, with the bench in the uplink's place |
 //! | `echo` | the floor: TLS and WebSocket, nothing else; both ends |
 //! | `figures` | figure, floor, goal; the table and `bench.json` |
-//! | `links`, `fleet`, `engine`, `agent_cost`, `sizes` | the benchmarks |
+//! | `links`, `fleet`, `engine`, `terminal`, `agent_cost`, `sizes` | the benchmarks |
 //! | `soak` | hours in minutes: what grows |
 #![expect(
     clippy::expect_used,
@@ -41,6 +41,7 @@ pub mod figures;
 pub mod links;
 pub mod fleet;
 pub mod engine;
+pub mod terminal;
 pub mod agent_cost;
 pub mod sizes;
 pub mod soak;

@@ -131,6 +131,7 @@ pub async fn run(server: Server) {
         agents,
         acceptor,
         Arc::clone(&region),
+        None,
         Shutdown::new(),
     ));
     let mut links = ProductLinks {

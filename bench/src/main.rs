@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use fairlead_bench::figures::{self, Figure};
-use fairlead_bench::{agent_cost, echo, engine, fleet, hosts, link_server, links, sizes, soak};
+use fairlead_bench::{
+    agent_cost, echo, engine, fleet, hosts, link_server, links, sizes, soak, terminal,
+};
 use fairlead_daemon::{process, telemetry};
 
 /// Measures Fairlead on this machine.
@@ -21,7 +23,7 @@ struct Cli {
 enum Verb {
     /// Run benchmarks (all but fleet45k, when none is named) and print a table.
     Run {
-        /// links, fleet, engine, agent, sizes, fleet45k.
+        /// links, fleet, engine, terminal, agent, sizes, fleet45k.
         names: Vec<String>,
         /// A tenth of everything: does it still work?
         #[arg(long)]
@@ -103,7 +105,7 @@ fn own() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| "fairlead-bench".into())
 }
 
-const ALL: &[&str] = &["sizes", "links", "fleet", "engine", "agent"];
+const ALL: &[&str] = &["sizes", "links", "fleet", "engine", "terminal", "agent"];
 
 async fn run(
     names: &[String],
@@ -126,6 +128,8 @@ async fn run(
             "links" => links::measure(&program, hosts, if quick { 1_000 } else { 10_000 }).await,
             "fleet" => fleet::measure(&program, hosts).await,
             "engine" => engine::measure(if quick { 10 } else { 60 }).await,
+            "terminal" if quick => terminal::measure(2, 50).await,
+            "terminal" => terminal::measure(6, 400).await,
             "agent" => agent_cost::measure(if quick { &[5] } else { &[20, 100] }, quick).await,
             "fleet45k" => fleet::hold(&program, hosts, quick).await,
             other => {

@@ -369,6 +369,8 @@ fn facts(name: &str) -> HostFacts {
         engine: Some(engine()),
         agent_version: fairlead_protocol::software::version().to_owned(),
         policy: String::new(),
+        host_shell: false,
+        versions: None,
     }
 }
 

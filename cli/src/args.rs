@@ -9,8 +9,12 @@ use crate::output::Format;
 use crate::quantities::duration;
 use crate::run_flags::RunFlags;
 
+mod agent;
+mod self_update;
 mod terminal;
 
+pub(crate) use agent::{AgentVerb, Upgrade, UpgradeVerb};
+pub(crate) use self_update::SelfUpdate;
 pub(crate) use terminal::{Shell, TerminalVerb};
 
 /// See and steer containers on machines that nobody can log in to.
@@ -63,7 +67,7 @@ pub(crate) enum Verb {
     /// Regions
     #[command(subcommand)]
     Region(RegionVerb),
-    /// Keys that sign the agents' versions; for those who make packages
+    /// Versions of the agents: pushed, brought to the hosts, and the keys that sign them
     #[command(subcommand)]
     Agent(AgentVerb),
     /// Containers
@@ -93,7 +97,7 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// Run a process in a container
     Exec(Exec),
-    /// Open a shell in a container, in this terminal
+    /// Open a shell in a container, or on a host itself, in this terminal
     Shell(Shell),
     /// Terminals that are open, and recordings of them
     #[command(subcommand)]
@@ -109,6 +113,8 @@ pub(crate) enum Verb {
     Events(Events),
     /// The versions of this program and of the server
     Version,
+    /// Make this program another version of itself, signed by a key that is trusted here
+    SelfUpdate(SelfUpdate),
     /// Completions for a shell
     Completion {
         #[arg(value_enum)]
@@ -169,6 +175,16 @@ pub(crate) enum HostVerb {
     Show {
         /// Name, id or beginning of the id
         host: String,
+    },
+    /// Say what a restart of the host's engine would do, before somebody does it
+    ///
+    /// The agent looks at engine, live-restore, disk, kernel limits and clock. Ends with 1 when something is bad.
+    Check {
+        /// Name, id or beginning of the id
+        host: String,
+        /// Time after which it is not begun any more [default: 5m]
+        #[arg(long, value_parser = duration, value_name = "DURATION")]
+        deadline: Option<Duration>,
     },
     /// Let hosts go on that are held: clones, and those that look like an older copy of themselves
     Approve {
@@ -235,7 +251,7 @@ pub(crate) enum ApiTokenVerb {
     Create {
         /// What it is for
         name: String,
-        /// What it may do: read, operate, exec, shell, copy, admin
+        /// What it may do: read, operate, exec, shell, host-shell, copy, admin (all but host-shell)
         #[arg(
             short,
             long = "permission",
@@ -293,29 +309,6 @@ pub(crate) enum RegionVerb {
     Ls,
     /// One region in full
     Show { name: String },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum AgentVerb {
-    /// Make a key that signs versions: its private part goes to a new file (0600), its public part is
-    /// printed, KEYID:BASE64
-    #[command(
-        after_help = "The private key belongs where versions are made (./dev package --key FILE, \
-        fairlead-packer), with a copy offline, and nowhere else: not on a controller, not in a repository, \
-        not in CI logs. Whoever has it can run programs as root on every host. The public key goes to \
-        install.sh --key and fairlead-packer verify --key, and is printed again by: fairlead agent \
-        public-key FILE"
-    )]
-    Keygen {
-        /// The private key's file, which must not be there yet
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-    },
-    /// Print the public part of a key, KEYID:BASE64
-    PublicKey {
-        /// The private key's file
-        file: PathBuf,
-    },
 }
 
 #[derive(Debug, Args)]

@@ -1,13 +1,16 @@
 //! The HTTP API as the verbs see it. A lost connection is repaired where that is safe: a command is
 //! sent again under the same id, and waiting for one goes on after a restart of the server.
 
+use std::path::Path;
 use std::time::Duration;
 
 use fairlead_api::types::{Command, CommandRequest, Page};
+use fairlead_protocol::codes;
 use futures_util::StreamExt;
 use reqwest::{Method, RequestBuilder, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
 use crate::config::{Settings, Token};
@@ -22,6 +25,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const RESEND_FOR: Duration = Duration::from_secs(10);
 /// Longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// What is read of a file at a time.
+const FILE_PIECE_BYTES: usize = 64 * 1024;
 /// Largest answer that is taken.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -134,6 +139,38 @@ impl Client {
         Ok(())
     }
 
+    /// Reads a file that is there for everybody, in pieces as it comes, and so without the token.
+    pub(crate) async fn file(
+        &self,
+        url: Url,
+        mut each: impl FnMut(&[u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let asked = self.http.get(url.clone()).send();
+        let response = tokio::time::timeout(ANSWER_TIMEOUT, asked)
+            .await
+            .map_err(|_| stalled(&url))?
+            .map_err(|e| self.unreachable(&e))?;
+        match response.status().as_u16() {
+            200 => {}
+            404 => {
+                let failure = Failure::new(Exit::NotFound, format!("there is no {url}"));
+                return Err(failure.code(codes::PACKAGE_NOT_FOUND));
+            }
+            status => {
+                let what = format!("{url} was answered with HTTP {status}");
+                return Err(Failure::new(Exit::Failed, what));
+            }
+        }
+        let mut pieces = response.bytes_stream();
+        loop {
+            let piece = tokio::time::timeout(ANSWER_TIMEOUT, pieces.next()).await;
+            match piece.map_err(|_| stalled(&url))? {
+                Some(piece) => each(&piece.map_err(|e| self.unreachable(&e))?)?,
+                None => return Ok(()),
+            }
+        }
+    }
+
     /// Writes.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
@@ -142,6 +179,34 @@ impl Client {
     ) -> Result<T, Failure> {
         let request = self.request(Method::POST, self.url(parts)).json(body);
         decode(&self.answer(request.timeout(ANSWER_TIMEOUT)).await?)
+    }
+
+    /// Sends a file as it is. However long that takes: an answer comes when all of it is there.
+    pub(crate) async fn put_file<T: DeserializeOwned>(
+        &self,
+        parts: &[&str],
+        path: &Path,
+    ) -> Result<T, Failure> {
+        let reading = |error| Failure::local(&format!("cannot read {}", path.display()), &error);
+        let file = tokio::fs::File::open(path).await.map_err(reading)?;
+        let length = file.metadata().await.map_err(reading)?.len();
+        let pieces = futures_util::stream::unfold(file, |mut file| async move {
+            let mut piece = vec![0; FILE_PIECE_BYTES];
+            match file.read(&mut piece).await {
+                Ok(0) => None,
+                Ok(read) => {
+                    piece.truncate(read);
+                    Some((Ok(piece), file))
+                }
+                Err(error) => Some((Err(error), file)),
+            }
+        });
+        let request = self
+            .request(Method::PUT, self.url(parts))
+            .header("content-type", "application/octet-stream")
+            .header("content-length", length)
+            .body(reqwest::Body::wrap_stream(pieces));
+        decode(&self.answer(request).await?)
     }
 
     /// Deletes.
@@ -296,6 +361,14 @@ impl Retry {
         self.pause = (self.pause * 2).min(PAUSE_MAX);
         Ok(())
     }
+}
+
+fn stalled(url: &Url) -> Failure {
+    let seconds = ANSWER_TIMEOUT.as_secs();
+    Failure::new(
+        Exit::Unreachable,
+        format!("nothing of {url} came within {seconds} s"),
+    )
 }
 
 /// The value in an answer.

@@ -11,8 +11,10 @@ use crate::output::{Output, clean, report, say};
 mod login;
 mod fleet;
 pub(crate) mod host_add;
+mod host_check;
 mod token;
 mod region;
+mod rollout;
 mod agent;
 mod container;
 mod act;
@@ -25,6 +27,7 @@ mod copy;
 mod command;
 mod journal;
 mod raw;
+mod self_update;
 mod dev;
 
 /// What every verb gets.
@@ -55,7 +58,7 @@ impl Context {
 
 /// Commands that were handed over and whose end this process has not seen.
 #[derive(Debug, Default)]
-pub(crate) struct Open(Mutex<Vec<String>>);
+pub(crate) struct Open(Mutex<Vec<String>>, Mutex<Option<String>>);
 
 impl Open {
     /// From now on `id` may go on without this process.
@@ -72,8 +75,23 @@ impl Open {
         }
     }
 
+    /// That rollout is followed; `None`: none is any more.
+    pub(crate) fn follow_rollout(&self, id: Option<&str>) {
+        if let Ok(mut followed) = self.1.lock() {
+            *followed = id.map(str::to_owned);
+        }
+    }
+
     /// What is said at Ctrl-C; `None` when nothing goes on.
     pub(crate) fn farewell(&self) -> Option<String> {
+        if let Some(id) = self.1.lock().ok()?.as_deref() {
+            let id = short(id);
+            return Some(format!(
+                "interrupted here; the rollout goes on\n\
+                 watch it: fairlead agent upgrade watch {id}\n\
+                 stop it: fairlead agent upgrade pause {id}, or abort {id}"
+            ));
+        }
         let ids = self.0.lock().ok()?;
         let ids: Vec<&str> = ids.iter().map(|id| short(id)).collect();
         match ids.as_slice() {
@@ -132,7 +150,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::ApiToken(verb) => token::api(context, verb).await,
         Verb::Audit(args) => journal::audit(context, args).await,
         Verb::Region(verb) => region::region(context, verb).await,
-        Verb::Agent(verb) => agent::agent(context, verb),
+        Verb::Agent(verb) => agent::agent(context, verb).await,
         Verb::Ps(args) => container::ps(context, args).await,
         Verb::Run(args) => lifecycle::run(context, args).await,
         Verb::Create(args) => lifecycle::create(context, args).await,
@@ -148,6 +166,7 @@ async fn dispatch(context: &Context, verb: Verb) -> Result<Exit, Failure> {
         Verb::Command(verb) => command::command(context, verb).await,
         Verb::Events(args) => journal::events(context, args).await,
         Verb::Version => raw::version(context).await,
+        Verb::SelfUpdate(args) => self_update::self_update(context, args).await,
         Verb::Completion { shell } => raw::completion(context, shell),
         Verb::Api(args) => raw::api(context, args).await,
         Verb::Logs(args) => process::logs(context, args).await,

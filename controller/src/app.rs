@@ -19,12 +19,13 @@ use fairlead_link::accept::Acceptor;
 use fairlead_protocol::HostId;
 use fairlead_store::{Store, StoreError};
 use fairlead_webssh::recording::file::Recordings;
-use fairlead_webssh::{Origins, page, socket};
+use fairlead_webssh::{Frozen, Origins, page, socket};
 
 use crate::acme::AcmeError;
 use crate::authority::CertificateAuthority;
 use crate::backend::live::Live;
 use crate::backend::terminals::Desk;
+use crate::backend::terminals::freezing;
 use crate::backend::{ControllerBackend, Parts};
 use crate::config::Config;
 use crate::dispatch::Dispatch;
@@ -36,9 +37,12 @@ use crate::installation::{self, InstallationError};
 use crate::metrics::Metrics;
 use crate::packages::{self, Packages, shipped};
 use crate::regions::{self, Centre, Regions};
+use crate::restart;
 use crate::setup::{Setup, SetupError};
 use crate::streams::Streams;
 
+/// How often rollouts are looked at.
+const ROLLOUTS_DRIVEN_EVERY: Duration = Duration::from_secs(1);
 /// How often what is merely good to keep is kept.
 const HOUSEKEEP_EVERY: Duration = Duration::from_secs(2);
 /// While nothing can be written, every so many rounds it is tried.
@@ -105,6 +109,7 @@ pub struct App {
     setup: Arc<Setup>,
     public_url: String,
     acceptor: Acceptor,
+    frozen: Frozen,
 }
 
 /// What terminals need.
@@ -136,6 +141,7 @@ impl App {
         opened.warn_if_new(&config.data_dir);
         let (authority, store) = (Arc::new(opened.authority), opened.store);
         let (fleet, homes) = fleet_as_kept(&store).await?;
+        restart::expect_back(&store, &fleet, &homes, clock.now_us()).await?;
         let regions = Arc::new(Regions::default());
         let streams = Arc::new(Streams::default());
         let dispatch = Dispatch::new(
@@ -182,6 +188,7 @@ impl App {
             ca_hash: authority.root.hash(),
             uplink_addresses: vec![config.uplink_address.clone()],
             packages: Arc::clone(&packages),
+            trusted: config.trust.clone(),
             public_url: config.public_url.clone(),
             web: Arc::clone(&https.status),
             version: fairlead_protocol::software::version().to_owned(),
@@ -198,6 +205,7 @@ impl App {
             desk: Arc::<ControllerBackend>::clone(&backend),
             clock,
             homes: RwLock::new(homes),
+            packages: Arc::clone(&packages),
             clones: config.clones,
         });
         Ok(Self {
@@ -209,6 +217,7 @@ impl App {
             setup,
             public_url: config.public_url,
             acceptor,
+            frozen: Frozen::new(&config.data_dir),
         })
     }
 
@@ -225,6 +234,9 @@ impl App {
             watches_per_token_max: WATCHES_PER_TOKEN_MAX,
         };
         let terminals = self.backend.terminals_of(shutdown.clone());
+        let clock = self.centre.clock.clone();
+        // Before anybody asks what is open here.
+        freezing::thaw(&self.frozen, clock.now_us(), &terminals).await;
         let router = router(Arc::<ControllerBackend>::clone(&self.backend), options)
             .merge(self.packages.router())
             .merge(page::router(self.backend.terminal_servers()))
@@ -232,6 +244,8 @@ impl App {
         let (web, uplinks, taking) = self.doors.split(shutdown.clone());
         let dispatch = Arc::clone(&self.centre.dispatch);
         let store = self.centre.store.clone();
+        let (fleet, clock) = (Arc::clone(&self.centre.fleet), self.centre.clock.clone());
+        let kept = store.clone();
         let (served, ..) = tokio::join!(
             serve(
                 web,
@@ -241,9 +255,13 @@ impl App {
                 Limits::default()
             ),
             regions::run(uplinks, self.acceptor, self.centre, shutdown.clone()),
+            drive_rollouts(Arc::clone(&self.backend), shutdown.clone()),
             housekeep(self.backend, store, shutdown.clone()),
             keep_command_key(dispatch, shutdown.clone()),
-            terminals.drained(),
+            async {
+                let left = terminals.drained().await;
+                freezing::keep(&self.frozen, clock.now_us(), left).await;
+            },
             self.https.keep(shutdown.clone()),
             taking,
             grant_wishes(self.setup, self.public_url, shutdown.clone()),
@@ -251,6 +269,7 @@ impl App {
         if let Err(error) = served {
             tracing::error!(%error, "https ended");
         }
+        restart::remember(&kept, &fleet, clock.now_us()).await;
     }
 }
 
@@ -308,6 +327,21 @@ async fn grant_wishes(setup: Arc<Setup>, public_url: String, shutdown: Shutdown)
         }
         if let Err(error) = setup.look_for_wish(&public_url).await {
             tracing::error!(error = %Chain(&error), "no setup link for another admin could be written");
+        }
+    }
+}
+
+/// Moves rollouts of the agent's versions on.
+async fn drive_rollouts(backend: Arc<ControllerBackend>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(ROLLOUTS_DRIVEN_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = backend.drive_rollouts().await {
+            tracing::error!(%error, "rollouts were not moved on");
         }
     }
 }

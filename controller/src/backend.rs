@@ -8,6 +8,7 @@
 //! | `regions` | regions, status, events, metrics |
 //! | `convert`, `spec`, `names` | from the API's words to the wire's, checked |
 //! | `show` | from rows to the API's words |
+//! | `versions`, `rollouts` | versions of the agent, and upgrades of many hosts |
 //! | `terminals` | tickets, opening, ending, recordings |
 //! | `live` | what is open with which token |
 //!
@@ -19,16 +20,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use fairlead_api::backend::{
-    CommandQuery, ContainerQuery, EventQuery, Observed, RecordingQuery, Submitted,
+    CommandQuery, ContainerQuery, EventQuery, Observed, RecordingQuery, RolloutOrder, Submitted,
 };
 use fairlead_api::types::{
-    ApiToken, ApiTokenRequest, AuditRow, Command, CommandRequest, Container, Event, Host,
-    JoinToken, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Packages, Page, Recording,
-    Region, RegionRequest, SetupRequest, Status, Terminal, TerminalRequest, TerminalTicket,
+    AgentVersion, ApiToken, ApiTokenRequest, AuditRow, Command, CommandRequest, Container, Event,
+    Host, JoinToken, JoinTokenRequest, NewApiToken, NewJoinToken, NewRegion, Packages, Page,
+    PushedFile, Recording, Region, RegionRequest, Rollout, RolloutRequest, SetupRequest, Status,
+    Terminal, TerminalRequest, TerminalTicket,
 };
 use fairlead_api::{ApiError, Backend, Caller, ClientStream};
 use fairlead_daemon::clock::Clock;
 use fairlead_identity::digest::sha256;
+use fairlead_identity::package::PublicKey;
 use fairlead_protocol::codes;
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::{Store, StoreError};
@@ -44,15 +47,18 @@ use crate::web_status::WebStatus;
 pub mod dispatch;
 pub mod live;
 mod access;
+mod again;
 mod aim;
 mod commands;
 pub mod convert;
 mod hosts;
 mod names;
 mod regions;
+mod rollouts;
 mod show;
 mod spec;
 pub mod terminals;
+mod versions;
 
 use dispatch::Dispatching;
 use live::Live;
@@ -93,6 +99,8 @@ pub struct Parts {
     pub uplink_addresses: Vec<String>,
     /// What machines install from here.
     pub packages: Arc<PackageFiles>,
+    /// Keys whose versions of the agent may be pushed here.
+    pub trusted: Vec<PublicKey>,
     /// The https address that people use.
     pub public_url: String,
     /// What https shows of itself.
@@ -104,6 +112,9 @@ pub struct Parts {
 /// The controller's side of the API.
 pub struct ControllerBackend {
     parts: Parts,
+    steering: rollouts::Steering,
+    /// When this process began, by its clock.
+    began_us: i64,
 }
 
 /// A store's error as the API tells it; its cause goes to the log.
@@ -171,7 +182,11 @@ impl ControllerBackend {
     /// A backend over these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self { parts })
+        Arc::new(Self {
+            began_us: parts.clock.now_us(),
+            steering: rollouts::Steering::default(),
+            parts,
+        })
     }
 
     fn now_us(&self) -> i64 {
@@ -247,14 +262,16 @@ impl ControllerBackend {
         done
     }
 
-    /// What is to be done every few seconds: closes what is open with expired tokens, writes down
-    /// when tokens were last used and which pictures changed, forgets old events.
+    /// What is to be done every few seconds: closes what is open with expired tokens, gives up waiting for whom a
+    /// restart should have brought back, writes down when tokens were last used and which pictures changed,
+    /// forgets old events.
     ///
     /// # Errors
     /// When the store cannot be written; the next round tries again.
     pub async fn housekeep(&self) -> Result<(), StoreError> {
         let now_us = self.now_us();
         self.parts.live.end_expired(now_us);
+        self.parts.fleet.give_up_waiting(now_us);
         self.end_forbidden_there();
         self.tidy_recordings().await;
         let used = self.parts.live.take_used();
@@ -341,6 +358,48 @@ impl Backend for ControllerBackend {
 
     async fn packages(&self, caller: &Caller) -> Result<Packages, ApiError> {
         Ok(self.packages_shown(caller))
+    }
+
+    async fn agent_versions(&self, caller: &Caller) -> Result<Vec<AgentVersion>, ApiError> {
+        self.list_versions(caller).await
+    }
+
+    async fn push_version(
+        &self,
+        caller: &Caller,
+        version: &str,
+        file: &str,
+        body: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<PushedFile, ApiError> {
+        let done = self.take_version(caller, version, file, body).await;
+        self.judged(caller, "agent.push", version, done).await
+    }
+
+    async fn begin_rollout(
+        &self,
+        caller: &Caller,
+        request: RolloutRequest,
+    ) -> Result<Rollout, ApiError> {
+        let version = request.version.clone();
+        let done = self.plan_rollout(caller, request).await;
+        self.judged(caller, "agent.upgrade", &version, done).await
+    }
+
+    async fn rollouts(&self, caller: &Caller) -> Result<Vec<Rollout>, ApiError> {
+        self.list_rollouts(caller).await
+    }
+
+    async fn rollout(
+        &self,
+        caller: &Caller,
+        id: &str,
+        order: Option<RolloutOrder>,
+    ) -> Result<Rollout, ApiError> {
+        let done = self.steer_rollout(caller, id, order).await;
+        match order {
+            Some(_) => self.judged(caller, "agent.upgrade", id, done).await,
+            None => done,
+        }
     }
 
     async fn approve_host(&self, caller: &Caller, host: &str) -> Result<Host, ApiError> {

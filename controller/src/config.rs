@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use fairlead_identity::package::PublicKey;
 
 /// What becomes of a machine that uses a copy of a living host's identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -71,6 +72,15 @@ pub struct Config {
     /// from which machines get them, when they are newer than what is there.
     #[arg(long, env = "FAIRLEAD_PACKAGES_FROM")]
     pub packages_from: Option<PathBuf>,
+    /// A key whose versions of the agent may be pushed here, as `fairlead agent keygen` prints it; several with
+    /// commas between them. What hosts believe is theirs to say.
+    #[arg(
+        long,
+        value_name = "KEYID:BASE64",
+        env = "FAIRLEAD_PACKAGE_KEYS",
+        value_delimiter = ','
+    )]
+    pub trust: Vec<PublicKey>,
     /// What becomes of a machine that uses a copy of a living host's identity.
     #[arg(long, env = "FAIRLEAD_CLONES", value_enum, default_value = "re-enrol")]
     pub clones: Clones,

@@ -13,6 +13,7 @@ use fairlead_protocol::{
 
 mod picture;
 mod resolve;
+mod returning;
 mod view;
 
 pub use resolve::Resolved;
@@ -28,6 +29,8 @@ enum Presence {
     Offline,
     /// Not told yet by its region (since that connected).
     Untold,
+    /// It was connected when a server between here and it was restarted in order, and is expected back.
+    Returning,
 }
 
 #[derive(Debug)]
@@ -48,6 +51,8 @@ struct HostNow {
     unsaved: bool,
     /// When a copy of it was last refused.
     clone_refused_us: i64,
+    /// Until when it is expected back, where it is.
+    back_by_us: i64,
 }
 
 impl HostNow {
@@ -66,6 +71,7 @@ impl HostNow {
             arriving: None,
             unsaved: false,
             clone_refused_us: 0,
+            back_by_us: 0,
         }
     }
 }
@@ -78,6 +84,8 @@ struct RegionNow {
     version: String,
     trouble: String,
     clock: String,
+    /// Until when its access server is expected back, where that said so.
+    back_by_us: i64,
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +102,13 @@ impl Inner {
         let name: Arc<str> = Arc::from(name);
         self.regions.insert(Arc::clone(&name), RegionNow::default());
         name
+    }
+
+    /// Connected, or expected back.
+    fn region_is_there(&self, name: &str) -> bool {
+        self.regions
+            .get(name)
+            .is_some_and(|region| region.is_online || region.back_by_us != 0)
     }
 
     fn region_is_online(&self, name: &str) -> bool {
@@ -200,11 +215,14 @@ impl Fleet {
         if let Some(now) = inner.regions.get_mut(&name) {
             now.is_online = true;
             now.since_us = at_us;
+            now.back_by_us = 0;
             server.clone_into(&mut now.server);
             version.clone_into(&mut now.version);
         }
         for host in inner.hosts.values_mut().filter(|host| host.region == name) {
-            host.presence = Presence::Untold;
+            if host.presence != Presence::Returning {
+                host.presence = Presence::Untold;
+            }
         }
     }
 

@@ -4,6 +4,8 @@
 //! asked. What is downloaded proves itself by the script's hashes and the manifest's signature, not by
 //! where it came from. Only plain names are looked up: no name begins with a dot, none holds a separator.
 
+mod given;
+pub mod pushed;
 pub mod shipped;
 
 use std::net::SocketAddr;
@@ -49,6 +51,8 @@ pub struct Packages {
     now_us: Box<dyn Fn() -> i64 + Send + Sync>,
     places: Arc<Semaphore>,
     recent: Mutex<std::collections::VecDeque<Download>>,
+    /// Held by whoever puts a file of a pushed version in place.
+    pushing: tokio::sync::Mutex<()>,
 }
 
 impl Packages {
@@ -60,6 +64,7 @@ impl Packages {
             now_us: Box::new(now_us),
             places: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             recent: Mutex::default(),
+            pushing: tokio::sync::Mutex::default(),
         })
     }
 
@@ -81,6 +86,7 @@ impl Packages {
             .flatten()
             .filter(|entry| entry.path().join("manifest").is_file())
             .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| is_name(name))
             .collect();
         versions.sort_unstable();
         versions

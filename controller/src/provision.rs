@@ -190,6 +190,7 @@ pub(crate) mod tests {
                 browser_origins: Vec::new(),
                 recordings_max: 1,
                 packages_from: None,
+                trust: Vec::new(),
                 clones: crate::config::Clones::ReEnrol,
                 acme: crate::config::AcmeConfig::default(),
                 domain: "fairlead.internal".to_owned(),

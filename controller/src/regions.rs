@@ -23,6 +23,7 @@ use crate::dispatch::Dispatch;
 use crate::feed::Feed;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::packages::Packages;
 use crate::streams::Streams;
 
 mod clones;
@@ -144,6 +145,8 @@ pub struct Centre {
     pub clock: Clock,
     /// Which region each host belongs to: no region may speak for another's hosts.
     pub homes: RwLock<HashMap<HostId, String>>,
+    /// What regions serve their agents.
+    pub packages: Arc<Packages>,
     /// What becomes of clones.
     pub clones: crate::config::Clones,
 }
@@ -206,6 +209,11 @@ async fn through_door(
             if !centre.streams.arrived(id, &region, accepted.stream()) {
                 tracing::warn!(region, stream = %id, "a stream was dialled that nobody expects");
             }
+        }
+        (Door::Package, Some((region, _))) => {
+            let packages = Arc::clone(&centre.packages);
+            // Ends with the file, or when either side stalls.
+            tokio::spawn(async move { packages.give(accepted.stream(), &region).await });
         }
         (Door::Enrol, _) if accepted.peer.is_none() => {
             let Ok(_permit) = strangers.try_acquire() else {

@@ -114,6 +114,11 @@ impl Streams {
         }
     }
 
+    /// The region's uplink is lost, and with it what it was asked for and has not dialled.
+    pub fn lost(&self, region: &str) {
+        lock(&self.expected).retain(|_, expected| expected.region != region);
+    }
+
     /// Ends the streams of hosts that are not believed any more.
     pub fn cut(&self, ended: &[HostId]) {
         for open in lock(&self.open)

@@ -2,7 +2,7 @@
 //! synced. Private by default.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -176,6 +176,31 @@ pub fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
+/// The content of a file, or `None` when there is none. It is not there any more afterwards, whatever was in it: it
+/// was meant for one reader.
+///
+/// # Errors
+/// When it cannot be read, or is larger than `bytes_max`.
+pub fn take(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut open = OpenOptions::new();
+    let mut file = match open.read(true).custom_flags(no_link()).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            let _ = std::fs::remove_file(path);
+            return Err(error);
+        }
+    };
+    std::fs::remove_file(path)?;
+    sync_parent(path)?;
+    if file.metadata()?.len() > bytes_max {
+        return Err(io::Error::other("it is too large"));
+    }
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    Ok(Some(content))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,6 +243,21 @@ mod tests {
         // What led elsewhere is gone, and nothing stands in the way any more.
         replace(&dir.path().join("data"), b"ours").unwrap();
         assert_eq!(std::fs::read(dir.path().join("data")).unwrap(), b"ours");
+    }
+
+    #[test]
+    fn what_is_for_one_reader_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        assert_eq!(take(&path, 4).unwrap(), None);
+        replace(&path, b"ours").unwrap();
+        assert_eq!(take(&path, 4).unwrap(), Some(b"ours".to_vec()));
+        assert_eq!(take(&path, 4).unwrap(), None);
+        replace(&path, b"large").unwrap();
+        take(&path, 4).unwrap_err();
+        std::os::unix::fs::symlink(dir.path().join("lock"), &path).unwrap();
+        take(&path, 4).unwrap_err();
+        assert_eq!(take(&path, 4).unwrap(), None);
     }
 
     #[test]

@@ -56,6 +56,8 @@ pub enum Door {
     Uplink,
     /// A stream.
     Stream(StreamId),
+    /// Files of packages.
+    Package,
 }
 
 impl Door {
@@ -66,6 +68,7 @@ impl Door {
             paths::ENROL => Some(Self::Enrol),
             paths::RENEW => Some(Self::Renew),
             paths::UPLINK => Some(Self::Uplink),
+            paths::PACKAGE => Some(Self::Package),
             other => other
                 .strip_prefix(paths::STREAM)?
                 .parse()
@@ -79,7 +82,7 @@ impl Door {
         match self {
             Self::Link | Self::Enrol | Self::Renew => limits::LINK_MESSAGE_BYTES_MAX,
             Self::Uplink => limits::UPLINK_MESSAGE_BYTES_MAX,
-            Self::Stream(_) => limits::STREAM_MESSAGE_BYTES_MAX,
+            Self::Stream(_) | Self::Package => limits::STREAM_MESSAGE_BYTES_MAX,
         }
     }
 }

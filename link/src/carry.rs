@@ -17,7 +17,8 @@ pub async fn carry(
         let outward = async {
             while let Some(frame) = from_here.recv().await {
                 if sender.send(frame).await.is_err() {
-                    break;
+                    // It takes nothing more, and may have said something before: its end comes inward.
+                    std::future::pending::<()>().await;
                 }
             }
         };

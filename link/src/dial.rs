@@ -218,8 +218,26 @@ impl Dialler {
         server: &str,
     ) -> Result<StreamSocket, DialError> {
         let path = format!("{}{id}", version::paths::STREAM);
+        self.stream_at(address, &path, server).await
+    }
+
+    /// Opens the door for packages at that very server.
+    ///
+    /// # Errors
+    /// As [`Self::stream`].
+    pub async fn package(&self, address: &str, server: &str) -> Result<StreamSocket, DialError> {
+        self.stream_at(address, version::paths::PACKAGE, server)
+            .await
+    }
+
+    async fn stream_at(
+        &self,
+        address: &str,
+        path: &str,
+        server: &str,
+    ) -> Result<StreamSocket, DialError> {
         let (raw, _, peer) = self
-            .open(address, &path, limits::STREAM_MESSAGE_BYTES_MAX)
+            .open(address, path, limits::STREAM_MESSAGE_BYTES_MAX)
             .await?;
         let name = peer
             .map(|identity| identity.role.to_string())
@@ -229,7 +247,7 @@ impl Dialler {
         } else {
             Err(DialError::Identity {
                 address: address.to_owned(),
-                reason: format!("it is {name}, the stream was asked for by {server}"),
+                reason: format!("it is {name}, and {server} was meant"),
             })
         }
     }

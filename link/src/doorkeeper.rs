@@ -4,7 +4,8 @@
 //! A connection first has to say something, then it waits for its turn, then it shakes hands; each of the
 //! three has its time. Turns are given address by address: whoever holds all those of its own address
 //! takes nothing from anybody else. Many hosts may share one address and come back at once, so what
-//! is above the turns waits instead of being cut.
+//! is above the turns waits instead of being cut. Handshakes run on threads of their own: each takes a
+//! processor for longer than everything that is said on a link in a minute.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,6 +18,10 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::accept::{AcceptError, Accepted, Acceptor};
+
+mod handshakes;
+
+use handshakes::Handshakes;
 
 /// Handshakes at a time: they cost CPU and memory before anybody has proved anything.
 const HANDSHAKES_MAX: usize = 64;
@@ -46,6 +51,7 @@ pub async fn run<Then, Done>(
 {
     let mut listener = listener.into();
     let doorkeeper = Doorkeeper::new(waiting);
+    let handshakes = Handshakes::start();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let Ok(place) = Arc::clone(&doorkeeper.places).acquire_owned().await else {
@@ -61,15 +67,16 @@ pub async fn run<Then, Done>(
             continue;
         };
         let (acceptor, then) = (acceptor.clone(), then.clone());
+        let handshakes = handshakes.threads();
         // One task a connection; its end is the connection's end.
         tokio::spawn(async move {
             let turn = match visitor.turn(&tcp).await {
                 Ok(turn) => turn,
                 Err(error) => return Box::pin(then(Err(error))).await,
             };
-            // On the heap: those who wait must not pay for the large futures of what follows.
-            let finished = Box::pin(acceptor.accept(tcp, remote)).await;
+            let finished = handshakes::shake(handshakes, acceptor, tcp, remote).await;
             drop(turn);
+            // On the heap: those who wait must not pay for the large futures of what follows.
             Box::pin(then(finished)).await;
         });
     }

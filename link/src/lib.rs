@@ -15,7 +15,7 @@
 //! 3. The server checks the dialler's chain in the same way. A certificate that has expired for less
 //!    than 90 days passes, for the renew door only. Failure: TLS alert.
 //! 4. WebSocket upgrade with subprotocol `fairlead.v1`. The path is the door: `/v1/link`,
-//!    `/v1/enrol`, `/v1/renew`, `/v1/uplink`, `/v1/stream/<id>`. Steps 1 to 4 share one deadline of
+//!    `/v1/enrol`, `/v1/renew`, `/v1/uplink`, `/v1/stream/<id>`, `/v1/package`. Steps 1 to 4 share one deadline of
 //!    10 s, once the dialler has said its first byte (5 s) and it is its address's turn (`doorkeeper`;
 //!    10 s). Failure: an HTTP status, or the connection closes.
 //! 5. The server looks at the verified chain again on the finished connection, because a resumed TLS
@@ -29,10 +29,12 @@
 //!    10 s).
 //! 9. A stream (`/v1/stream/<id>`) skips 6 to 8: its id was announced on the link of the very same
 //!    host, anything else is refused.
+//! 10. The door for packages skips 6 to 8, too: the first frame says which file is wanted (`package`).
 
 pub mod backoff;
 pub mod socket;
 pub mod carry;
+pub mod package;
 mod reach;
 pub mod proxy;
 pub mod dial;

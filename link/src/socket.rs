@@ -20,6 +20,8 @@ use tokio_tungstenite::tungstenite::{self, error::ProtocolError, protocol::WebSo
 
 /// A peer that takes nothing for so long is cut.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a goodbye may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 /// Eagerly allocated per connection.
 const READ_BUFFER_BYTES: usize = 512;
 /// Beyond the largest message: room for one that waits while another is written.
@@ -135,7 +137,7 @@ impl<Out: Message, In: Message + Default> Socket<Out, In> {
     /// Says goodbye, as far as the peer lets us.
     pub async fn close(&mut self) {
         // The connection is over either way.
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.raw.close(None)).await;
+        let _ = tokio::time::timeout(CLOSE_WITHIN, self.raw.close(None)).await;
     }
 
     async fn send_raw(&mut self, message: tungstenite::Message) -> Result<(), SocketError> {
@@ -231,7 +233,7 @@ impl StreamSocket {
     /// Says goodbye.
     pub async fn close(&mut self) {
         // The stream is over either way.
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.raw.close(None)).await;
+        let _ = tokio::time::timeout(CLOSE_WITHIN, self.raw.close(None)).await;
     }
 
     /// Both directions apart: one task reads while another writes.
@@ -257,7 +259,15 @@ impl StreamSender {
     /// Says goodbye.
     pub async fn close(&mut self) {
         // The stream is over either way.
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.0.close()).await;
+        let _ = tokio::time::timeout(CLOSE_WITHIN, self.0.close()).await;
+    }
+
+    /// Says goodbye behind words that must arrive: a connection that is closed with something unread is reset, and
+    /// that overtakes what was sent last. So what the far end still says is heard, until it has closed too.
+    pub async fn close_behind(&mut self, receiver: &mut StreamReceiver) {
+        self.close().await;
+        let said = async { while let Ok(Some(_)) = receiver.hear().await {} };
+        let _ = tokio::time::timeout(CLOSE_WITHIN, said).await;
     }
 }
 

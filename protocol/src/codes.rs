@@ -94,6 +94,10 @@ codes! {
     HOST_OFFLINE = "host_offline";
     /// This server has no package of that name.
     PACKAGE_NOT_FOUND = "package_not_found";
+    /// The package is not signed by a key that is trusted, or is not what was asked for.
+    PACKAGE_REFUSED = "package_refused";
+    /// The package could not be fetched in time.
+    PACKAGE_UNAVAILABLE = "package_unavailable";
     /// The region is not connected.
     REGION_OFFLINE = "region_offline";
     /// The disk is full or cannot be written; nothing was accepted.
@@ -168,6 +172,10 @@ codes! {
     JOURNAL_UNAVAILABLE = "journal_unavailable";
     /// The agent cannot take itself off its host.
     CANNOT_UNINSTALL = "cannot_uninstall";
+    /// The host cannot be upgraded from the centre.
+    CANNOT_UPGRADE = "cannot_upgrade";
+    /// The new version did not get the host, or gave it back.
+    UPGRADE_RETURNED = "upgrade_returned";
     /// What is installed came as a package of the system, which alone removes it.
     INSTALLER_PACKAGED = "installer_packaged";
     /// No version of the agent can be kept running on the host: it looks, but changes nothing.

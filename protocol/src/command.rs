@@ -1,11 +1,20 @@
 //! Rules about commands that every program must agree on: kinds, lanes, final states.
 
+use crate::version;
 pub use crate::wire::command::Kind;
 use crate::wire::{Command, ContainerSpec, State};
 use std::fmt;
 
 /// Name of the kind whose success ends its host's identity.
 pub const UNINSTALL_AGENT: &str = "uninstall-agent";
+/// What an inspect names as its kind that is about the host itself.
+pub const INSPECT_HOST: &str = "host";
+/// Name of the kind that is a terminal on the host itself, and of the agent's feature.
+pub const HOST_SHELL: &str = "host-shell";
+/// What stands for the container where a terminal is on the host itself. No container can be called so.
+pub const HOST_ITSELF: &str = "(host)";
+/// Name of the kind with which another version of the agent takes its host over.
+pub const UPGRADE_AGENT: &str = "upgrade-agent";
 
 /// What a changing command has to itself while it acts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,7 +59,9 @@ impl Kind {
             Self::PruneImages(_) => "prune-images",
             Self::RenewCertificate(_) => "renew-certificate",
             Self::Ping(_) => "ping",
+            Self::UpgradeAgent(_) => UPGRADE_AGENT,
             Self::UninstallAgent(_) => UNINSTALL_AGENT,
+            Self::HostShell(_) => HOST_SHELL,
         }
     }
 
@@ -71,11 +82,13 @@ impl Kind {
             Self::Logs(k) => &k.container,
             Self::CopyIn(k) => &k.container,
             Self::CopyOut(k) => &k.container,
+            Self::UpgradeAgent(k) => &k.version,
             Self::List(_)
             | Self::PruneImages(_)
             | Self::RenewCertificate(_)
             | Self::Ping(_)
-            | Self::UninstallAgent(_) => "",
+            | Self::UninstallAgent(_)
+            | Self::HostShell(_) => "",
         }
     }
 
@@ -101,7 +114,11 @@ impl Kind {
             | Self::CopyOut(_)
             | Self::List(_)
             | Self::RenewCertificate(_)
-            | Self::Ping(_) => false,
+            // It would keep the host's lane while a program is downloaded, and the supervisor lets one upgrade
+            // in at a time.
+            | Self::UpgradeAgent(_)
+            | Self::Ping(_)
+            | Self::HostShell(_) => false,
         }
     }
 
@@ -116,7 +133,7 @@ impl Kind {
     pub fn streams(&self) -> bool {
         matches!(
             self,
-            Self::Exec(_) | Self::Logs(_) | Self::CopyIn(_) | Self::CopyOut(_)
+            Self::Exec(_) | Self::HostShell(_) | Self::Logs(_) | Self::CopyIn(_) | Self::CopyOut(_)
         )
     }
 
@@ -126,11 +143,14 @@ impl Kind {
         match self {
             Self::Pull(k) => Lane::Image(k.image.clone()),
             Self::Inspect(k) if k.kind == "image" => Lane::Image(k.object.clone()),
+            Self::Inspect(k) if !k.means_container() => Lane::Host,
             Self::List(_)
             | Self::PruneImages(_)
             | Self::RenewCertificate(_)
             | Self::Ping(_)
-            | Self::UninstallAgent(_) => Lane::Host,
+            | Self::UpgradeAgent(_)
+            | Self::UninstallAgent(_)
+            | Self::HostShell(_) => Lane::Host,
             other => Lane::Container(other.target().to_owned()),
         }
     }
@@ -145,9 +165,20 @@ impl Kind {
             Self::Logs(_) => "logs",
             Self::CopyIn(_) | Self::CopyOut(_) => "copy",
             Self::RenewCertificate(_) => "certificate",
+            Self::UpgradeAgent(_) => "upgrade",
             Self::UninstallAgent(_) => "uninstall",
+            Self::Inspect(k) if k.kind == INSPECT_HOST => version::HOST_CHECK,
+            Self::HostShell(_) => HOST_SHELL,
             _ => "container",
         }
+    }
+}
+
+impl crate::Inspect {
+    /// Whether it is about a container.
+    #[must_use]
+    pub fn means_container(&self) -> bool {
+        matches!(&self.kind[..], "" | "container")
     }
 }
 

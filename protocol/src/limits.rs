@@ -38,6 +38,10 @@ pub const UPLINK_PING_INTERVAL: Duration = Duration::from_secs(2);
 pub const UPLINK_SILENT_AFTER: Duration = Duration::from_secs(10);
 /// Missed pings after which a host is suspect, and after which it is offline.
 pub const PINGS_MISSED_SUSPECT: u32 = 2;
+/// How long an access server that ends in order waits until its controller has taken the word.
+pub const LEAVING_TAKEN_WITHIN: Duration = Duration::from_secs(1);
+/// A server that is restarted in order is not waited for beyond this, whatever it says.
+pub const BACK_WITHIN_MAX: Duration = Duration::from_secs(5 * 60);
 /// See [`PINGS_MISSED_SUSPECT`].
 pub const PINGS_MISSED_OFFLINE: u32 = 3;
 /// A connection that has not said a single byte for so long is cut.

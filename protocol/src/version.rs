@@ -18,6 +18,8 @@ pub mod paths {
     pub const UPLINK: &str = "/v1/uplink";
     /// A stream; the id follows the slash.
     pub const STREAM: &str = "/v1/stream/";
+    /// Files of packages: for agents at their access server, for access servers at the controller.
+    pub const PACKAGE: &str = "/v1/package";
 }
 
 /// What a dialler names in TLS (SNI): the kind of server, so that one port can pass raw connections on to
@@ -41,7 +43,12 @@ pub const AGENT_FEATURES: &[&str] = &[
     "inventory",
     "metrics",
     "uninstall",
+    HOST_CHECK,
+    crate::command::HOST_SHELL,
+    "upgrade",
 ];
+/// What a restart of the engine would do can be asked.
+pub const HOST_CHECK: &str = "host-check";
 
 /// The features that an access server tells in its welcome.
 pub const SERVER_FEATURES: &[&str] = &[HANDOFF];
@@ -55,6 +62,16 @@ pub fn negotiate(their_min: u32, their_max: u32) -> Option<u32> {
     (version >= OLDEST && version >= their_min && their_min <= their_max).then_some(version)
 }
 
+/// What is wrong with the version that the accepting side has chosen, in a sentence; `None` when we speak it.
+#[must_use]
+pub fn not_spoken(chosen: u32) -> Option<String> {
+    (!(OLDEST..=NEWEST).contains(&chosen)).then(|| {
+        format!(
+            "the server chose version {chosen}, and this program speaks {OLDEST} to {NEWEST}: upgrade the older one"
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +82,8 @@ mod tests {
         assert_eq!(negotiate(1, 9), Some(NEWEST));
         assert_eq!(negotiate(NEWEST + 1, NEWEST + 2), None);
         assert_eq!(negotiate(0, 0), None);
+        assert_eq!(not_spoken(NEWEST), None);
+        assert!(not_spoken(NEWEST + 1).is_some() && not_spoken(0).is_some());
         assert_eq!(
             negotiate(3, 1),
             None,

@@ -122,7 +122,8 @@ pub struct CommandFilter {
     pub tenant: String,
     /// Only of this host.
     pub host: Option<HostId>,
-    /// Only in this state.
+    /// Only in this state. Of one that is not final: all that have none, for where an open command is just now
+    /// is not kept.
     pub state: Option<State>,
     /// Only with this target.
     pub target: Option<String>,
@@ -140,16 +141,21 @@ const COLUMNS: &str = "id, tenant, host, region, kind, target, issuer, token_id,
 // asked for is not in the statement. Finished commands are many, so the order of open ones is made (`+place`),
 // not read from the index of all. `plans` in the tests holds both.
 
-pub(crate) fn listing(of_host: bool) -> String {
+pub(crate) fn listing(of_host: bool, open: bool) -> String {
     let host = if of_host {
         "host = :host"
     } else {
         ":host IS NULL"
     };
+    let (is_open, place) = match (open, of_host) {
+        (true, true) => ("finished_us = 0", "place"),
+        (true, false) => ("finished_us = 0", "+place"),
+        (false, _) => ("TRUE", "place"),
+    };
     format!(
-        "SELECT {COLUMNS} FROM commands WHERE tenant = :tenant AND {host} \
+        "SELECT {COLUMNS} FROM commands WHERE tenant = :tenant AND {host} AND {is_open} \
          AND (:state IS NULL OR state = :state) AND (:target IS NULL OR target = :target) \
-         AND place < coalesce(:before, {}) ORDER BY place DESC LIMIT :limit",
+         AND {place} < coalesce(:before, {}) ORDER BY {place} DESC LIMIT :limit",
         i64::MAX
     )
 }
@@ -157,6 +163,9 @@ pub(crate) fn listing(of_host: bool) -> String {
 pub(crate) fn open_of_host() -> String {
     format!("SELECT {COLUMNS} FROM commands WHERE finished_us = 0 AND host = ?1 ORDER BY place")
 }
+
+pub(crate) const ANY_OPEN_OF_HOST: &str =
+    "SELECT 1 FROM commands WHERE finished_us = 0 AND host = ?1 LIMIT 1";
 
 pub(crate) const OPEN_IN_BRIEF: &str = "SELECT id, host, state, not_after_us, cancel_by, kind FROM commands \
     WHERE finished_us = 0 ORDER BY +place";
@@ -264,12 +273,14 @@ impl Tx<'_> {
     /// # Errors
     /// When the store cannot be read.
     pub fn commands(&self, filter: &CommandFilter) -> Result<Vec<CommandRow>, StoreError> {
-        let mut statement = self.sql.prepare_cached(&listing(filter.host.is_some()))?;
+        let open = filter.state.is_some_and(|state| !state.is_final());
+        let text = listing(filter.host.is_some(), open);
+        let mut statement = self.sql.prepare_cached(&text)?;
         let rows = statement.query_map(
             named_params! {
                 ":tenant": filter.tenant,
                 ":host": filter.host.as_ref().map(|h| h.as_bytes().as_slice()),
-                ":state": filter.state.map(State::name),
+                ":state": filter.state.filter(|state| state.is_final()).map(State::name),
                 ":target": filter.target, ":before": filter.before, ":limit": filter.limit,
             },
             command_row,
@@ -285,6 +296,15 @@ impl Tx<'_> {
         let mut statement = self.sql.prepare_cached(&open_of_host())?;
         let rows = statement.query_map([host.as_bytes()], command_row)?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Whether there are any.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn has_open_commands(&self, host: HostId) -> Result<bool, StoreError> {
+        let mut statement = self.sql.prepare_cached(ANY_OPEN_OF_HOST)?;
+        Ok(statement.exists([host.as_bytes()])?)
     }
 
     /// The same of all hosts, without what they carry.

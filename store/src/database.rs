@@ -20,7 +20,7 @@ const SQLITE_NUMBER_MIN: i32 = 3_051_003;
 const APPLICATION_ID: i32 = 0x464c_4431;
 
 /// Statements that bring a file from the version before to this one.
-const MIGRATIONS: &[&str] = &[include_str!("schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema.sql"), include_str!("rollouts.sql")];
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -154,7 +154,7 @@ impl<T> Enqueued<T> {
 struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
-    permits: tokio::sync::Semaphore,
+    permits: Arc<tokio::sync::Semaphore>,
 }
 
 impl Store {
@@ -178,7 +178,7 @@ impl Store {
         let readers = Readers {
             path: path.to_owned(),
             idle: Mutex::new(Vec::new()),
-            permits: tokio::sync::Semaphore::new(READERS_MAX),
+            permits: Arc::new(tokio::sync::Semaphore::new(READERS_MAX)),
         };
         Ok(Self {
             writer,
@@ -269,14 +269,15 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        let _permit = self
-            .readers
-            .permits
-            .acquire()
+        let permits = Arc::clone(&self.readers.permits);
+        let permit = permits
+            .acquire_owned()
             .await
             .map_err(|_| StoreError::Closed)?;
         let readers = Arc::clone(&self.readers);
         tokio::task::spawn_blocking(move || {
+            // Given back here: who asked may not have its turn for long, and the next need not wait for that.
+            let _permit = permit;
             let connection = readers.take()?;
             let result = work(&Tx { sql: &connection });
             readers.give_back(connection);

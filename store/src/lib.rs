@@ -11,6 +11,7 @@
 //! | `exchange` | outbox, exchange (numbered messages between region and centre) |
 //! | `hosts` | hosts, revoked_serials, pictures |
 //! | `regions` | regions |
+//! | `rollouts` | rollouts |
 //! | `tokens` | api_tokens, join_tokens |
 //! | `audit` | audit |
 //! | `events` | events |
@@ -24,6 +25,7 @@ pub mod commands;
 pub mod exchange;
 pub mod hosts;
 pub mod regions;
+pub mod rollouts;
 pub mod meta;
 
 pub use database::{Enqueued, Store, StoreError, Tx};

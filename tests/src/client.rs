@@ -142,6 +142,25 @@ impl Api {
         })
     }
 
+    /// Any request below `/api/v1/` with a body of bytes; status and body of the answer, as far as it came.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn raw(&self, method: Method, path: &str, body: Vec<u8>) -> (u16, Vec<u8>, bool) {
+        let url = format!("{}/api/v1/{path}", self.url);
+        let request = self.http.request(method, url).bearer_auth(&self.token);
+        let mut answer = request.body(body).send().await.expect("an answer");
+        let status = answer.status().as_u16();
+        let mut all = Vec::new();
+        loop {
+            match answer.chunk().await {
+                Ok(Some(piece)) => all.extend_from_slice(&piece),
+                Ok(None) => return (status, all, true),
+                Err(_) => return (status, all, false),
+            }
+        }
+    }
+
     /// GET.
     ///
     /// # Errors

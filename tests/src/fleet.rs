@@ -49,6 +49,8 @@ pub struct Options {
     pub agent_flags: Vec<(String, String)>,
     /// The agent's program; absent: the one under test, as it was built.
     pub agent_program: Option<PathBuf>,
+    /// The programs of agents that have one of their own, by their hosts' names.
+    pub agent_programs: Vec<(String, PathBuf)>,
     /// The environment of each agent.
     pub agent_env: Vec<(String, String)>,
     /// What each agent's supervisor is started by, before its own words; empty: nothing.
@@ -60,6 +62,10 @@ pub struct Options {
     pub loop_disks: Vec<String>,
     /// Whether agents and access servers dial through a line that can be made bad.
     pub lines: bool,
+    /// Where agents dial, instead of their access server.
+    pub agents_dial: Option<String>,
+    /// Where access servers dial, instead of the controller.
+    pub regions_dial: Option<String>,
 }
 
 impl Options {
@@ -77,11 +83,14 @@ impl Options {
             region_env: Vec::new(),
             agent_flags: Vec::new(),
             agent_program: None,
+            agent_programs: Vec::new(),
             agent_env: Vec::new(),
             agent_wrapper: Vec::new(),
             small_disks: Vec::new(),
             loop_disks: Vec::new(),
             lines: false,
+            agents_dial: None,
+            regions_dial: None,
         }
     }
 
@@ -103,6 +112,20 @@ impl Options {
     #[must_use]
     pub fn lines(mut self) -> Self {
         self.lines = true;
+        self
+    }
+
+    /// With agents that dial there.
+    #[must_use]
+    pub fn agents_dial(mut self, address: String) -> Self {
+        self.agents_dial = Some(address);
+        self
+    }
+
+    /// With access servers that dial there.
+    #[must_use]
+    pub fn regions_dial(mut self, address: String) -> Self {
+        self.regions_dial = Some(address);
         self
     }
 
@@ -179,6 +202,13 @@ impl Options {
         self
     }
 
+    /// With this program as the agent's of that host.
+    #[must_use]
+    pub fn agent_program_of(mut self, host: &str, path: PathBuf) -> Self {
+        self.agent_programs.push((host.to_owned(), path));
+        self
+    }
+
     /// With one more variable in each agent's environment.
     #[must_use]
     pub fn agent_env(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -202,6 +232,8 @@ pub struct RegionSide {
     pub web: Port,
     /// What its agents dial through, if the options say so.
     line: Option<Line>,
+    /// Where its agents dial.
+    dialled_at: String,
 }
 
 impl RegionSide {
@@ -217,10 +249,7 @@ impl RegionSide {
     /// Where agents dial.
     #[must_use]
     pub fn dialled_at(&self) -> String {
-        match &self.line {
-            Some(line) => line.address(),
-            None => self.agents.address(),
-        }
+        self.dialled_at.clone()
     }
 }
 
@@ -458,8 +487,10 @@ impl Fleet {
         let dialled_at = line
             .as_ref()
             .map_or_else(|| agents.address(), Line::address);
+        let dialled_at = self.options.agents_dial.clone().unwrap_or(dialled_at);
         let controller = self.uplink_line.as_ref();
         let controller = controller.map_or_else(|| self.uplink.address(), Line::address);
+        let controller = self.options.regions_dial.clone().unwrap_or(controller);
         let dir = self.dir.path().join(format!("access-server-{name}"));
         let process = Process::start(
             &format!("access server of {name}"),
@@ -491,6 +522,7 @@ impl Fleet {
             agents,
             web,
             line,
+            dialled_at,
         });
         self.region_is(name, "online").await;
     }
@@ -568,7 +600,9 @@ impl Fleet {
             .map(|(flag, value)| (*flag, value.as_os_str()))
             .collect();
         let mut words: Vec<OsString> = self.options.agent_wrapper.iter().map(Into::into).collect();
-        let program = self.options.agent_program.clone();
+        let mut own = self.options.agent_programs.iter();
+        let own = own.find(|(host, _)| host == name).map(|(_, path)| path);
+        let program = own.or(self.options.agent_program.as_ref()).cloned();
         words.push(
             program
                 .unwrap_or_else(|| self.options.program("fairlead-agent"))

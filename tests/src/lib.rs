@@ -13,6 +13,7 @@
 //! | `acme` | a real ACME CA and the DNS that it asks |
 //! | `versions` | versions of the agent, installed and packed |
 //! | `client` | the HTTP API, typed |
+//! | `skew` | a double that speaks a next version of the protocol, or writes down what is said |
 //! | `stream` | a command's stream |
 //! | `disk` | a small disk that can be filled |
 //! | `line` | a bad line between two of the processes |
@@ -43,6 +44,7 @@ pub mod package;
 pub mod ports;
 pub mod process;
 pub mod programs;
+pub mod skew;
 pub mod stream;
 pub mod terminal;
 pub mod versions;

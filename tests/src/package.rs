@@ -23,7 +23,13 @@ const TARGET: &str = if cfg!(target_arch = "aarch64") {
     "linux-x86_64"
 };
 
+/// The version in the repository, and the next one.
+const VERSION: &str = "0.9.0";
+/// See [`VERSION`].
+pub const NEWER: &str = "0.9.1";
+
 static REPOSITORY: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+static NEWER_REPOSITORY: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
 
 /// The repository, with one version in its channel `stable`.
 ///
@@ -32,6 +38,22 @@ static REPOSITORY: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
 #[must_use]
 pub fn repository() -> &'static Path {
     let (_, path) = REPOSITORY.get_or_init(make);
+    path
+}
+
+/// A repository with the same programs as the next version, signed with the same key.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn newer_repository() -> &'static Path {
+    let (_, path) = NEWER_REPOSITORY.get_or_init(|| {
+        let first = repository().parent().expect("it lies in a folder");
+        let dir = tempfile::tempdir().expect("a directory");
+        let out = dir.path().join("packages");
+        pack(first, NEWER, &out);
+        (dir, out)
+    });
     path
 }
 
@@ -54,21 +76,27 @@ fn make() -> (TempDir, PathBuf) {
     let (key, out) = (dir.path().join("key.pem"), dir.path().join("packages"));
     let packer = program("fairlead-packer");
     done(Command::new(&packer).arg("keygen").arg("--out").arg(&key));
+    pack(dir.path(), VERSION, &out);
+    (dir, out)
+}
+
+/// Packs the programs that lie in a folder, with the key there.
+fn pack(from: &Path, version: &str, out: &Path) {
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     done(
-        Command::new(&packer)
-            .args(["pack", "--version", "0.9.0", "--targets", TARGET])
+        Command::new(program("fairlead-packer"))
+            .args(["pack", "--version", version, "--targets", TARGET])
             .arg("--programs")
-            .arg(dir.path().join("programs"))
+            .arg(from.join("programs"))
             .arg("--installer")
             .arg(root.join("installer/install.sh"))
             .arg("--metadata")
-            .arg(&metadata)
+            .arg(from.join("metadata.json"))
             .arg("--key")
-            .arg(&key)
+            .arg(from.join("key.pem"))
             .arg("--out")
-            .arg(&out),
+            .arg(out),
     );
-    (dir, out)
 }
 
 fn done(command: &mut Command) -> Output {

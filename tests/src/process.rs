@@ -97,6 +97,11 @@ impl Process {
         self.child = Some(command.spawn().expect("the program can be started"));
     }
 
+    /// Another program, for the next start.
+    pub fn set_program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
     /// Replaces the value of a flag, for the next start.
     pub fn set_flag(&mut self, flag: &str, value: &str) {
         match self.arguments.iter().position(|argument| argument == flag) {

@@ -1,6 +1,6 @@
 //! A terminal's socket, as the page uses it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fairlead_api::types::TerminalTicket;
 use futures_util::{SinkExt, StreamExt};
@@ -18,6 +18,8 @@ use crate::client::Api;
 
 /// How long the other side may say nothing.
 const SILENT_MAX: Duration = Duration::from_secs(30);
+/// How long something that is waited for may take.
+const UNTIL_MAX: Duration = Duration::from_secs(120);
 /// What is shown is told in steps of so much.
 const TELL_EVERY: u64 = 32 * 1024;
 
@@ -29,6 +31,10 @@ pub struct Page {
     /// The byte of the session's output at which it begins.
     pub from: u64,
     told: u64,
+    /// How much of what was typed had come when it was let in.
+    pub received: u64,
+    /// How much of what was typed the server has passed on.
+    pub taken: u64,
     /// Whether the far side has begun.
     pub begun: bool,
     /// What the server said at the end.
@@ -61,15 +67,22 @@ pub async fn connect_at(
     server: &str,
     origins: &[&str],
 ) -> Result<WebSocketStream<TlsStream<TcpStream>>, u16> {
+    let reached = reach(api, server, origins).await;
+    reached.expect("the server can be reached, and is ours")
+}
+
+/// The same at a server that may be away: then it is an error.
+async fn reach(
+    api: &Api,
+    server: &str,
+    origins: &[&str],
+) -> std::io::Result<Result<WebSocketStream<TlsStream<TcpStream>>, u16>> {
     let authority = server.trim_start_matches("https://").to_owned();
-    let tcp = TcpStream::connect(authority.replace("localhost", "127.0.0.1"))
-        .await
-        .expect("the server can be reached");
+    let tcp = TcpStream::connect(authority.replace("localhost", "127.0.0.1")).await?;
     let name = ServerName::try_from("localhost").expect("a name");
     let tls = TlsConnector::from(std::sync::Arc::clone(&api.tls))
         .connect(name, tcp)
-        .await
-        .expect("the server is ours");
+        .await?;
     let mut request = format!("wss://{authority}/terminal/socket")
         .into_client_request()
         .expect("a request");
@@ -83,9 +96,9 @@ pub async fn connect_at(
         HeaderValue::from_static("fairlead.terminal.v1"),
     );
     match tokio_tungstenite::client_async(request, tls).await {
-        Ok((socket, _)) => Ok(socket),
-        Err(Error::Http(answer)) => Err(answer.status().as_u16()),
-        Err(error) => panic!("the socket cannot be opened: {error}"),
+        Ok((socket, _)) => Ok(Ok(socket)),
+        Err(Error::Http(answer)) => Ok(Err(answer.status().as_u16())),
+        Err(error) => Err(std::io::Error::other(error)),
     }
 }
 
@@ -103,23 +116,52 @@ impl Page {
     /// # Panics
     /// When the socket cannot be opened.
     pub async fn enter_at(api: &Api, server: &str, ticket: &str, from: Option<u64>) -> Self {
-        let mut socket = connect_at(api, server, &[&api.url])
+        let socket = connect_at(api, server, &[&api.url])
             .await
             .expect("the controller's own origin");
+        Self::greet(socket, ticket, from)
+            .await
+            .expect("a socket that takes it")
+    }
+
+    /// The same at a server that may be away, or just starting.
+    ///
+    /// # Errors
+    /// When it is.
+    pub async fn try_enter_at(
+        api: &Api,
+        server: &str,
+        ticket: &str,
+        from: Option<u64>,
+    ) -> Result<Self, String> {
+        let reached = reach(api, server, &[&api.url]).await;
+        let socket = reached.map_err(|error| error.to_string())?;
+        let socket = socket.map_err(|status| format!("HTTP {status}"))?;
+        let greeted = Self::greet(socket, ticket, from).await;
+        greeted.map_err(|error| error.to_string())
+    }
+
+    async fn greet(
+        mut socket: WebSocketStream<TlsStream<TcpStream>>,
+        ticket: &str,
+        from: Option<u64>,
+    ) -> Result<Self, Error> {
         let mut hello = json!({ "ticket": ticket, "columns": 80, "rows": 25 });
         if let Some(from) = from {
             hello["from"] = from.into();
         }
         let text = Message::Text(hello.to_string().into());
-        socket.send(text).await.expect("a socket that takes it");
-        Self {
+        socket.send(text).await?;
+        Ok(Self {
             socket,
             output: Vec::new(),
             from: 0,
             told: 0,
+            received: 0,
+            taken: 0,
             begun: false,
             ended: None,
-        }
+        })
     }
 
     /// The same, and it is let in and the shell has begun.
@@ -148,9 +190,11 @@ impl Page {
     /// # Panics
     /// When it ends before, or nothing comes.
     pub async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let until = Instant::now() + UNTIL_MAX;
         while !holds(self) {
+            // Signs of life come all the time.
             assert!(
-                self.hear().await,
+                Instant::now() < until && self.hear().await,
                 "{what}: ended with {:?} after {:?}",
                 self.ended,
                 self.text()
@@ -182,6 +226,10 @@ impl Page {
                     self.begun = true;
                 } else if let Some(from) = said["open"]["from"].as_u64() {
                     (self.from, self.told) = (from, from);
+                    self.received = said["open"]["received"].as_u64().unwrap_or_default();
+                    self.taken = said["open"]["taken"].as_u64().unwrap_or_default();
+                } else if let Some(taken) = said["taken"].as_u64() {
+                    self.taken = taken;
                 } else if said["ended"].is_object() {
                     self.ended = Some(said["ended"].clone());
                     // Closing tells the server that this was heard.

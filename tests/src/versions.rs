@@ -12,7 +12,7 @@ use fairlead_identity::package::{
 use fairlead_protocol::software::{MARK_BYTES, MARK_HEAD};
 use tempfile::TempDir;
 
-use crate::fleet::HostSide;
+use crate::fleet::{Fleet, HostSide};
 use crate::programs::program;
 
 /// The version that is installed at first.
@@ -44,9 +44,13 @@ impl Versions {
     /// When it cannot be made.
     #[must_use]
     pub fn new() -> Self {
+        Self::signed_by(SigningKey::generate().expect("a key"))
+    }
+
+    fn signed_by(key: SigningKey) -> Self {
         let versions = Self {
             dir: tempfile::tempdir().expect("a directory"),
-            key: SigningKey::generate().expect("a key"),
+            key,
             program: std::fs::read(program("fairlead-agent")).expect("the agent"),
         };
         let folder = versions.prefix().join("versions").join(FIRST);
@@ -91,15 +95,7 @@ impl Versions {
     /// When it has no mark.
     #[must_use]
     pub fn stamped(&self, version: &str) -> Vec<u8> {
-        let mut program = self.program.clone();
-        let at = program
-            .windows(MARK_HEAD.len())
-            .position(|window| window == MARK_HEAD)
-            .expect("a mark");
-        let mark = &mut program[at + MARK_HEAD.len()..at + MARK_BYTES];
-        mark.fill(b' ');
-        mark[..version.len()].copy_from_slice(version.as_bytes());
-        program
+        stamped(&self.program, version)
     }
 
     /// A package of the agent under test as that version.
@@ -123,35 +119,72 @@ impl Versions {
     /// When it cannot be made.
     #[must_use]
     pub fn package_of(&self, version: &str, program: &[u8]) -> PathBuf {
+        self.package_with(version, program, 3600, "0.0.1")
+    }
+
+    /// The same that expires in so many seconds (or did), and may follow on that version.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn package_with(
+        &self,
+        version: &str,
+        program: &[u8],
+        expires_in_s: i64,
+        min_from: &str,
+    ) -> PathBuf {
         let folder = self.dir.path().join("packages").join(version);
-        std::fs::create_dir_all(&folder).expect("a directory");
-        executable(&folder.join(PACKED), program);
-        let entry = FileEntry {
-            name: PACKED.to_owned(),
-            size: program.len() as u64,
-            sha256: sha256(program),
+        let package = Package {
+            version,
+            name: PACKED,
+            program,
+            expires_in_s,
+            min_from,
         };
-        let now = jiff::Timestamp::now().as_second();
-        let at = |seconds| Timestamp::from_seconds(seconds).expect("a time");
-        let manifest = Manifest::new(
-            version.parse().expect("a version"),
-            at(now),
-            at(now + 3600),
-            "0.0.1".parse().expect("a version"),
-            vec![entry],
-        )
-        .expect("a manifest")
-        .to_string();
-        let signature = self.key.sign(manifest.as_bytes());
-        std::fs::write(folder.join(SIGNATURES_NAME), signature).expect("signatures");
-        std::fs::write(folder.join(MANIFEST_NAME), manifest).expect("a manifest");
+        package.write(&folder, &self.key);
         folder
+    }
+
+    /// The key that signs them, as `--trust` takes it.
+    #[must_use]
+    pub fn trust(&self) -> String {
+        self.key.public().to_string()
     }
 
     /// The packed program in a package.
     #[must_use]
     pub fn packed(package: &Path) -> PathBuf {
         package.join(PACKED)
+    }
+
+    /// A package as a controller has it: in its folder, under that version.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    pub fn publish(&self, fleet: &Fleet, version: &str, package: &Path) {
+        let folder = fleet.dir().join("controller/packages").join(version);
+        std::fs::create_dir_all(&folder).expect("a directory");
+        for entry in std::fs::read_dir(package).expect("a package") {
+            let entry = entry.expect("an entry");
+            std::fs::copy(entry.path(), folder.join(entry.file_name())).expect("a copy");
+        }
+    }
+
+    /// The key that signs its packages, as agents are told it.
+    #[must_use]
+    pub fn trusted(&self) -> String {
+        self.key.public().to_string()
+    }
+
+    /// Another prefix, whose packages are signed by the same key.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        let key = self.key.to_pem().expect("the key");
+        Self::signed_by(SigningKey::from_pem(key.as_bytes()).expect("the key"))
     }
 
     /// `fairlead-agent upgrade` on that host.
@@ -175,9 +208,83 @@ impl Versions {
             .arg("--state-dir")
             .arg(&host.dir)
             .arg("--trust")
-            .arg(self.key.public().to_string())
+            .arg(self.trust())
             .stdin(Stdio::null());
         command
+    }
+}
+
+/// That program as it is packed as that version.
+///
+/// # Panics
+/// When it has no mark.
+#[must_use]
+pub fn stamped(program: &[u8], version: &str) -> Vec<u8> {
+    let mut program = program.to_vec();
+    let at = program
+        .windows(MARK_HEAD.len())
+        .position(|window| window == MARK_HEAD)
+        .expect("a mark");
+    let mark = &mut program[at + MARK_HEAD.len()..at + MARK_BYTES];
+    mark.fill(b' ');
+    mark[..version.len()].copy_from_slice(version.as_bytes());
+    program
+}
+
+/// A program under test as that version, in a folder of the caller's.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn program_as(name: &str, version: &str, folder: &Path) -> PathBuf {
+    let path = folder.join(format!("{name}-{version}"));
+    let bytes = std::fs::read(program(name)).expect("the program");
+    executable(&path, &stamped(&bytes, version));
+    path
+}
+
+/// A package of one program.
+#[derive(Debug)]
+pub struct Package<'a> {
+    /// Its version.
+    pub version: &'a str,
+    /// The program's name in it.
+    pub name: &'a str,
+    /// The program.
+    pub program: &'a [u8],
+    /// When it expires (or did).
+    pub expires_in_s: i64,
+    /// The version on which it may follow.
+    pub min_from: &'a str,
+}
+
+impl Package<'_> {
+    /// Writes it into that folder, signed by that key.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn write(&self, folder: &Path, key: &SigningKey) {
+        std::fs::create_dir_all(folder).expect("a directory");
+        executable(&folder.join(self.name), self.program);
+        let entry = FileEntry {
+            name: self.name.to_owned(),
+            size: self.program.len() as u64,
+            sha256: sha256(self.program),
+        };
+        let now = jiff::Timestamp::now().as_second();
+        let at = |seconds| Timestamp::from_seconds(seconds).expect("a time");
+        let manifest = Manifest::new(
+            self.version.parse().expect("a version"),
+            at(now + self.expires_in_s.min(0) - 1),
+            at(now + self.expires_in_s),
+            self.min_from.parse().expect("a version"),
+            vec![entry],
+        )
+        .expect("a manifest")
+        .to_string();
+        let signature = key.sign(manifest.as_bytes());
+        std::fs::write(folder.join(SIGNATURES_NAME), signature).expect("signatures");
+        std::fs::write(folder.join(MANIFEST_NAME), manifest).expect("a manifest");
     }
 }
 

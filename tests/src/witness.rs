@@ -24,6 +24,11 @@ const ID_LENGTH: usize = 26;
 /// How long the engine may take to tell its last event.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
 
+/// An engine that is away is asked again after this.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// More events than an engine tells in a second.
+const LAST_ONES: usize = 4_096;
+
 /// Microseconds since 1970.
 #[must_use]
 pub fn now_us() -> i64 {
@@ -49,26 +54,37 @@ impl Witness {
     /// When there is no engine.
     #[must_use]
     pub fn listen() -> Self {
-        let mut socket = UnixStream::connect(socket()).expect("the engine's socket");
         let since_us = now_us();
-        let since = since_us / 1_000_000;
-        // HTTP/1.0, so that the answer comes without chunks.
-        let filters = "%7B%22type%22%3A%5B%22container%22%5D%7D";
-        write!(
-            socket,
-            "GET /events?since={since}&filters={filters} HTTP/1.0\r\n\r\n"
-        )
-        .expect("the engine takes the question");
+        let mut socket = events_since(since_us).expect("the engine takes the question");
         let told = Arc::new(Mutex::new(Vec::new()));
         let telling = Arc::clone(&told);
         std::thread::spawn(move || {
             let mut execs = HashMap::new();
-            for line in BufReader::new(socket).lines().map_while(Result::ok) {
-                let effect = parse(&line, &mut execs);
-                if let Some(effect) = effect.filter(|effect| effect.at_us >= since_us) {
-                    let mut told = telling.lock().unwrap_or_else(PoisonError::into_inner);
-                    told.push(effect);
+            // Events of one moment do not come in the order of their stamps, so only the newest stamp is kept
+            // to ask again from, and none is left out for being older than another.
+            let mut newest_us = since_us;
+            let mut asked_again_from_us = i64::MAX;
+            loop {
+                for line in BufReader::new(socket).lines().map_while(Result::ok) {
+                    let effect = parse(&line, &mut execs);
+                    if let Some(effect) = effect.filter(|effect| effect.at_us >= since_us) {
+                        newest_us = newest_us.max(effect.at_us);
+                        let mut told = telling.lock().unwrap_or_else(PoisonError::into_inner);
+                        let again = effect.at_us >= asked_again_from_us
+                            && told.iter().rev().take(LAST_ONES).any(|one| *one == effect);
+                        if !again {
+                            told.push(effect);
+                        }
+                    }
                 }
+                // The engine was restarted. It tells whole seconds, so the last one comes again.
+                asked_again_from_us = newest_us - newest_us % 1_000_000;
+                socket = loop {
+                    match events_since(newest_us) {
+                        Ok(socket) => break socket,
+                        Err(_) => std::thread::sleep(ASK_AGAIN_AFTER),
+                    }
+                };
             }
         });
         Self { told }
@@ -97,6 +113,18 @@ impl Witness {
         })
         .await
     }
+}
+
+fn events_since(from_us: i64) -> std::io::Result<UnixStream> {
+    let mut socket = UnixStream::connect(socket())?;
+    let since = from_us / 1_000_000;
+    // HTTP/1.0, so that the answer comes without chunks.
+    let filters = "%7B%22type%22%3A%5B%22container%22%5D%7D";
+    write!(
+        socket,
+        "GET /events?since={since}&filters={filters} HTTP/1.0\r\n\r\n"
+    )?;
+    Ok(socket)
 }
 
 fn parse(line: &str, execs: &mut HashMap<String, String>) -> Option<Effect> {

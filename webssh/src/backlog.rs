@@ -30,6 +30,37 @@ pub struct Backlog {
 }
 
 impl Backlog {
+    /// As it was frozen: what was kept, up to that byte, and what of it was shown.
+    #[must_use]
+    pub fn thawed(kept: &[u8], end: u64, shown: u64) -> Option<Self> {
+        let start = end.checked_sub(kept.len() as u64)?;
+        (start <= shown && shown <= end).then(|| Self {
+            // Pieces of their own: what was shown can go bit by bit.
+            pieces: kept
+                .chunks(TAIL_BYTES)
+                .map(Bytes::copy_from_slice)
+                .collect(),
+            tail: BytesMut::new(),
+            start,
+            end,
+            shown,
+        })
+    }
+
+    /// All that is kept.
+    #[must_use]
+    pub fn kept(&self) -> Bytes {
+        let pieces = self.pieces.iter().map(|piece| &piece[..]);
+        let all: Vec<&[u8]> = pieces.chain([&self.tail[..]]).collect();
+        all.concat().into()
+    }
+
+    /// All before this byte has been shown.
+    #[must_use]
+    pub fn shown_until(&self) -> u64 {
+        self.shown
+    }
+
     /// One byte behind the newest.
     #[must_use]
     pub fn end(&self) -> u64 {
@@ -134,6 +165,7 @@ mod tests {
         Show(u16),
         Reconnect,
         Reload,
+        Restart,
         Read(u16),
     }
 
@@ -144,6 +176,7 @@ mod tests {
             2 => any::<u16>().prop_map(Step::Show),
             1 => Just(Step::Reconnect),
             1 => Just(Step::Reload),
+            1 => Just(Step::Restart),
             4 => (1u16..33_000).prop_map(Step::Read),
         ]
     }
@@ -182,6 +215,15 @@ mod tests {
                         prop_assert_eq!((first, gap), (backlog.start(), false));
                         (next, have) = (first, first);
                     }
+                    Step::Restart => {
+                        let (kept, end) = (backlog.kept(), backlog.end());
+                        prop_assert_eq!(kept.len() as u64, end - backlog.start());
+                        let thawed = Backlog::thawed(&kept, end, backlog.shown_until());
+                        backlog = thawed.unwrap();
+                        // Its page comes back as after a lost connection.
+                        prop_assert_eq!(backlog.resume(Some(next)), (next, false));
+                        have = next;
+                    }
                     Step::Read(max) => {
                         let piece = backlog.read(next, usize::from(max));
                         prop_assert!(piece.len() <= usize::from(max));
@@ -198,6 +240,15 @@ mod tests {
             prop_assert!(!backlog.shown(backlog.end() + 1), "what never came was never shown");
         }
     }
+
+    #[test]
+    fn what_does_not_fit_together_is_not_thawed() {
+        assert!(Backlog::thawed(b"abc", 7, 5).is_some());
+        for (end, shown) in [(2, 2), (7, 8), (7, 3)] {
+            assert!(Backlog::thawed(b"abc", end, shown).is_none());
+        }
+    }
+
     #[test]
     fn what_comes_byte_by_byte_costs_no_buffer_for_each() {
         let mut backlog = Backlog::default();

@@ -28,13 +28,15 @@ pub mod backlog;
 pub mod recording;
 pub mod session;
 pub mod terminals;
+mod frozen;
 mod strangers;
 pub mod socket;
 pub mod page;
 
+pub use frozen::Frozen;
 pub use origin::Origins;
 pub use session::{Ended, Info, Pipe};
-pub use terminals::{Admitted, Opening, Parts, Refused, Shown, Terminals};
+pub use terminals::{Admitted, Opening, Parts, Refused, Resumed, Shown, Terminals};
 
 /// Now, in microseconds since 1970.
 pub type Now = std::sync::Arc<dyn Fn() -> i64 + Send + Sync>;

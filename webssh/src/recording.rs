@@ -7,6 +7,7 @@
 //! that a recording which was written anew as a whole shows too. Players pass `h` lines over.
 
 use fairlead_identity::digest::{hex, sha256};
+use fairlead_protocol::FrozenRecording;
 use serde::{Deserialize, Serialize};
 
 pub mod file;
@@ -88,6 +89,33 @@ impl Writer {
         let line = serde_json::to_string(header).unwrap_or_default();
         writer.line(&line);
         writer
+    }
+
+    /// Goes on with one that was frozen.
+    #[must_use]
+    pub fn thawed(frozen: &FrozenRecording) -> Option<Self> {
+        Some(Self {
+            lines: frozen.lines,
+            chain: frozen.chain[..].try_into().ok()?,
+            started_us: frozen.started_us,
+            last_us: frozen.last_us,
+            partial: frozen.partial.to_vec(),
+            open: false,
+            text: String::new(),
+        })
+    }
+
+    /// How it goes on, once all its lines were taken; its file has that length.
+    #[must_use]
+    pub fn frozen(&self, length: u64) -> FrozenRecording {
+        FrozenRecording {
+            lines: self.lines,
+            chain: self.chain.to_vec().into(),
+            started_us: self.started_us,
+            last_us: self.last_us,
+            partial: self.partial.clone().into(),
+            length,
+        }
     }
 
     fn line(&mut self, line: &str) {
@@ -314,6 +342,7 @@ mod tests {
             writer.output(1_000 + n as i64 * 500, piece);
             if n % 3 == 0 {
                 text.push_str(&writer.take(9));
+                writer = Writer::thawed(&writer.frozen(text.len() as u64)).unwrap();
             }
         }
         let (rest, hash) = writer.end(5_000);

@@ -4,14 +4,14 @@
 //! other way round, each within its window. A page that goes leaves the session for a minute; one that
 //! comes back goes on at the byte that it names.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fairlead_protocol::limits::STREAM_CHUNK_BYTES;
-use fairlead_protocol::stream::{Channel, frame, parse};
-use fairlead_protocol::{CommandId, HostId, codes};
+use fairlead_protocol::stream::{CAN_BE_HELD, Channel, Position, frame, parse};
+use fairlead_protocol::{CommandId, FrozenTerminal, HostId, codes};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -21,6 +21,13 @@ use crate::Now;
 use crate::backlog::Backlog;
 use crate::message::{Down, End, INPUT_WINDOW, Up};
 use crate::recording::file::Recorder;
+pub(crate) use ends::{Ends, Kick};
+use ends::{host_revoked, token_ended};
+use input::Input;
+
+mod ends;
+pub(crate) mod freezing;
+mod input;
 
 /// A session without a page is kept for so long.
 pub const KEPT_ALONE: Duration = Duration::from_secs(60);
@@ -138,37 +145,11 @@ pub(crate) struct Page {
     pub(crate) go_on_at: Option<u64>,
 }
 
-/// Ends a session, with a reason; the first reason holds.
-#[derive(Clone, Default)]
-pub(crate) struct Kick {
-    fired: CancellationToken,
-    why: Arc<OnceLock<End>>,
-}
-
-impl Kick {
-    pub(crate) fn end(&self, why: End) {
-        // Somebody else was first.
-        let _ = self.why.set(why);
-        self.fired.cancel();
-    }
-
-    fn why(&self) -> End {
-        let unsaid = || end(codes::WITHDRAWN, "somebody ended this terminal");
-        self.why.get().cloned().unwrap_or_else(unsaid)
-    }
-}
-
-/// What ends a session from outside.
-#[derive(Clone, Default)]
-pub(crate) struct Ends {
-    /// The API token ended.
-    pub(crate) token: CancellationToken,
-    /// When it ends by itself; 0: never.
-    pub(crate) until_us: i64,
-    /// Somebody ended it, or may not have it any more.
-    pub(crate) kick: Kick,
-    /// The server drains.
-    pub(crate) shutdown: CancellationToken,
+/// What became of a session in this process.
+pub(crate) enum Finished {
+    Ended(Box<Ended>),
+    /// It goes on in the next one.
+    Frozen(Box<FrozenTerminal>),
 }
 
 struct Attached {
@@ -194,11 +175,11 @@ pub(crate) struct Session {
     alone_since: Instant,
     typed_at: Instant,
     size: (u16, u16),
-    /// Input that was received and not yet passed on.
-    input: BytesMut,
-    received: u64,
+    input: Input,
     resize: Option<(u16, u16)>,
     begun: bool,
+    /// The host holds it while we are away, if we ask.
+    can_be_held: bool,
     /// The shell has ended, or the stream.
     over: Option<End>,
 }
@@ -211,6 +192,7 @@ enum Event {
     Frame(Option<Bytes>),
     Tick,
     End(End),
+    Leaves,
 }
 
 /// The last frame of a command's stream.
@@ -248,21 +230,27 @@ impl Session {
             alone_since: Instant::now(),
             typed_at: Instant::now(),
             size,
-            input: BytesMut::new(),
-            received: 0,
+            input: Input::default(),
             resize: None,
             begun: false,
+            can_be_held: false,
             over: None,
         }
     }
 
-    /// Until the shell, somebody, or time ends it. `lost` says of a stream that ended without a word why
-    /// it did.
-    pub(crate) async fn run(mut self, lost: impl Future<Output = Option<End>>) -> Ended {
+    /// Until the shell, somebody, or time ends it, or the server drains. `lost` says of a stream that ended
+    /// without a word why it did.
+    pub(crate) async fn run(mut self, lost: impl Future<Output = Option<End>>) -> Finished {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ending = loop {
             let event = self.next(&mut ticks).await;
+            if matches!(event, Event::Leaves) {
+                match self.freeze().await {
+                    Ok(frozen) => return Finished::Frozen(Box::new(frozen)),
+                    Err(end) => break end,
+                }
+            }
             if let Some(end) = self.on(event).await {
                 break end;
             }
@@ -272,14 +260,14 @@ impl Session {
         {
             ending = known;
         }
-        self.close(ending).await
+        Finished::Ended(Box::new(self.close(ending).await))
     }
 
     async fn next(&mut self, ticks: &mut tokio::time::Interval) -> Event {
         let passed = self.passed();
         let reads = self.over.is_none() && self.backlog.wants_more();
         let passes =
-            self.begun && self.over.is_none() && (self.resize.is_some() || !self.input.is_empty());
+            self.begun && self.over.is_none() && (self.resize.is_some() || self.input.has_next());
         let (to, from, has_news) = match &mut self.page {
             Some(page) => {
                 let has_news = (self.over.is_some() && !page.end_told)
@@ -303,13 +291,10 @@ impl Session {
         tokio::select! {
             // What ends it comes first: nothing more passes once a token is revoked.
             biased;
-            () = self.ends.token.cancelled() =>
-                Event::End(end(codes::UNAUTHENTICATED, "the API token ended or was revoked")),
-            () = self.pipe.cut.cancelled() =>
-                Event::End(end(codes::REVOKED, "the host was revoked")),
+            () = self.ends.token.cancelled() => Event::End(token_ended()),
+            () = self.pipe.cut.cancelled() => Event::End(host_revoked()),
             () = self.ends.kick.fired.cancelled() => Event::End(self.ends.kick.why()),
-            () = self.ends.shutdown.cancelled() =>
-                Event::End(end(codes::BUSY, "the server is restarting")),
+            () = self.ends.shutdown.cancelled() => Event::Leaves,
             page = self.pages.recv() => Event::Page(page),
             said = said => Event::Said(said),
             // This task is the only sender: what there is room for now can be sent afterwards.
@@ -326,14 +311,14 @@ impl Session {
             Event::End(end) => return Some(end),
             Event::Page(Some(page)) => self.attach(page),
             // Whoever lets pages in has gone: the server is going.
-            Event::Page(None) => return Some(end(codes::BUSY, "the server is restarting")),
+            Event::Page(None) | Event::Leaves => return Some(restarting()),
             Event::Said(Some(said)) => return self.on_said(said),
             Event::Said(None) | Event::PageReady(false) => self.detach(),
             Event::PageReady(true) => self.tell(),
             Event::AgentReady(true) => self.pass_on(),
             // The end of the stream is heard next: not while there is something to pass on.
             Event::AgentReady(false) => {
-                self.input.clear();
+                self.input.drop_waiting();
                 self.resize = None;
             }
             Event::Frame(frame) => return self.on_frame(frame).await,
@@ -361,7 +346,7 @@ impl Session {
             host: info.host.clone(),
             container: info.container.clone(),
             from: next,
-            received: self.received,
+            received: self.input.received(),
             taken: self.passed(),
             window: INPUT_WINDOW,
             gap,
@@ -381,7 +366,7 @@ impl Session {
 
     /// Input that has been passed on.
     fn passed(&self) -> u64 {
-        self.received - self.input.len() as u64
+        self.input.passed()
     }
 
     fn detach(&mut self) {
@@ -410,12 +395,9 @@ impl Session {
                 self.typed_at = Instant::now();
                 self.shared.typed_us.store((self.now)(), Ordering::Relaxed);
                 // A page keeps to its window; one that does not is let go.
-                if self.input.len() as u64 + bytes.len() as u64 > INPUT_WINDOW {
+                if !self.input.receive(&bytes) {
                     self.detach();
-                    return None;
                 }
-                self.received += bytes.len() as u64;
-                self.input.extend_from_slice(&bytes);
             }
             // A page whose connection broke before that comes back, and hears how it ended.
             FromPage::HeardEnd => return self.over.clone(),
@@ -429,27 +411,38 @@ impl Session {
             let size = serde_json::json!({ "columns": columns, "rows": rows }).to_string();
             frame(Channel::Resize, size.as_bytes())
         } else {
-            let length = self.input.len().min(STREAM_CHUNK_BYTES);
-            let input = self.input.split_to(length);
-            self.shared
-                .input
-                .fetch_add(length as u64, Ordering::Relaxed);
+            let (input, new) = self.input.next();
+            self.shared.input.fetch_add(new as u64, Ordering::Relaxed);
             frame(Channel::Input, &input)
         };
         // A stream that broke in this moment says so by its end.
         let _ = self.pipe.to_agent.try_send(next);
     }
 
-    async fn on_frame(&mut self, frame: Option<Bytes>) -> Option<End> {
-        let Some(frame) = frame else {
+    async fn on_frame(&mut self, heard: Option<Bytes>) -> Option<End> {
+        let Some(heard) = heard else {
             self.over = Some(end(
                 codes::STREAM_LOST,
                 "the connection to the host was lost",
             ));
             return self.over.clone();
         };
-        match parse(frame) {
-            Some((Channel::Begun, _)) => self.begun = true,
+        match parse(heard) {
+            Some((Channel::Begun, said)) => {
+                self.begun = true;
+                if self.ends.room.is_some() && said == CAN_BE_HELD {
+                    self.can_be_held = true;
+                    self.input.keep();
+                    // Nothing has been passed on yet, so there is room.
+                    let _ = self.pipe.to_agent.try_send(frame(Channel::Keep, &[]));
+                }
+            }
+            Some((Channel::Taken, said)) if self.input.is_kept() => {
+                let said = Position::parse(&said).map(|position| position.input);
+                if said.is_none_or(|until| self.input.was_taken(until).is_err()) {
+                    return Some(against_protocol());
+                }
+            }
             Some((Channel::Output | Channel::ErrorOutput, data)) => {
                 self.shared
                     .output
@@ -470,12 +463,7 @@ impl Session {
                     resumable: false,
                 });
             }
-            Some((Channel::Input | Channel::InputEnd | Channel::Resize, _)) | None => {
-                return Some(end(
-                    codes::PROTOCOL_VIOLATION,
-                    "the host said what no host may say",
-                ));
-            }
+            _ => return Some(against_protocol()),
         }
         None
     }
@@ -551,6 +539,17 @@ impl Session {
             recording,
         }
     }
+}
+
+fn restarting() -> End {
+    end(codes::BUSY, "the server is restarting")
+}
+
+fn against_protocol() -> End {
+    end(
+        codes::PROTOCOL_VIOLATION,
+        "the host said what no host may say",
+    )
 }
 
 fn not_recorded(error: &std::io::Error) -> End {

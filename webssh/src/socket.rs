@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::message::{Down, End, Hello, MESSAGE_BYTES_MAX, SUBPROTOCOL, Up};
 use crate::session::{FromPage, ToPage};
 use crate::strangers::Strangers;
-use crate::terminals::{Refused, Terminals};
+use crate::terminals::{Attachment, Refused, Terminals};
 
 /// The path of the socket.
 pub const PATH: &str = "/terminal/socket";
@@ -37,6 +37,9 @@ const BUFFER_BYTES: usize = 8 * 1024;
 const CLOSE_REFUSED: u16 = 4403;
 const CLOSE_ENDED: u16 = 1000;
 const CLOSE_VIOLATION: u16 = 1008;
+/// The server leaves, and its next process has the session: come back.
+const CLOSE_RESTART: u16 = 1012;
+const RESTART: &str = "the server is restarting";
 /// Why a socket is closed once its session has said how it ended.
 const LAST_WORD: &str = "the terminal has ended";
 /// How long closing may take.
@@ -68,6 +71,13 @@ async fn open(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
     request: Request,
 ) -> Response {
+    // Whose pages may come in a region learns from its controller.
+    if door.terminals.origins().first().is_none() || door.terminals.is_leaving() {
+        return said(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the server is starting or going\n",
+        );
+    }
     // Before any other work.
     let Some(origin) = door.terminals.origins().of(&headers) else {
         return said(
@@ -102,7 +112,12 @@ async fn open(
             Err(refused) => Err(refused),
         };
         match entered {
-            Ok(attachment) => relay(socket, attachment.to_session, attachment.from_session).await,
+            Ok(attachment) => relay(socket, attachment, &terminals).await,
+            Err(refused) if refused.code == codes::BUSY && terminals.is_leaving() => {
+                // Without a last word: it is none.
+                let say = socket.send(close(CLOSE_RESTART, RESTART));
+                let _ = tokio::time::timeout(CLOSE_WITHIN, say).await;
+            }
             Err(refused) => refuse(socket, refused).await,
         }
     })
@@ -145,16 +160,16 @@ fn close(code: u16, reason: &'static str) -> Message {
     }))
 }
 
-async fn relay(
-    socket: WebSocket,
-    to_session: mpsc::Sender<FromPage>,
-    from_session: mpsc::Receiver<ToPage>,
-) {
+async fn relay(socket: WebSocket, attachment: Attachment, terminals: &Terminals) {
+    let Attachment {
+        to_session,
+        from_session,
+    } = attachment;
     let (mut sink, mut stream) = socket.split();
     let (code, reason) = tokio::select! {
         // Once the last word is out, an answer to it is read below.
         biased;
-        ended = down(&mut sink, from_session) => ended,
+        ended = down(&mut sink, from_session, terminals) => ended,
         ended = up(&mut stream, &to_session) => ended,
     };
     let last = async {
@@ -178,6 +193,7 @@ async fn relay(
 async fn down(
     sink: &mut SplitSink<WebSocket, Message>,
     mut from_session: mpsc::Receiver<ToPage>,
+    terminals: &Terminals,
 ) -> (u16, &'static str) {
     let mut pings = tokio::time::interval(PING_EVERY);
     pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -196,6 +212,7 @@ async fn down(
                     }
                     continue;
                 }
+                None if terminals.is_leaving() => return (CLOSE_RESTART, RESTART),
                 // The session let this page go: against the protocol, or another has its place.
                 None => return (CLOSE_VIOLATION, "let go"),
             },

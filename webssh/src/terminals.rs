@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use fairlead_identity::ticket::{NONCE_BYTES, TicketError};
-use fairlead_protocol::{CommandId, HostId, Ticket, codes};
+use fairlead_protocol::{CommandId, FrozenTerminal, HostId, Ticket, codes};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,9 +14,14 @@ use tokio_util::task::TaskTracker;
 use crate::message::{End, Hello};
 use crate::recording::file::{Recorder, Recordings};
 use crate::recording::{About, Header};
-use crate::session::{Ended, Ends, FromPage, Info, Kick, Page, Pipe, Session, Shared, ToPage};
+use crate::session::freezing::Room;
+use crate::session::{
+    Ended, Ends, Finished, FromPage, Info, Kick, Page, Pipe, Session, Shared, ToPage,
+};
 use crate::tickets::Spent;
 use crate::{Now, Origins};
+
+mod freezing;
 
 /// Terminals at a time.
 pub const TERMINALS_MAX: usize = 512;
@@ -67,6 +72,14 @@ pub struct Admitted {
     pub until_us: i64,
 }
 
+/// A terminal that goes on after its server's restart.
+pub struct Resumed {
+    /// The stream, once the host has dialled it.
+    pub pipe: Pipe,
+    /// Fires when the API token ends.
+    pub token_ended: CancellationToken,
+}
+
 /// The server behind: makes tickets, opens streams, keeps the audit log.
 #[async_trait]
 pub trait Opening: Send + Sync + 'static {
@@ -82,6 +95,9 @@ pub trait Opening: Send + Sync + 'static {
     async fn admit(&self, shown: &Shown) -> Result<Admitted, Refused>;
     /// Begins an admitted session, once, down to the host. Called when its recording has begun.
     async fn begin(&self, info: &Info) -> Result<Pipe, Refused>;
+    /// Another stream for a session that the host holds. It is asked for until its time is over, whether somebody
+    /// waits for it or not: what the host holds is to be gone on with, or to be ended.
+    fn resume(&self, info: &Info) -> Resumed;
     /// What became of a session's command whose stream ended without a word.
     async fn outcome(&self, session: CommandId) -> Option<End>;
     /// A good ticket's bearer (or somebody without one) was refused.
@@ -102,6 +118,9 @@ pub struct Parts {
     pub now: Now,
     /// Fires when the server drains.
     pub shutdown: CancellationToken,
+    /// Whether sessions go on in the server's next process: whoever says so keeps what [`Terminals::drained`]
+    /// gives, and gives it to [`Terminals::thaw`] there.
+    pub outlived: bool,
 }
 
 struct Open {
@@ -116,6 +135,8 @@ pub struct Terminals {
     open: Mutex<HashMap<CommandId, Open>>,
     spent: Spent,
     sessions: TaskTracker,
+    room: Option<Room>,
+    frozen: Mutex<Vec<FrozenTerminal>>,
 }
 
 /// A page's end of a session.
@@ -129,19 +150,13 @@ impl Terminals {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
+            room: parts.outlived.then(Room::default),
+            frozen: Mutex::default(),
             parts,
             open: Mutex::default(),
             spent: Spent::default(),
             sessions: TaskTracker::new(),
         })
-    }
-
-    /// Returns when the server drains and the last session has told its page, its recording and the audit
-    /// log how it ended.
-    pub async fn drained(&self) {
-        self.parts.shutdown.cancelled().await;
-        self.sessions.close();
-        self.sessions.wait().await;
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<CommandId, Open>> {
@@ -233,6 +248,10 @@ impl Terminals {
         let Ok(nonce) = <[u8; NONCE_BYTES]>::try_from(&ticket.nonce[..]) else {
             return refuse("this is not a ticket");
         };
+        // The next process is asked with another one.
+        if self.is_leaving() {
+            return Err(leaving());
+        }
         let now_us = (self.parts.now)();
         if !self.spent.spend(nonce, ticket.not_after_us, now_us) {
             return refuse("the ticket was used before");
@@ -257,8 +276,10 @@ impl Terminals {
         match there {
             Some((false, _)) => return refuse("the ticket is for another terminal"),
             Some((true, pages)) => {
-                let ended =
-                    |_| Refused::new(codes::TERMINAL_NOT_FOUND, "the terminal has just ended");
+                let ended = |_| match self.is_leaving() {
+                    true => leaving(),
+                    false => Refused::new(codes::TERMINAL_NOT_FOUND, "the terminal has just ended"),
+                };
                 pages.send(page).await.map_err(ended)?;
             }
             None => self.begin(shown, session, page).await?,
@@ -295,6 +316,7 @@ impl Terminals {
             until_us,
             kick: Kick::default(),
             shutdown: self.parts.shutdown.clone(),
+            room: self.room.clone(),
         };
         let (pages, coming) = mpsc::channel(PAGES_WAITING);
         // The queue is empty and its other end is here.
@@ -315,14 +337,23 @@ impl Terminals {
         };
         let now = Arc::clone(&self.parts.now);
         let task = Session::new(shared, pipe, recorder, coming, ends, now);
-        let opening = Arc::clone(&self.parts.opening);
-        // Ends with the shell, by one of its ends, or when nobody comes back to it.
-        self.sessions.spawn(async move {
-            let ended = Box::pin(task.run(opening.outcome(session))).await;
-            drop(place);
-            opening.ended(&ended).await;
-        });
+        self.live(task, place);
         Ok(())
+    }
+
+    /// Ends with the shell, by one of its ends, when nobody comes back to it, or with the server.
+    fn live(self: &Arc<Self>, task: Session, place: Place) {
+        let all = Arc::clone(self);
+        self.sessions.spawn(async move {
+            let opening = &all.parts.opening;
+            let outcome = opening.outcome(place.session);
+            let finished = Box::pin(task.run(outcome)).await;
+            drop(place);
+            match finished {
+                Finished::Ended(ended) => opening.ended(&ended).await,
+                Finished::Frozen(frozen) => all.frozen().push(*frozen),
+            }
+        });
     }
 
     /// Takes the session's place in the list; it is free again when what is returned is dropped.
@@ -388,6 +419,10 @@ fn room(open: &HashMap<CommandId, Open>, host: HostId, token_id: &str) -> Result
     } else {
         Ok(())
     }
+}
+
+fn leaving() -> Refused {
+    Refused::new(codes::BUSY, "the server is restarting")
 }
 
 /// Whether the ticket was made for this very terminal and by whom it belongs to.

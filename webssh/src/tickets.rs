@@ -27,6 +27,15 @@ impl Spent {
         true
     }
 
+    /// All that are remembered.
+    pub fn all(&self) -> Vec<([u8; NONCE_BYTES], i64)> {
+        let spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spent
+            .iter()
+            .map(|(nonce, until)| (*nonce, *until))
+            .collect()
+    }
+
     /// Forgets those whose time is over anyway.
     pub fn tidy(&self, now_us: i64) {
         let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -189,7 +189,7 @@ impl Link {
     }
 
     async fn known(region: &Region, host: HostId) -> Result<HostRow, Refusal> {
-        let found = region.ledger.read(move |tx| tx.host(host)).await;
+        let found = region.ledger.look(|tx| tx.host(host));
         match found.map_err(|error| unavailable(&error))? {
             Some(row) => Ok(row),
             None => {

@@ -122,6 +122,11 @@ impl Link {
             }
             Some(K::ProbeAnswer(answer)) => return self.probe_answered(socket, &answer).await,
             Some(K::Own(own)) => return self.own(socket, own).await,
+            Some(K::Versions(versions)) => {
+                if self.region.registry.holds(self.host, self.connection) {
+                    self.region.note_versions(self.host, versions);
+                }
+            }
             Some(K::StreamRefused(refused)) => self.stream_refused(refused),
             Some(K::CancelRefused(refused)) => self.cancel_refused(&refused),
             Some(K::Unsupported(unsupported)) => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use fairlead_identity::random;
 use fairlead_identity::ticket::TicketError;
 use fairlead_protocol::{
@@ -15,7 +16,8 @@ use fairlead_protocol::{
 use fairlead_store::StoreError;
 use fairlead_store::exchange::CENTRE;
 use fairlead_webssh::message::End;
-use fairlead_webssh::{Admitted, Ended, Info, Opening, Pipe, Refused, Shown};
+use fairlead_webssh::session::KEPT_ALONE;
+use fairlead_webssh::{Admitted, Ended, Info, Opening, Pipe, Refused, Resumed, Shown};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,12 +25,15 @@ use tokio_util::sync::CancellationToken;
 use super::Desk;
 use crate::region::{Region, open_stream};
 use crate::router;
+use crate::streams::Arrived;
 
 /// Frames under way in each direction of one stream: with frames of 32 KiB half a megabyte at most.
 const FRAMES_MAX: usize = 8;
 /// How long the end of a command whose stream broke is waited for, and how often the ledger is asked.
 const OUTCOME_WITHIN: Duration = Duration::from_secs(3);
 const OUTCOME_ASKED_EVERY: Duration = Duration::from_millis(100);
+/// How often a host is asked again for the stream of a terminal that it holds.
+const ASKED_AGAIN_EVERY: Duration = Duration::from_millis(100);
 /// Who withdraws the command of a terminal that nobody has any more.
 const BY: &str = "the terminal";
 
@@ -76,28 +81,15 @@ impl Counter {
             let message = "the host is not connected";
             return Err(Refused::new(codes::HOST_OFFLINE, message));
         }
-        let (to_agent, from_page) = mpsc::channel(FRAMES_MAX);
-        let (to_page, from_agent) = mpsc::channel(FRAMES_MAX);
-        let cut = CancellationToken::new();
-        let (region, cuts) = (Arc::clone(region), cut.clone());
+        let (pipe, ends) = pipe();
+        let region = Arc::clone(region);
         // Ends with the session, with the host's stream, or when the host does not dial in time.
         tokio::spawn(async move {
-            let Some(from_host) = region.streams.wait(id, arrival).await else {
-                return;
-            };
-            region.counters.streams_joined.increment();
-            let believed = |host, serial: &str| region.revoked(host, serial).is_some();
-            let queues = (from_page, to_page);
-            region
-                .streams
-                .carry(id, host, from_host, queues, cuts, believed)
-                .await;
+            if let Some(from_host) = region.streams.wait(id, arrival).await {
+                carry(&region, id, host, from_host, ends).await;
+            }
         });
-        Ok(Pipe {
-            to_agent,
-            from_agent,
-            cut,
-        })
+        Ok(pipe)
     }
 
     /// A command whose terminal nobody has any more is not begun.
@@ -135,6 +127,73 @@ impl Counter {
     fn centre_now(&self) -> i64 {
         self.desk.centre_time(self.region.clock.now_us())
     }
+}
+
+/// The far ends of a [`Pipe`].
+struct FarEnds {
+    queues: (mpsc::Receiver<Bytes>, mpsc::Sender<Bytes>),
+    cut: CancellationToken,
+}
+
+fn pipe() -> (Pipe, FarEnds) {
+    let (to_agent, from_page) = mpsc::channel(FRAMES_MAX);
+    let (to_page, from_agent) = mpsc::channel(FRAMES_MAX);
+    let cut = CancellationToken::new();
+    let ends = FarEnds {
+        queues: (from_page, to_page),
+        cut: cut.clone(),
+    };
+    let pipe = Pipe {
+        to_agent,
+        from_agent,
+        cut,
+    };
+    (pipe, ends)
+}
+
+async fn carry(region: &Region, id: StreamId, host: HostId, from_host: Arrived, ends: FarEnds) {
+    region.counters.streams_joined.increment();
+    let believed = |host, serial: &str| region.revoked(host, serial).is_some();
+    region
+        .streams
+        .carry(id, host, from_host, ends.queues, ends.cut, believed)
+        .await;
+}
+
+/// The stream of a session that its host holds: asked for whenever the host is there, until it has dialled, or its
+/// time is over.
+async fn dialled_again(
+    region: &Region,
+    session: CommandId,
+    host: HostId,
+) -> Option<(StreamId, Arrived)> {
+    let until = Instant::now() + KEPT_ALONE;
+    while Instant::now() < until {
+        if region.revoked(host, "").is_some() {
+            return None;
+        }
+        let id = StreamId::from_bytes(random::bytes());
+        if region.registry.get(host).is_some()
+            && let Some(arrival) = region.streams.expect(id, host)
+        {
+            let open = OpenStream {
+                id: id.to_wire(),
+                host: host.to_wire(),
+                command: session.to_wire(),
+            };
+            if !open_stream(region, open, host) {
+                region.streams.forget(id);
+            } else if let Some(from_host) = region.streams.wait(id, arrival).await {
+                return Some((id, from_host));
+            }
+        }
+        let row = region.ledger.look(|tx| tx.command(session));
+        if row.is_ok_and(|row| row.is_none_or(|row| row.state.is_final())) {
+            return None;
+        }
+        tokio::time::sleep(ASKED_AGAIN_EVERY).await;
+    }
+    None
 }
 
 /// What the centre says of a session, when it is the ticket's.
@@ -196,6 +255,24 @@ impl Opening for Counter {
             self.withdraw(info.session).await;
         }
         begun
+    }
+
+    fn resume(&self, info: &Info) -> Resumed {
+        let (pipe, ends) = pipe();
+        let (region, session, host) = (Arc::clone(&self.region), info.session, info.host_id);
+        // Ends with the session, with the host's stream, or when the host does not dial in time.
+        tokio::spawn(async move {
+            match dialled_again(&region, session, host).await {
+                Some((id, from_host)) => carry(&region, id, host, from_host, ends).await,
+                None if region.revoked(host, "").is_some() => ends.cut.cancel(),
+                None => {}
+            }
+        });
+        Resumed {
+            pipe,
+            // What ends before its time the centre ends.
+            token_ended: CancellationToken::new(),
+        }
     }
 
     async fn outcome(&self, session: CommandId) -> Option<End> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fairlead_protocol::command::Kind;
-use fairlead_protocol::{CommandId, ContainerSpec};
+use fairlead_protocol::{CommandId, ContainerSpec, codes};
 
 use super::outcome::Outcome;
 use crate::runtime::{ContainerDetail, ContainerRuntime, RuntimeError};
@@ -24,10 +24,10 @@ pub(super) fn default_timeout(kind: &Kind) -> Duration {
     match kind {
         Kind::Stop(stop) => with_grace(stop.grace_s),
         Kind::Restart(restart) => with_grace(restart.grace_s),
-        Kind::Run(_) | Kind::Pull(_) => minutes(30),
+        Kind::Run(_) | Kind::Pull(_) | Kind::UpgradeAgent(_) => minutes(30),
         Kind::Create(_) | Kind::PruneImages(_) | Kind::CopyIn(_) | Kind::CopyOut(_) => minutes(30),
         // They end when the process, the log or the reader does.
-        Kind::Exec(_) | Kind::Logs(_) => minutes(7 * 24 * 60),
+        Kind::Exec(_) | Kind::HostShell(_) | Kind::Logs(_) => minutes(7 * 24 * 60),
         Kind::Start(_)
         | Kind::Kill(_)
         | Kind::Remove(_)
@@ -87,6 +87,10 @@ pub(super) async fn act(
         Kind::Inspect(inspect) if inspect.kind == "image" => {
             Ok(Outcome::done().with_body(runtime.inspect_image(&inspect.object).await?))
         }
+        Kind::Inspect(inspect) if !inspect.means_container() => Ok(Outcome::failed(
+            codes::UNSUPPORTED,
+            format!("this agent cannot inspect a {}: upgrade it", inspect.kind),
+        )),
         Kind::Inspect(inspect) => {
             let detail = runtime.inspect(&inspect.object).await?;
             Ok(Outcome::done()
@@ -100,12 +104,14 @@ pub(super) async fn act(
             Ok(Outcome::done().with_body(body.to_string()))
         }
         Kind::Ping(_) => Ok(Outcome::done()),
-        // Handled where their stream (or the certificate, or the uninstaller) is.
+        // Handled where their stream (or the certificate, the supervisor, the uninstaller) is.
         Kind::Exec(_)
+        | Kind::HostShell(_)
         | Kind::Logs(_)
         | Kind::CopyIn(_)
         | Kind::CopyOut(_)
         | Kind::RenewCertificate(_)
+        | Kind::UpgradeAgent(_)
         | Kind::UninstallAgent(_) => Err(RuntimeError::Engine(format!(
             "{} is not an engine call",
             kind.name()

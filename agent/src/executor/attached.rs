@@ -2,7 +2,8 @@
 //!
 //! TCP is the flow control: the engine is read only as fast as the stream takes it. Without a stream
 //! the last part of the output becomes the result's body. A lost stream ends logs and copies, but not
-//! a process: its output is read on so that it does not block, and its exit code is reported.
+//! a process: its output is read on so that it does not block, and its exit code is reported. Over an orderly restart
+//! of a server a process and a log are held (`terminal::line`).
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -15,11 +16,12 @@ use fairlead_protocol::stream::{Channel, frame, parse};
 use fairlead_protocol::{CommandId, CopyIn, CopyOut, Exec, Logs, codes, limits};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::outcome::Outcome;
 use super::settle::exited;
-use super::terminal;
+use super::terminal::line::{Again, Line, Sink, Source};
+use super::terminal::{self, Seen};
 use crate::runtime::{
     ContainerRuntime, ExecIo, ExecSpec, ExecState, LogOptions, Output, RuntimeError,
 };
@@ -55,14 +57,13 @@ pub(super) fn exec_spec(id: CommandId, exec: &Exec) -> ExecSpec {
 /// Starts an exec that was made (and journalled) and sees it to its end. A terminal ends when it is `forbidden`.
 pub(super) async fn run_exec(
     runtime: &dyn ContainerRuntime,
-    id: CommandId,
     exec_id: &str,
     exec: &Exec,
-    stream: Option<StreamSocket>,
+    stream: Option<(StreamSocket, Again<'_>)>,
     forbidden: impl Future<Output = Outcome>,
 ) -> Result<Outcome, RuntimeError> {
     if exec.tty {
-        return terminal::run(runtime, id, exec_id, exec, stream, forbidden).await;
+        return Box::pin(terminal::run(runtime, exec_id, exec, stream, forbidden)).await;
     }
     let io = runtime.exec_start(exec_id, exec.tty).await?;
     let seen = see_exec(runtime, exec_id, io, stream).await;
@@ -78,9 +79,9 @@ async fn see_exec(
     runtime: &dyn ContainerRuntime,
     exec_id: &str,
     io: ExecIo,
-    stream: Option<StreamSocket>,
+    stream: Option<(StreamSocket, Again<'_>)>,
 ) -> Result<Outcome, RuntimeError> {
-    let Some(mut stream) = stream else {
+    let Some((stream, again)) = stream else {
         drop(io.input);
         let tail = read_tail(io.output, limits::EXEC_TAIL_BYTES_MAX).await?;
         let mut outcome = exit_code(runtime, exec_id).await?;
@@ -88,75 +89,37 @@ async fn see_exec(
         outcome.truncated |= tail.cut;
         return Ok(outcome);
     };
-    // A stream that broke already is noticed by the pumps.
-    let _ = stream.send(frame(Channel::Begun, &[])).await;
-    let (mut sender, receiver) = stream.split();
-    {
-        let inward = pump_in(runtime, exec_id, receiver, io.input);
-        let outward = pump_out(io.output, &mut sender);
-        tokio::pin!(inward, outward);
-        tokio::select! {
-            () = &mut inward => outward.await?,
-            flown = &mut outward => flown?,
-        }
+    let sink = Sink::Process {
+        input: io.input,
+        is_closed: false,
+    };
+    let mut line = Line::new(Source::Engine(io.output), sink, 0);
+    let (mut sender, mut receiver) = stream.split();
+    let on = (&mut sender, &mut receiver);
+    match terminal::see(&mut line, on, &again, std::future::pending()).await {
+        Seen::Ended => {}
+        // Nobody came back to it: it goes on alone.
+        Seen::Left(_) => line.drain().await?,
+        Seen::Failed(error) => return Err(error),
     }
     let outcome = exit_code(runtime, exec_id).await?;
-    let _ = sender.send(super::end_frame(&outcome)).await;
-    sender.close().await;
+    end((sender, receiver), &outcome).await;
     Ok(outcome)
 }
 
-/// Client to process. Ends with the client's input; then the process sees the end of its own.
-pub(super) async fn pump_in(
-    runtime: &dyn ContainerRuntime,
-    exec_id: &str,
-    mut receiver: StreamReceiver,
-    mut input: std::pin::Pin<Box<dyn AsyncWrite + Send>>,
-) {
-    while let Ok(Some(bytes)) = receiver.hear().await {
-        match parse(bytes) {
-            Some((Channel::Input, data)) => {
-                if input.write_all(&data).await.is_err() || input.flush().await.is_err() {
-                    break;
-                }
-            }
-            Some((Channel::Resize, data)) => {
-                if let Some((columns, rows)) = size(&data) {
-                    // A terminal of the old size is still a terminal.
-                    let _ = runtime.exec_resize(exec_id, columns, rows).await;
-                }
-            }
-            Some((Channel::InputEnd, _)) => {
-                let _ = input.shutdown().await;
-                // The client may still be reading; wait for it to leave.
-                while let Ok(Some(_)) = receiver.hear().await {}
-                return;
-            }
-            // Nothing else may come from a client; a client that errs loses its input.
-            Some(_) | None => break,
-        }
-    }
-    let _ = input.shutdown().await;
-}
-
-fn size(data: &[u8]) -> Option<(u16, u16)> {
+pub(super) fn size(data: &[u8]) -> Option<(u16, u16)> {
     let value: serde_json::Value = serde_json::from_slice(data).ok()?;
     let number = |key: &str| u16::try_from(value.get(key)?.as_u64()?).ok();
     Some((number("columns")?, number("rows")?))
 }
 
-/// Process to client. Goes on reading when the client has gone, so that the process does not block.
-async fn pump_out(
-    mut output: BoxStream<'static, Result<Output, RuntimeError>>,
-    sender: &mut StreamSender,
-) -> Result<(), RuntimeError> {
-    let mut listening = true;
-    while let Some(piece) = output.next().await {
-        if listening {
-            listening = send_output(sender, piece?).await;
-        }
-    }
-    Ok(())
+/// The last word of a stream. Nobody waits for the far end to have heard it.
+pub(super) async fn end(
+    (mut sender, mut receiver): (StreamSender, StreamReceiver),
+    outcome: &Outcome,
+) {
+    let _ = sender.send(super::end_frame(outcome)).await;
+    tokio::spawn(async move { sender.close_behind(&mut receiver).await });
 }
 
 /// Whether the client took it.
@@ -202,7 +165,7 @@ pub(super) async fn exit_code(
 pub(super) async fn run_logs(
     runtime: &dyn ContainerRuntime,
     logs: &Logs,
-    stream: Option<StreamSocket>,
+    stream: Option<(StreamSocket, Again<'_>)>,
 ) -> Result<Outcome, RuntimeError> {
     let options = LogOptions {
         // Without a reader a follow would never end.
@@ -212,31 +175,23 @@ pub(super) async fn run_logs(
         until_us: logs.until_us,
         timestamps: logs.timestamps,
     };
-    let mut lines = runtime.logs(&logs.container, &options).await?;
-    let Some(mut stream) = stream else {
+    let lines = runtime.logs(&logs.container, &options).await?;
+    let Some((stream, again)) = stream else {
         let tail = read_tail(lines, limits::RESULT_BODY_BYTES_MAX).await?;
         let mut outcome = Outcome::done().with_body(tail.bytes());
         outcome.truncated |= tail.cut;
         return Ok(outcome);
     };
-    let _ = stream.send(frame(Channel::Begun, &[])).await;
+    let mut line = Line::new(Source::Engine(lines), Sink::Nothing, 0);
     let (mut sender, mut receiver) = stream.split();
-    let outward = async {
-        while let Some(piece) = lines.next().await {
-            if !send_output(&mut sender, piece?).await {
-                break;
-            }
-        }
-        Ok::<(), RuntimeError>(())
-    };
-    // The reader's leaving ends a follow, which is its usual end.
-    tokio::select! {
-        flown = outward => flown?,
-        () = async { while let Ok(Some(_)) = receiver.hear().await {} } => {}
+    let on = (&mut sender, &mut receiver);
+    match terminal::see(&mut line, on, &again, std::future::pending()).await {
+        // The reader's leaving ends a follow, which is its usual end.
+        Seen::Ended | Seen::Left(_) => {}
+        Seen::Failed(error) => return Err(error),
     }
     let outcome = Outcome::done();
-    let _ = sender.send(super::end_frame(&outcome)).await;
-    sender.close().await;
+    end((sender, receiver), &outcome).await;
     Ok(outcome)
 }
 

@@ -51,6 +51,7 @@ pub(super) async fn carry_out(
         return Ok(Outcome::too_late());
     }
     tell(call, around).await;
-    let forbidden = forbidden(asked.command, &wanted.container, around);
-    attached::run_exec(runtime, id, &made, wanted, stream, forbidden).await
+    let forbidden = forbidden(asked.command, Some(&wanted.container), around);
+    let stream = stream.map(|stream| (stream, around.again(id)));
+    attached::run_exec(runtime, &made, wanted, stream, forbidden).await
 }

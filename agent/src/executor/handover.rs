@@ -279,7 +279,10 @@ impl Executor {
 
     /// All but streams has ended.
     fn say_when_done(&mut self) {
-        let commands = self.live.values().any(|live| !only_streams(&live.command));
+        let commands = self
+            .live
+            .values()
+            .any(|live| !only_streams(&live.command) && !upgrades(&live.command));
         if !commands && !self.beside.done_said {
             self.beside.done_said = true;
             let epoch = self.beside.yielded_to;
@@ -335,7 +338,17 @@ impl Executor {
 fn only_streams(command: &Command) -> bool {
     let kind = command.kind.as_ref();
     command.attach
-        && kind.is_some_and(|kind| matches!(kind, Kind::Exec(_) | Kind::Logs(_) | Kind::CopyOut(_)))
+        && kind.is_some_and(|kind| {
+            matches!(
+                kind,
+                Kind::Exec(_) | Kind::HostShell(_) | Kind::Logs(_) | Kind::CopyOut(_)
+            )
+        })
+}
+
+/// It ends when the version is committed, which waits for all other commands of this instance.
+fn upgrades(command: &Command) -> bool {
+    matches!(command.kind, Some(Kind::UpgradeAgent(_)))
 }
 
 /// The lane as it was resolved when the command was accepted.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_link::socket::StreamSocket;
 use fairlead_planted::{self as planted, Defect};
-use fairlead_protocol::command::Kind;
+use fairlead_protocol::command::{INSPECT_HOST, Kind};
 use fairlead_protocol::{
     Command, CommandId, CommandResult, Intent, SignedCommand, Stage, Stamp, State, codes, limits,
 };
@@ -21,25 +21,26 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::lane_lock::{self, LaneLock, LaneLocks};
 use super::look::{
-    allowed, existing_container, look_before, needs_no_look, wait_for_engine, withdrawn,
+    allowed, existing_container, forbidden, look_before, needs_no_look, wait_for_engine, withdrawn,
     withdrawn_by,
 };
 use super::outcome::Outcome;
 use super::settle::{Before, Settled, settle};
+use super::terminal::line::Again;
 use super::turn::Turn;
-use super::{act, attached, exec, own, stamp};
+use super::{act, attached, exec, host_shell, own, stamp};
 use crate::app::RenewNow;
 use crate::journal::Appender;
 use crate::observe::Picture;
 use crate::policy::PolicyFile;
 use crate::runtime::{ContainerDetail, ContainerRuntime, RuntimeError};
 use crate::uninstall::Departure;
+use crate::upgrade::ordered::Orders;
 
 /// How often an engine that is not there, or a disk that is full, is tried again.
 pub(super) const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// What a job tells the actor while it goes on.
-#[derive(Debug)]
 pub(super) enum News {
     /// The intent is on disk.
     Begun {
@@ -51,6 +52,11 @@ pub(super) enum News {
     Called { id: CommandId, again: bool },
     /// The exec's id is on disk.
     ExecMade { id: CommandId, exec: String },
+    /// Its terminal is held: its next stream goes there.
+    Held {
+        id: CommandId,
+        slot: oneshot::Sender<StreamSocket>,
+    },
     /// It waits for something outside.
     Waits { id: CommandId, why: String },
     /// It has ended; its result is on disk, where its kind has an effect.
@@ -72,10 +78,22 @@ pub(super) struct Surroundings {
     pub(super) lane_locks: LaneLocks,
     pub(super) renew: mpsc::Sender<RenewNow>,
     pub(super) departure: Departure,
+    /// How long a terminal is held for a server that restarts.
+    pub(super) terminals_held: Duration,
+    pub(super) upgrades: Arc<Orders>,
     pub(super) news: mpsc::Sender<News>,
 }
 
 impl Surroundings {
+    /// Where a terminal that is held goes on.
+    pub(super) fn again(&self, id: CommandId) -> Again<'_> {
+        Again {
+            id,
+            news: &self.news,
+            within: self.terminals_held,
+        }
+    }
+
     /// Whether a deadline has passed.
     pub(super) fn is_past(&self, not_after_us: i64) -> bool {
         self.time.now_us() > not_after_us && !planted::is(Defect::ExpiredIsBegun)
@@ -100,7 +118,11 @@ pub(super) struct Job {
 
 /// Whether a kind changes something that doing it twice would change again.
 pub(super) fn has_effect(kind: &Kind) -> bool {
-    kind.changes() || matches!(kind, Kind::Exec(_) | Kind::RenewCertificate(_))
+    kind.changes()
+        || matches!(
+            kind,
+            Kind::Exec(_) | Kind::HostShell(_) | Kind::RenewCertificate(_) | Kind::UpgradeAgent(_)
+        )
 }
 
 /// Carries a command out and reports its end.
@@ -424,7 +446,12 @@ async fn timed_out(
         return outcome;
     }
     let seconds = allowed.as_secs_f64();
-    let message = format!("not finished after {seconds} s; the engine may still finish it");
+    let who = if matches!(kind, Kind::UpgradeAgent(_)) {
+        "the supervisor"
+    } else {
+        "the engine"
+    };
+    let message = format!("not finished after {seconds} s; {who} may still finish it");
     Outcome::failed(codes::TIMEOUT, message).on(intent.container_id.clone())
 }
 
@@ -449,12 +476,27 @@ async fn ask_engine(
             };
             exec::carry_out(&asked, stream.take(), exec, call, around).await
         }
-        Kind::Logs(logs) => attached::run_logs(runtime, logs, stream.take()).await,
+        Kind::HostShell(wanted) => {
+            let forbidden = forbidden(command, None, around);
+            Box::pin(host_shell::run(
+                wanted,
+                stream.take(),
+                around.again(id),
+                forbidden,
+            ))
+            .await
+        }
+        Kind::Logs(logs) => {
+            let stream = stream.take().map(|stream| (stream, around.again(id)));
+            Box::pin(attached::run_logs(runtime, logs, stream)).await
+        }
         Kind::CopyOut(copy) => attached::run_copy_out(runtime, copy, stream.take()).await,
         Kind::CopyIn(copy) => {
             attached::run_copy_in(runtime, id, copy, stream.take(), &around.spool).await
         }
+        Kind::Inspect(inspect) if inspect.kind == INSPECT_HOST => Ok(own::check_host(around).await),
         Kind::RenewCertificate(_) => Ok(own::renew(around).await),
+        Kind::UpgradeAgent(upgrade) => Ok(own::upgrade(id, upgrade, around).await),
         Kind::UninstallAgent(_) => Ok(own::depart(id, around).await),
         other => act::act(runtime, id, other).await,
     }
@@ -492,6 +534,10 @@ async fn settle_patiently(
     exec: Option<&str>,
     around: &Surroundings,
 ) -> Settled {
+    if let Kind::UpgradeAgent(upgrade) = kind {
+        job.stamps.push(stamp(Stage::Settled, around.time.now_us()));
+        return own::upgrade_settled(upgrade, around).await;
+    }
     let (now_us, boot_us) = (around.clock.now_us(), around.clock.boot_us());
     // A smaller time since boot means that the machine was booted since: nothing of the act goes on.
     let since_us = if boot_us >= intent.boot_us {

@@ -29,7 +29,7 @@ pub(super) fn existing_container(kind: &Kind) -> Option<&str> {
         Kind::Logs(k) => Some(&k.container),
         Kind::CopyIn(k) => Some(&k.container),
         Kind::CopyOut(k) => Some(&k.container),
-        Kind::Inspect(k) if k.kind != "image" => Some(&k.object),
+        Kind::Inspect(k) if k.means_container() => Some(&k.object),
         _ => None,
     }
 }
@@ -40,11 +40,11 @@ pub(super) fn allowed(job: &Job, target: &str, around: &Surroundings) -> Result<
     checked.map_err(|refusal| Outcome::failed(refusal.code, refusal.message))
 }
 
-/// Returns when the host's owner does not let the command go on in that container any more: what was allowed when
-/// it began may be forbidden since.
+/// Returns when the host's owner does not let the command go on (in that container, if it is in one) any more: what
+/// was allowed when it began may be forbidden since.
 pub(super) async fn forbidden(
     command: &Command,
-    container: &str,
+    container: Option<&str>,
     around: &Surroundings,
 ) -> Outcome {
     let mut ticks = tokio::time::interval(POLICY_LOOKED_AT_EVERY);
@@ -56,10 +56,14 @@ pub(super) async fn forbidden(
         if judged.as_ref() == Some(&policy) {
             continue;
         }
-        let allowed = match around.runtime.inspect(container).await {
-            Ok(detail) => policy.check_named(command, &detail.container.name),
-            // Its name is not to be had: it is judged by what the command says.
-            Err(_) => policy.check(command),
+        let named = match container {
+            Some(container) => around.runtime.inspect(container).await.ok(),
+            None => None,
+        };
+        let allowed = match named {
+            Some(detail) => policy.check_named(command, &detail.container.name),
+            // There is no name, or it is not to be had: it is judged by what the command says.
+            None => policy.check(command),
         };
         if let Err(refusal) = allowed {
             return Outcome::failed(refusal.code, refusal.message);

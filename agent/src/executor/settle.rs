@@ -105,6 +105,10 @@ pub(super) async fn settle(
         Kind::Kill(kill) => killed(runtime, before, &kill.container, &kill.signal).await,
         Kind::Remove(_) => removed(runtime, before).await,
         Kind::Exec(_) => executed(runtime, before).await,
+        Kind::HostShell(_) => {
+            super::host_shell::end(before.id, None).await;
+            Ok(Settled::Done(terminal_lost()))
+        }
         Kind::CopyIn(_) => Ok(Settled::Done(Outcome::failed(
             codes::STREAM_LOST,
             "the agent was restarted during the copy: some of the files may be there; copy again",
@@ -118,6 +122,8 @@ pub(super) async fn settle(
         | Kind::CopyOut(_)
         | Kind::List(_)
         | Kind::Ping(_)
+        // Of an upgrade the supervisor knows (`own::upgrade_settled`).
+        | Kind::UpgradeAgent(_)
         | Kind::UninstallAgent(_) => Ok(Settled::NotDone),
     }
 }
@@ -341,6 +347,13 @@ async fn past_events(runtime: &dyn ContainerRuntime, since_us: i64) -> Vec<Engin
     past
 }
 
+fn terminal_lost() -> Outcome {
+    Outcome::failed(
+        codes::STREAM_LOST,
+        "the agent was restarted: the terminal and its processes were ended",
+    )
+}
+
 /// An exec is known to the engine by its id, which was journalled before it was started.
 async fn executed(
     runtime: &dyn ContainerRuntime,
@@ -356,10 +369,7 @@ async fn executed(
         runtime
             .exec_end(exec, &super::terminal::marker(before.id))
             .await?;
-        return Ok(Settled::Done(Outcome::failed(
-            codes::STREAM_LOST,
-            "the agent was restarted: the terminal and its processes were ended",
-        )));
+        return Ok(Settled::Done(terminal_lost()));
     }
     let mut not_started = Duration::ZERO;
     loop {
@@ -380,15 +390,9 @@ async fn executed(
                 let Kind::Exec(wanted) = before.kind else {
                     return Ok(Settled::NotDone);
                 };
-                let outcome = super::attached::run_exec(
-                    runtime,
-                    before.id,
-                    exec,
-                    wanted,
-                    None,
-                    std::future::pending(),
-                )
-                .await?;
+                let outcome =
+                    super::attached::run_exec(runtime, exec, wanted, None, std::future::pending())
+                        .await?;
                 return Ok(Settled::Done(outcome));
             }
             ExecState::Exited(code) => {

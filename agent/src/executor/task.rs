@@ -40,6 +40,7 @@ use crate::owner_log::OwnerLog;
 use crate::policy::PolicyFile;
 use crate::runtime::ContainerRuntime;
 use crate::uninstall::Departure;
+use crate::upgrade::ordered::Orders;
 
 mod acceptance;
 mod sending;
@@ -94,6 +95,10 @@ pub struct Parts {
     pub renew: mpsc::Sender<RenewNow>,
     /// Where an order to take the agent off is kept.
     pub departure: Departure,
+    /// How long a terminal is held for a server that restarts.
+    pub terminals_held: Duration,
+    /// How another version is fetched and let run.
+    pub upgrades: Arc<Orders>,
     /// Where the floor of server time is persisted.
     pub floor: Box<dyn Fn(i64) + Send>,
 }
@@ -156,6 +161,8 @@ impl Executor {
             lane_locks: parts.lane_locks.clone(),
             renew: parts.renew.clone(),
             departure: parts.departure.clone(),
+            terminals_held: parts.terminals_held,
+            upgrades: Arc::clone(&parts.upgrades),
             news: news_sender,
         });
         let mut executor = Self {
@@ -280,6 +287,7 @@ impl Executor {
                 connection,
                 streams,
             } => {
+                self.parts.upgrades.linked(Some(streams.clone()));
                 self.link = Some(Link {
                     outbound,
                     connection,
@@ -295,6 +303,7 @@ impl Executor {
                     .as_ref()
                     .is_some_and(|link| link.connection == connection)
                 {
+                    self.parts.upgrades.linked(None);
                     self.link = None;
                 }
             }
@@ -378,6 +387,11 @@ impl Executor {
                 }
             }
             News::ExecMade { id, exec } => self.parts.journal.note_exec(id, &exec),
+            News::Held { id, slot } => {
+                if self.live.contains_key(&id) {
+                    self.stream_slots.insert(id, slot);
+                }
+            }
             News::Waits { id, why } => {
                 if let Some(live) = self.live.get_mut(&id)
                     && live.waiting_for != why

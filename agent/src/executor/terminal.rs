@@ -2,15 +2,17 @@
 //!
 //! Everything that runs in one inherits an environment variable that names the command. When the shell or
 //! the stream has ended, or the host's owner has forbidden it meanwhile, whatever still carries it is hung up and, if need be, killed.
+//! Over an orderly restart of its server it is held (`line`).
 
-use fairlead_link::socket::StreamSocket;
-use fairlead_protocol::stream::{Channel, frame};
+use fairlead_link::socket::{StreamReceiver, StreamSender, StreamSocket};
 use fairlead_protocol::{CommandId, Exec, codes};
-use futures_util::StreamExt;
 
-use super::attached::{exit_code, pump_in, send_output};
+use super::attached::exit_code;
 use super::outcome::Outcome;
-use crate::runtime::{ContainerRuntime, Output, RuntimeError};
+use crate::runtime::{ContainerRuntime, RuntimeError};
+use line::{Again, Left, Line, Sink, Source};
+
+pub(super) mod line;
 
 /// The variable that all processes of a terminal inherit.
 const MARKER: &str = "FAIRLEAD_TERMINAL";
@@ -47,13 +49,12 @@ pub(super) fn shell() -> Vec<String> {
 /// Starts an exec with a tty that was made (and journalled), and sees it and its processes to their end.
 pub(super) async fn run(
     runtime: &dyn ContainerRuntime,
-    id: CommandId,
     exec_id: &str,
     exec: &Exec,
-    stream: Option<StreamSocket>,
+    stream: Option<(StreamSocket, Again<'_>)>,
     forbidden: impl Future<Output = Outcome>,
 ) -> Result<Outcome, RuntimeError> {
-    let Some(mut stream) = stream else {
+    let Some((stream, again)) = stream else {
         return Ok(Outcome::failed(
             codes::STREAM_NOT_ATTACHED,
             "a terminal needs a stream, and none was attached; nothing was run",
@@ -61,46 +62,88 @@ pub(super) async fn run(
     };
     let io = runtime.exec_start(exec_id, true).await?;
     resize(runtime, exec_id, exec).await;
-    // A stream that broke already is noticed by the pumps.
-    let _ = stream.send(frame(Channel::Begun, &[])).await;
-    let (mut sender, receiver) = stream.split();
-    let mut output = io.output;
-    let mut beginning = Vec::new();
-    let mut ended_here = None;
-    {
-        let inward = pump_in(runtime, exec_id, receiver, io.input);
-        let outward = async {
-            while let Some(piece) = output.next().await {
-                let piece = piece?;
-                keep_beginning(&mut beginning, &piece);
-                if !send_output(&mut sender, piece).await {
-                    break;
-                }
-            }
-            Ok::<(), RuntimeError>(())
-        };
-        tokio::select! {
-            // The client has gone: so does the terminal.
-            () = inward => ended_here = Some(Outcome {
-                message: "the terminal was closed; its processes were ended".to_owned(),
-                ..Outcome::done()
-            }),
-            refused = forbidden => ended_here = Some(refused),
-            flown = outward => if let Err(error) = flown {
-                runtime.exec_end(exec_id, &marker(id)).await?;
-                return Err(error);
-            },
-        }
-    }
-    drop(output);
-    let outcome = match ended_here {
-        Some(outcome) => outcome,
-        None => ended(exit_code(runtime, exec_id).await?, exec, &beginning),
+    let sink = Sink::Engine {
+        runtime,
+        exec_id,
+        input: io.input,
     };
-    runtime.exec_end(exec_id, &marker(id)).await?;
-    let _ = sender.send(super::end_frame(&outcome)).await;
-    sender.close().await;
+    let mut line = Line::new(Source::Engine(io.output), sink, BEGINNING_BYTES);
+    let (mut sender, mut receiver) = stream.split();
+    let left = see(&mut line, (&mut sender, &mut receiver), &again, forbidden).await;
+    let outcome = match left {
+        Seen::Left(outcome) => outcome,
+        Seen::Ended => ended(exit_code(runtime, exec_id).await?, exec, &line.beginning),
+        Seen::Failed(error) => {
+            runtime.exec_end(exec_id, &marker(again.id)).await?;
+            return Err(error);
+        }
+    };
+    drop(line);
+    runtime.exec_end(exec_id, &marker(again.id)).await?;
+    super::attached::end((sender, receiver), &outcome).await;
     Ok(outcome)
+}
+
+/// How a terminal's time came to an end.
+pub(super) enum Seen {
+    /// Its output has ended.
+    Ended,
+    /// Its client went, or its time is over.
+    Left(Outcome),
+    /// The engine broke.
+    Failed(RuntimeError),
+}
+
+/// Passes both ways on one stream after another, as long as somebody comes back; `sender` and `receiver` are those of
+/// the last one afterwards.
+pub(super) async fn see(
+    line: &mut Line<'_>,
+    (sender, receiver): (&mut StreamSender, &mut StreamReceiver),
+    again: &Again<'_>,
+    forbidden: impl Future<Output = Outcome>,
+) -> Seen {
+    let mut forbidden = std::pin::pin!(forbidden);
+    loop {
+        let left = tokio::select! {
+            left = line.pass(sender, receiver) => left,
+            refused = &mut forbidden => return Seen::Left(refused),
+        };
+        match left {
+            Left::Ended => return Seen::Ended,
+            // The client has gone: so does a terminal.
+            Left::Gone => return Seen::Left(closed()),
+            Left::Failed(error) => return Seen::Failed(error),
+            Left::Held => {}
+        }
+        tracing::info!(command = %again.id, "a stream is held: its server restarts");
+        let next = tokio::select! {
+            next = again.stream(line.position()) => next,
+            refused = &mut forbidden => return Seen::Left(refused),
+        };
+        let Some(next) = next else {
+            tracing::warn!(command = %again.id, "a stream was held, and nobody went on with it");
+            return Seen::Left(abandoned());
+        };
+        tracing::info!(command = %again.id, "a stream goes on");
+        (*sender, *receiver) = next.split();
+    }
+}
+
+/// It was held, and nobody came back.
+fn abandoned() -> Outcome {
+    Outcome {
+        message: "its server went and did not come back to the terminal; its processes were ended"
+            .to_owned(),
+        ..Outcome::done()
+    }
+}
+
+/// Its client went.
+pub(super) fn closed() -> Outcome {
+    Outcome {
+        message: "the terminal was closed; its processes were ended".to_owned(),
+        ..Outcome::done()
+    }
 }
 
 async fn resize(runtime: &dyn ContainerRuntime, exec_id: &str, exec: &Exec) {
@@ -116,14 +159,6 @@ async fn resize(runtime: &dyn ContainerRuntime, exec_id: &str, exec: &Exec) {
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-}
-
-fn keep_beginning(beginning: &mut Vec<u8>, piece: &Output) {
-    let (Output::Stdout(data) | Output::Stderr(data)) = piece;
-    let room = BEGINNING_BYTES
-        .saturating_sub(beginning.len())
-        .min(data.len());
-    beginning.extend_from_slice(&data[..room]);
 }
 
 /// A container without any shell says so in the engine's words; here it is said in ours.

@@ -71,6 +71,9 @@ pub enum FromSupervisor {
     Refused {
         /// Why.
         why: String,
+        /// It may be otherwise in a moment.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        soon: bool,
     },
     /// To the tool: it has begun.
     Begun,
@@ -147,3 +150,6 @@ pub struct OneInstance {
     /// In one word.
     pub role: String,
 }
+
+#[cfg(test)]
+mod tests;

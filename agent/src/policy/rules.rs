@@ -56,8 +56,10 @@ pub(super) struct Rules {
     forbid_host_tuning: bool,
     forbid_exec: bool,
     forbid_shell: bool,
+    allow_host_shell: bool,
     forbid_copy: bool,
     forbid_uninstall: bool,
+    forbid_upgrade: bool,
     allowed_images: Option<Vec<String>>,
     allowed_containers: Option<Vec<String>>,
     denied_containers: Vec<String>,
@@ -79,13 +81,23 @@ impl Default for Rules {
             forbid_host_tuning: false,
             forbid_exec: false,
             forbid_shell: false,
+            allow_host_shell: false,
             forbid_copy: false,
             forbid_uninstall: false,
+            forbid_upgrade: false,
             allowed_images: None,
             allowed_containers: None,
             denied_containers: Vec::new(),
         }
     }
+}
+
+/// Why there is no shell on a host whose owner has not said that there may be.
+pub(super) fn no_host_shell(path: &dyn std::fmt::Display) -> String {
+    format!(
+        "the host's owner has not allowed shells on the host itself: that takes allow_host_shell = true in \
+         {path}, and neither forbid_shell nor forbid_exec"
+    )
 }
 
 /// What is forbidden, and by which key.
@@ -122,7 +134,7 @@ impl Rules {
             Kind::Run(k) => self.spec(k.spec.as_ref()?),
             Kind::Create(k) => self.spec(k.spec.as_ref()?),
             Kind::Pull(k) => self.image(&k.image),
-            Kind::Inspect(k) if k.kind == "image" => None,
+            Kind::Inspect(k) if !k.means_container() => None,
             Kind::Exec(k) => {
                 let name = || self.container(&k.container, container);
                 if self.forbid_exec {
@@ -153,12 +165,22 @@ impl Rules {
             Kind::UninstallAgent(_) if self.forbid_uninstall => {
                 found("forbid_uninstall", "taking the agent off this host")
             }
+            Kind::UpgradeAgent(_) if self.forbid_upgrade => {
+                found("forbid_upgrade", "upgrading the agent from the centre")
+            }
             Kind::List(_)
             | Kind::PruneImages(_)
             | Kind::RenewCertificate(_)
             | Kind::Ping(_)
-            | Kind::UninstallAgent(_) => None,
+            | Kind::UpgradeAgent(_)
+            | Kind::UninstallAgent(_)
+            | Kind::HostShell(_) => None,
         }
+    }
+
+    /// Whether there may be shells on the host itself.
+    pub(super) fn allows_host_shell(&self) -> bool {
+        self.allow_host_shell && !self.forbid_shell && !self.forbid_exec
     }
 
     /// Privileged means every capability, every device and no profile.
@@ -362,6 +384,7 @@ impl Rules {
             ),
             (self.forbid_copy, "copying files"),
             (self.forbid_uninstall, "taking the agent off it"),
+            (self.forbid_upgrade, "upgrading the agent from the centre"),
         ];
         let mut parts: Vec<String> = flags
             .iter()

@@ -2,8 +2,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{
-    Command, ContainerSpec, CopyIn, CopyOut, Exec, Inspect, List, Logs, MountSpec, Pull, Run, Stop,
-    UninstallAgent,
+    Command, ContainerSpec, CopyIn, CopyOut, Exec, HostShell, Inspect, List, Logs, MountSpec, Pull,
+    Run, Stop, UninstallAgent, UpgradeAgent,
 };
 
 use super::{Policy, PolicyFile};
@@ -217,6 +217,11 @@ fn forbidden() {
             vec![command(Kind::UninstallAgent(UninstallAgent {}))],
         ),
         (
+            "forbid_upgrade",
+            "forbid_upgrade = true",
+            vec![command(Kind::UpgradeAgent(UpgradeAgent::default()))],
+        ),
+        (
             "allowed_images",
             "allowed_images = [\"busybox\", \"reg.example.com/*\"]",
             vec![
@@ -417,4 +422,32 @@ fn the_summary_is_one_sentence() {
         policy(text).summary(),
         "exec; all added capabilities; images other than a/*, b; the containers db"
     );
+}
+
+#[test]
+fn a_shell_on_the_host_itself_is_forbidden_until_it_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("policy.toml");
+    let shell = command(Kind::HostShell(HostShell::default()));
+    let refused = |shell: &Command| {
+        let policy = Policy::load(&path);
+        let refusal = policy.check(shell).err().map(|refusal| refusal.message);
+        assert_eq!(refusal.is_none(), policy.allows_host_shell());
+        refusal.unwrap_or_default()
+    };
+    assert!(refused(&shell).contains("allow_host_shell"), "no file");
+    for text in [
+        "",
+        "allow_host_shell = false\n",
+        "allow_host_shell = true\nforbid_shell = true\n",
+        "allow_host_shell = true\nforbid_exec = true\n",
+    ] {
+        std::fs::write(&path, text).unwrap();
+        assert!(refused(&shell).contains("allow_host_shell"), "{text}");
+    }
+    std::fs::write(&path, "allow_host_shell = true\n").unwrap();
+    assert_eq!(refused(&shell), "");
+    // One who wrote a rule that nobody can read has allowed nothing.
+    std::fs::write(&path, "allow_host_shell = true\nallow_host_shel = true\n").unwrap();
+    assert!(refused(&shell).contains("cannot be used"));
 }

@@ -26,7 +26,7 @@ use serde::Deserialize;
 
 use super::{
     ContainerDetail, ContainerProcess, ContainerRuntime, ENGINE_QUESTION_TIMEOUT, EngineEvent,
-    ExecIo, ExecSpec, ExecState, Load, LogOptions, Output, RuntimeError,
+    EngineState, ExecIo, ExecSpec, ExecState, Load, LogOptions, Output, RuntimeError,
 };
 use answers::{InfoAnswer, Inspected, Row, VersionAnswer};
 use errors::{Subject, clean, container_name, exec_id, image_name, runtime_error};
@@ -35,7 +35,7 @@ use transport::{Engine, query_value, within};
 
 mod transport;
 mod calls;
-mod processes;
+pub(crate) mod processes;
 pub(crate) mod errors;
 mod answers;
 mod listing;
@@ -124,7 +124,7 @@ impl DockerRuntime {
             .map_err(|error| runtime_error(error, Subject::Container(name)))
     }
 
-    async fn asked_facts(&self) -> Result<EngineFacts, bollard::errors::Error> {
+    async fn asked_state(&self) -> Result<EngineState, bollard::errors::Error> {
         let api_version = self.engine.version().await?;
         let version: VersionAnswer = self.engine.ask("/version").await?;
         let info: InfoAnswer = self.engine.ask("/info").await.unwrap_or_default();
@@ -145,14 +145,15 @@ impl DockerRuntime {
             (None, Some(oci)) => oci.version.lines().next().unwrap_or_default().to_owned(),
             (None, None) => String::new(),
         };
-        Ok(EngineFacts {
+        let facts = EngineFacts {
             kind: if podman.is_some() { "podman" } else { "docker" }.to_owned(),
             version: clean(podman.map_or(&version.version, |podman| &podman.version)),
             api_version: api_version.to_string(),
             live_restore: info.live_restore_enabled,
             runtime: clean(&runtime),
             ..EngineFacts::default()
-        })
+        };
+        Ok(info.state(facts))
     }
 
     /// The row completed; `None` when the container has gone meanwhile.
@@ -194,16 +195,23 @@ struct ImageId {
 #[async_trait]
 impl ContainerRuntime for DockerRuntime {
     async fn facts(&self) -> EngineFacts {
-        match self.asked_facts().await {
-            Ok(facts) => facts,
-            Err(error) => EngineFacts {
-                kind: "none".to_owned(),
-                error: match runtime_error(error, Subject::Engine) {
-                    RuntimeError::Unavailable(text) => text,
-                    other => other.to_string(),
+        self.state().await.facts
+    }
+
+    async fn state(&self) -> EngineState {
+        match self.asked_state().await {
+            Ok(state) => state,
+            Err(error) => EngineState {
+                facts: EngineFacts {
+                    kind: "none".to_owned(),
+                    error: match runtime_error(error, Subject::Engine) {
+                        RuntimeError::Unavailable(text) => text,
+                        other => other.to_string(),
+                    },
+                    code: codes::ENGINE_UNAVAILABLE.to_owned(),
+                    ..EngineFacts::default()
                 },
-                code: codes::ENGINE_UNAVAILABLE.to_owned(),
-                ..EngineFacts::default()
+                ..EngineState::default()
             },
         }
     }

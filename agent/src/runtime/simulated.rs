@@ -21,8 +21,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::{
-    ContainerDetail, ContainerRuntime, EngineEvent, ExecIo, ExecSpec, ExecState, Load, LogOptions,
-    Output, RuntimeError,
+    ContainerDetail, ContainerRuntime, EngineEvent, EngineState, ExecIo, ExecSpec, ExecState, Load,
+    LogOptions, Output, RuntimeError,
 };
 use world::{Ends, Stop, World, full_reference};
 
@@ -210,6 +210,13 @@ impl ContainerRuntime for SimulatedRuntime {
             api_version: "0".to_owned(),
             live_restore: self.options.state_file.is_some(),
             ..EngineFacts::default()
+        }
+    }
+
+    async fn state(&self) -> EngineState {
+        EngineState {
+            facts: self.facts().await,
+            ..EngineState::default()
         }
     }
 

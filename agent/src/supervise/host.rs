@@ -283,7 +283,9 @@ impl<'a> Host<'a> {
                 match self.cannot_upgrade(version) {
                     Some(why) => {
                         self.asking = None;
-                        self.tell_tool(pid, &FromSupervisor::Refused { why });
+                        // The link may be down, or has not been heard of: this supervisor has just begun.
+                        let soon = self.handoff.is_none();
+                        self.tell_tool(pid, &FromSupervisor::Refused { why, soon });
                     }
                     None => self.on(Event::Upgrade(version.clone())),
                 }
@@ -334,6 +336,7 @@ impl<'a> Host<'a> {
             Ok(()) => FromSupervisor::Begun,
             Err(refused) => FromSupervisor::Refused {
                 why: refused.to_string(),
+                soon: false,
             },
         };
         self.tell_tool(pid, &word);

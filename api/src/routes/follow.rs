@@ -36,7 +36,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Read and write buffers of a stream's WebSocket; the library's own are 128 KiB each.
 const STREAM_BUFFER_BYTES: usize = 8 * 1024;
 
-fn place(semaphore: &Arc<Semaphore>, what: &str) -> Result<OwnedSemaphorePermit, ApiError> {
+pub(crate) fn place(
+    semaphore: &Arc<Semaphore>,
+    what: &str,
+) -> Result<OwnedSemaphorePermit, ApiError> {
     Arc::clone(semaphore)
         .try_acquire_owned()
         .map_err(|_| ApiError::new(codes::BUSY, format!("too many {what} are open")).retry_after(5))

@@ -2,7 +2,7 @@
 
 use super::{Deserialize, Labels, Serialize, Timestamp, ToSchema};
 
-/// What a caller may do. Each endpoint names the one it needs; `admin` includes all others.
+/// What a caller may do. Each endpoint names the one it needs; `admin` includes all others but `host-shell`.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
@@ -16,8 +16,12 @@ pub enum Permission {
     Exec,
     /// Open a terminal in a container.
     Shell,
+    /// Open a terminal on a host itself, where its owner allows it; `shell` is needed too.
+    HostShell,
     /// Copy files into and out of containers.
     Copy,
+    /// Upgrade agents.
+    Upgrade,
     /// Tokens, regions, hosts' identities, audit.
     Admin,
 }
@@ -201,7 +205,8 @@ pub struct NewRegion {
 pub struct Region {
     /// Its name.
     pub name: String,
-    /// `waiting` (no access server has joined yet), `online` or `offline`.
+    /// `waiting` (no access server has joined yet), `online`, `restarting` (it ended in order, or the controller
+    /// did, and is expected back) or `offline`.
     pub state: String,
     /// Since when.
     pub since: Timestamp,

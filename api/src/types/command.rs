@@ -108,11 +108,13 @@ pub enum Action {
         #[serde(default)]
         platform: String,
     },
-    /// The engine's own description of a container or image.
+    /// The engine's own description of a container or image; of a host, what a restart of its engine would do
+    /// (`HostCheck`).
     Inspect {
-        /// Name or id.
+        /// Name or id; empty for the host.
+        #[serde(default)]
         object: String,
-        /// `container` (also when empty) or `image`.
+        /// `container` (also when empty), `image` or `host`.
         #[serde(default)]
         object_kind: String,
     },
@@ -192,6 +194,18 @@ pub enum Action {
     RenewCertificate {},
     /// Ask the agent for a sign of life.
     Ping {},
+    /// Another version of the agent takes the host over, without interruption. Its package must be here. It has
+    /// succeeded when the version is the one that is started from now on.
+    UpgradeAgent {
+        /// Which.
+        version: String,
+        /// SHA-256 of its manifest, hex; empty: that of the package that is here under this version.
+        #[serde(default)]
+        manifest: String,
+        /// Also a version below one that the host had before.
+        #[serde(default)]
+        allow_older: bool,
+    },
     /// The agent takes itself off its host, and the host's identity ends. Containers are not touched.
     UninstallAgent {},
 }
@@ -439,4 +453,27 @@ pub struct Stamp {
     /// More, in words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
+}
+
+/// What a command `inspect` gives for `object_kind` `host`: what a restart of the host's engine would do, and what
+/// could keep it from coming back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostCheck {
+    /// Whether no verdict is `bad`.
+    pub is_good: bool,
+    /// One by one.
+    pub checks: Vec<HostCheckRow>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostCheckRow {
+    /// `engine`, `live-restore`, `disk`, `kernel`, `clock`; there may be more.
+    pub name: String,
+    /// `good`, `mind` (worth knowing) or `bad` (a restart of the engine would do harm, or not succeed).
+    pub verdict: String,
+    /// What was found.
+    pub found: String,
+    /// What that means for a restart of the engine, and what to do.
+    pub means: String,
 }

@@ -121,6 +121,39 @@ pub struct HostFacts {
     pub agent_version: String,
     /// What the host's owner forbids, in a sentence; empty: nothing.
     pub policy: String,
+    /// Whether the host's owner allows shells on the host itself.
+    #[serde(default)]
+    pub host_shell: bool,
+    /// Which versions of the agent are there; absent: it is not laid out in versions, and cannot be upgraded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versions: Option<AgentVersions>,
+}
+
+/// The versions of the agent on a host, as its supervisor says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AgentVersions {
+    /// The one that is started.
+    pub started: String,
+    /// The one before it, to which it would go back; empty: none.
+    pub previous: String,
+    /// It has not lived long enough to be believed.
+    pub on_trial: bool,
+    /// No version can be kept running: nothing is changed on the host.
+    pub safe_mode: bool,
+    /// The last version that did not get, or not keep, the host; absent: there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_return: Option<LastReturn>,
+}
+
+/// A version that made room for another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LastReturn {
+    /// Which.
+    pub from: String,
+    /// Which has the host instead.
+    pub to: String,
+    /// Why.
+    pub why: String,
 }
 
 /// A container engine.
@@ -222,7 +255,7 @@ pub struct Container {
     pub metrics: Option<ContainerMetrics>,
     /// How old this picture is.
     pub as_of: Timestamp,
-    /// Whether the host is connected, so that the picture is live.
+    /// Whether the host is connected and its engine answers, so that the picture is live.
     pub live: bool,
 }
 
@@ -259,7 +292,7 @@ pub struct Event {
     /// The region's name.
     pub region: String,
     /// For instance `container.start`, `container.die`, `image.pull`, `host.online`,
-    /// `host.enrolled`, `engine.gone`, `region.offline`.
+    /// `host.enrolled`, `engine.gone`, `region.offline`, `region.restarting`.
     pub action: String,
     /// The container's name.
     pub container: String,

@@ -2,15 +2,20 @@
 
 use super::{Deserialize, Serialize, Timestamp, ToSchema};
 
-/// Asks for a terminal in a container.
+/// Asks for a terminal in a container, or on a host itself.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TerminalRequest {
     /// Host by name, id or unique prefix of its id; may be absent when the container says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// Container by name, id or unique prefix of its id.
+    /// Container by name, id or unique prefix of its id; empty with `on_host`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub container: String,
+    /// A shell on the host itself: needs the permission `host-shell`, and the leave of the host's owner. Nothing
+    /// else is named then but the host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_host: bool,
     /// Program and arguments; absent: `bash` where the image has it, else `sh`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
@@ -54,7 +59,7 @@ pub struct TerminalTicket {
     pub expires_at: Timestamp,
     /// The host's name.
     pub host: String,
-    /// The container's name.
+    /// The container's name; `(host)`: it is on the host itself.
     pub container: String,
 }
 
@@ -67,7 +72,7 @@ pub struct Terminal {
     pub user: String,
     /// The host's name.
     pub host: String,
-    /// The container's name.
+    /// The container's name; `(host)`: it is on the host itself.
     pub container: String,
     /// Its id.
     pub container_id: String,
@@ -94,7 +99,7 @@ pub struct Recording {
     pub user: String,
     /// The host's name.
     pub host: String,
-    /// The container's name.
+    /// The container's name; `(host)`: it is on the host itself.
     pub container: String,
     /// The container's id.
     pub container_id: String,

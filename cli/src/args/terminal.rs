@@ -4,15 +4,28 @@ use clap::{Args, Subcommand};
 
 #[derive(Debug, Args)]
 pub(crate) struct Shell {
-    /// The container
-    pub(crate) container: String,
+    /// The container; without one: a shell on the host itself (--host), where its owner and your token allow it
+    #[arg(required_unless_present = "host")]
+    pub(crate) container: Option<String>,
     /// USER[:GROUP]
-    #[arg(short, long, default_value = "", hide_default_value = true)]
+    #[arg(
+        short,
+        long,
+        default_value = "",
+        hide_default_value = true,
+        requires = "container"
+    )]
     pub(crate) user: String,
     /// Working directory
-    #[arg(short, long, default_value = "", hide_default_value = true)]
+    #[arg(
+        short,
+        long,
+        default_value = "",
+        hide_default_value = true,
+        requires = "container"
+    )]
     pub(crate) workdir: String,
-    /// The host, where the container's name does not say it
+    /// The host, where the container's name does not say it, or whose own shell is meant
     #[arg(long)]
     pub(crate) host: Option<String>,
 }

@@ -1,15 +1,18 @@
-//! `agent`: keys that sign the agents' versions. Works on files only, and asks no server: a key that signs
-//! versions belongs on a machine of its own.
+//! `agent`: versions on their way to the hosts (`rollout`), and the keys that sign them. What has to do with keys
+//! works on files only, and asks no server: a key that signs versions belongs on a machine of its own.
 
 use fairlead_packer::keys::{self, KeyFileError};
 
-use super::Context;
+use super::{Context, rollout};
 use crate::args::AgentVerb;
 use crate::exit::{Exit, Failure};
 
 /// `fairlead agent …`
-pub(crate) fn agent(context: &Context, verb: AgentVerb) -> Result<Exit, Failure> {
+pub(crate) async fn agent(context: &Context, verb: AgentVerb) -> Result<Exit, Failure> {
     let public = match verb {
+        AgentVerb::Versions => return rollout::versions(context).await,
+        AgentVerb::Push { folder } => return rollout::push(context, &folder).await,
+        AgentVerb::Upgrade(args) => return Box::pin(rollout::upgrade(context, args)).await,
         AgentVerb::Keygen { out } => keys::generate(&out).map_err(|error| {
             if out.symlink_metadata().is_ok() {
                 Failure::new(Exit::Conflict, error.to_string())

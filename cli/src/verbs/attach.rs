@@ -206,7 +206,7 @@ async fn carry(
                     })?;
                     return Ok(Carried::Ended(end));
                 }
-                Channel::Input | Channel::InputEnd | Channel::Resize => ControlFlow::Continue(()),
+                _ => ControlFlow::Continue(()),
             };
             if taken.is_break() {
                 return Ok(Carried::Enough);

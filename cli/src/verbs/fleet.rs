@@ -75,6 +75,9 @@ pub(crate) async fn host(context: &Context, verb: HostVerb) -> Result<Exit, Fail
                 .data(&host, |host| host_text(host, Timestamp::now()))?;
             Ok(Exit::Ok)
         }
+        HostVerb::Check { host, deadline } => {
+            super::host_check::check(context, host, deadline).await
+        }
         HostVerb::Approve { hosts } => {
             super::each(hosts, async |host| {
                 let body = serde_json::json!({});
@@ -168,7 +171,7 @@ async fn take_off(
 pub(crate) fn state_colour(state: &str) -> Option<Colour> {
     match state {
         "online" => Some(Colour::Good),
-        "suspect" | "unknown" | "waiting" => Some(Colour::Doubtful),
+        "suspect" | "unknown" | "waiting" | "restarting" => Some(Colour::Doubtful),
         "offline" | "held" | "revoked" => Some(Colour::Bad),
         _ => None,
     }
@@ -280,8 +283,13 @@ fn host_text(host: &Host, now: Timestamp) -> String {
                 ),
             ),
             ("engine", engine(&facts.engine)),
-            ("agent", facts.agent_version.clone()),
+            ("agent", agent(facts)),
+            ("last return", last_return(facts)),
             ("forbidden here", facts.policy.clone()),
+            (
+                "host shell",
+                if facts.host_shell { "allowed" } else { "" }.to_owned(),
+            ),
         ]);
     }
     if let Some(metrics) = &host.metrics {
@@ -316,6 +324,32 @@ fn host_text(host: &Host, now: Timestamp) -> String {
         ]);
     }
     super::facts(&rows)
+}
+
+/// The agent's version, and what its host would go back to.
+fn agent(facts: &fairlead_api::types::HostFacts) -> String {
+    let mut text = facts.agent_version.clone();
+    let Some(versions) = &facts.versions else {
+        return text;
+    };
+    if versions.safe_mode {
+        text.push_str(", in safe mode: nothing is changed on the host");
+    } else if versions.on_trial {
+        text.push_str(", on trial");
+    }
+    if !versions.previous.is_empty() {
+        text.push_str(&format!("; before it {}", versions.previous));
+    }
+    text
+}
+
+fn last_return(facts: &fairlead_api::types::HostFacts) -> String {
+    let versions = facts.versions.as_ref();
+    versions
+        .and_then(|versions| versions.last_return.as_ref())
+        .map_or_else(String::new, |last| {
+            format!("{} made room for {}: {}", last.from, last.to, last.why)
+        })
 }
 
 /// `a=b, c=d`

@@ -1,4 +1,4 @@
-//! `shell` and `exec -it`: a terminal in a container, in this terminal. The same session as the browser's:
+//! `shell` and `exec -it`: a terminal in a container, or on a host itself, in this terminal. The same session as the browser's:
 //! one ticket, one recording, one list.
 
 use std::collections::VecDeque;
@@ -90,8 +90,18 @@ struct Said {
 
 /// `fairlead shell`
 pub(crate) async fn shell(context: &Context, args: Shell) -> Result<Exit, Failure> {
-    let target = act::target(&args.container, args.host.as_deref())?;
     let (columns, rows) = size();
+    let Some(container) = &args.container else {
+        let request = TerminalRequest {
+            host: args.host,
+            on_host: true,
+            columns,
+            rows,
+            ..TerminalRequest::default()
+        };
+        return run(context, request).await;
+    };
+    let target = act::target(container, args.host.as_deref())?;
     let request = TerminalRequest {
         host: target.host,
         container: target.name,
@@ -123,9 +133,9 @@ pub(crate) async fn exec(context: &Context, args: Exec) -> Result<Exit, Failure>
         user: args.user,
         workdir: args.workdir,
         privileged: args.privileged,
-        relay: false,
         columns,
         rows,
+        ..TerminalRequest::default()
     };
     run(context, request).await
 }
@@ -237,6 +247,10 @@ impl Session {
                 Ok(None) => away = Some(Instant::now()),
                 Err(failure) if self.received.is_none() => return Err(failure),
                 Err(failure) if !failure.transient => return Err(failure),
+                // Its server is away for longer than it keeps a session.
+                Err(failure) if away.is_some_and(|since| since.elapsed() >= COME_BACK_WITHIN) => {
+                    return Err(failure);
+                }
                 Err(_) => {}
             }
             let since = *away.get_or_insert_with(Instant::now);

@@ -343,3 +343,36 @@ fn only_hosts_that_have_been_silent_for_so_long_lose_their_identity() {
     let said = ends(&["host", "rm", "--offline-for", "9000d"]);
     assert!(said.contains("no host has been away"), "{said}");
 }
+
+#[test]
+fn a_check_of_a_host_says_it_in_a_table_and_ends_with_one_when_something_is_bad() {
+    for (verdict, code) in [("good", 0), ("mind", 0), ("bad", 1)] {
+        let server = Double::new(move |asked, _| {
+            let mut command = double::command(&asked.body, "succeeded");
+            command["output"] = json!({
+                "is_good": verdict != "bad",
+                "checks": [{
+                    "name": "live-restore", "verdict": verdict, "found": "off, 2 running containers",
+                    "means": "a restart stops them", "later": "a newer agent says more"
+                }]
+            });
+            (201, command)
+        });
+        let ran = server.run(&["host", "check", "box"]);
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert!(
+            ran.out.contains(&format!("live-restore  {verdict}")),
+            "{ran:?}"
+        );
+        let asked = &server.asked()[0];
+        assert_eq!(asked.body["host"], "box");
+        assert_eq!(
+            asked.body["action"],
+            json!({ "kind": "inspect", "object": "", "object_kind": "host" })
+        );
+        let ran = server.run(&["host", "check", "box", "-o", "json"]);
+        assert_eq!(ran.code, code, "{ran:?}");
+        let told: Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!(told["checks"][0]["verdict"], verdict);
+    }
+}

@@ -129,7 +129,7 @@ pub(super) fn container_of(action: &mut Action) -> Option<&mut String> {
         Action::Inspect {
             object,
             object_kind,
-        } if object_kind != "image" => Some(object),
+        } if matches!(&object_kind[..], "" | "container") => Some(object),
         Action::Inspect { .. }
         | Action::Run { .. }
         | Action::Create { .. }
@@ -138,6 +138,7 @@ pub(super) fn container_of(action: &mut Action) -> Option<&mut String> {
         | Action::PruneImages { .. }
         | Action::RenewCertificate {}
         | Action::Ping {}
+        | Action::UpgradeAgent { .. }
         | Action::UninstallAgent {} => None,
     }
 }

@@ -8,7 +8,7 @@ use fairlead_api::backend::{CommandQuery, Submitted};
 use fairlead_api::input::{invalid, plain};
 use fairlead_api::types::{Action, Command, CommandRequest, Page, Permission};
 use fairlead_api::{ApiError, Caller, ClientStream};
-use fairlead_identity::digest::sha256;
+use fairlead_identity::digest::{hex, sha256};
 use fairlead_identity::random;
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{CommandId, HostId, Precondition, State, codes, ids, limits};
@@ -19,6 +19,7 @@ use futures_util::stream::{self, BoxStream};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::Instant;
 
+use super::again::Client;
 use super::aim::{aim, container_of};
 use super::dispatch::{Dispatching, NewCommand};
 use super::hosts::{is_visible, pick};
@@ -27,8 +28,10 @@ use crate::fleet::Fleet;
 
 /// How many of the newest commands a prefix is looked for in.
 const PREFIX_LOOKED_AT: u32 = 20_000;
-/// How many pages are read to fill one for a caller with a narrow scope.
+/// How many pages are read to fill one for a caller with a narrow scope, or with commands in one state of those open.
 const PAGES_READ_MAX: u32 = 20;
+/// How many open commands are read at a time to find those in one state.
+const OPEN_AT_A_TIME: u32 = 500;
 
 impl ControllerBackend {
     pub(super) async fn take_command(
@@ -86,11 +89,17 @@ impl ControllerBackend {
             let max = limits::NOT_AFTER_AHEAD_MAX.as_secs();
             return Err(invalid(format!("deadline_s must be 1 to {max}")));
         }
-        if matches!(request.action, Action::UninstallAgent {}) && request.host.is_none() {
-            return Err(invalid("an uninstall-agent names its host"));
+        let names_host = matches!(
+            request.action,
+            Action::UninstallAgent {} | Action::UpgradeAgent { .. }
+        );
+        if names_host && request.host.is_none() {
+            let kind = request.action.name();
+            return Err(invalid(format!("an {kind} names its host")));
         }
         let mut precondition = convert::precondition(request.precondition.as_ref())?;
         let (host, mut action) = (request.host.as_deref(), request.action);
+        self.name_manifest(&mut action)?;
         let container = container_of(&mut action).map(|container| container.as_str());
         let hosts = self.meant_hosts(caller, host, container).await?;
         let aimed = aim(&self.parts.fleet, hosts, host, action)?;
@@ -110,24 +119,13 @@ impl ControllerBackend {
                 kind.name()
             )));
         }
-        let reach = match &kind {
-            Kind::Run(k) => k.spec.as_ref().map(spec::reach).unwrap_or_default(),
-            Kind::Create(k) => k.spec.as_ref().map(spec::reach).unwrap_or_default(),
-            Kind::Exec(k) if k.privileged => "privileged".to_owned(),
-            _ => String::new(),
-        };
-        let reach = if reach.is_empty() {
-            reach
-        } else {
-            format!("; reaches out: {reach}")
-        };
         let host = aimed.host;
         let id = id.unwrap_or_else(|| CommandId::from_bytes(random::bytes()));
         let note = Note::ok(
             &format!("command.{}", kind.name()),
             format!("{}/{}", host.name, kind.target()),
         )
-        .detail(format!("command {id}{reach}"));
+        .detail(format!("command {id}{}", reach(&kind)));
         let new = NewCommand {
             id,
             audit: self.entry(caller, &note),
@@ -144,6 +142,22 @@ impl ControllerBackend {
         };
         let (row, created) = self.parts.dispatch.submit(new).await?;
         Ok((row, created, host))
+    }
+
+    /// A version is signed by the hash of its manifest: the one that is here.
+    fn name_manifest(&self, action: &mut Action) -> Result<(), ApiError> {
+        if let Action::UpgradeAgent {
+            version, manifest, ..
+        } = action
+            && manifest.is_empty()
+        {
+            let (_, hash) = self.parts.packages.manifest(version).ok_or_else(|| {
+                let message = format!("there is no package of version {:?} here", plain(version));
+                ApiError::new(codes::PACKAGE_NOT_FOUND, message).hint("fairlead agent versions")
+            })?;
+            *manifest = hex(&hash);
+        }
+        Ok(())
     }
 
     /// The command of that id, when the same request made it before.
@@ -307,16 +321,25 @@ impl ControllerBackend {
             before: query.before,
             limit: query.limit,
         };
+        // Where an open command is just now is not in the store, so it is looked at as it is shown.
+        let open_state = state.filter(|state| !state.is_final());
+        if open_state.is_some() {
+            filter.limit = query.limit.max(OPEN_AT_A_TIME);
+        }
         let wanted = query.limit as usize;
         let mut items = Vec::new();
         for _ in 0..PAGES_READ_MAX {
             let page = filter.clone();
             let rows = self.read(move |tx| tx.commands(&page)).await?;
-            let is_last = rows.len() < wanted;
+            let is_last = rows.len() < filter.limit as usize;
             for row in rows {
                 filter.before = Some(row.place);
                 if let Some(host) = hosts.get(&row.host) {
-                    items.push(self.shown(&row, Some(host)));
+                    let shown = self.shown(&row, Some(host));
+                    if open_state.is_some_and(|state| shown.state != state.name()) {
+                        continue;
+                    }
+                    items.push(shown);
                     if items.len() == wanted {
                         return Ok(Page {
                             items,
@@ -397,6 +420,20 @@ impl ControllerBackend {
                     format!("command {} was asked for with another token", row.id),
                 )
                 .hint("only who asked for a command may attach to its stream"))
+            })
+            .and_then(|()| {
+                if !super::terminals::is_terminal(&row) {
+                    return Ok(());
+                }
+                // Else there would be a terminal that nobody records.
+                Err(ApiError::new(
+                    codes::PERMISSION_DENIED,
+                    format!(
+                        "command {} is a terminal: its stream is its session's",
+                        row.id
+                    ),
+                )
+                .hint("a terminal is opened by a ticket (POST /api/v1/terminals)"))
             });
         if let Err(error) = allowed {
             self.audit_refusal(caller, Note::refused("command.stream", object, &error))
@@ -410,7 +447,8 @@ impl ControllerBackend {
             )
             .hint("fairlead command show prints what is left of it"));
         }
-        self.parts.dispatch.open_stream(&row).await
+        let stream = self.parts.dispatch.open_stream(&row).await?;
+        Ok(self.lasting(row.id, Client::Plain, Some(stream)))
     }
 }
 
@@ -478,4 +516,21 @@ fn request_hash(caller: &Caller, request: &CommandRequest) -> Result<[u8; 32], A
         .map_err(|_| ApiError::new(codes::INTERNAL, "the request cannot be written again"))?;
     let tenant = sha256(caller.tenant.as_bytes());
     Ok(sha256(&[&tenant[..], &text].concat()))
+}
+
+/// What a command reaches beyond its container, for the audit log.
+fn reach(kind: &Kind) -> String {
+    let out = match kind {
+        Kind::Run(k) => k.spec.as_ref().map(spec::reach).unwrap_or_default(),
+        Kind::Create(k) => k.spec.as_ref().map(spec::reach).unwrap_or_default(),
+        Kind::Exec(k) if k.privileged => "privileged".to_owned(),
+        Kind::CopyIn(k) => return format!("; {} B into {}", k.size, plain(&k.path)),
+        Kind::CopyOut(k) => return format!("; {}", plain(&k.path)),
+        _ => String::new(),
+    };
+    if out.is_empty() {
+        out
+    } else {
+        format!("; reaches out: {out}")
+    }
 }

@@ -6,13 +6,15 @@
 use fairlead_api::ApiError;
 use fairlead_api::input::{invalid, text};
 use fairlead_api::types::{Action, Precondition};
-use fairlead_protocol::command::Kind;
+use fairlead_identity::digest::unhex32;
+use fairlead_identity::package::Version;
+use fairlead_protocol::command::{INSPECT_HOST, Kind};
 use fairlead_protocol::limits::{
     COMMAND_BYTES_MAX, COPY_IN_BYTES_MAX, NAME_CHARS_MAX, TEXT_CHARS_MAX,
 };
 use fairlead_protocol::{
     CopyIn, CopyOut, Create, Exec, Inspect, Kill, List, Logs, Message, Ping, PruneImages, Pull,
-    Remove, RenewCertificate, Restart, Run, Start, Stop, UninstallAgent, codes,
+    Remove, RenewCertificate, Restart, Run, Start, Stop, UninstallAgent, UpgradeAgent, codes,
 };
 
 use super::spec;
@@ -98,6 +100,11 @@ pub fn kind(action: &Action) -> Checked<Kind> {
         Action::PruneImages { all } => Kind::PruneImages(PruneImages { all: *all }),
         Action::RenewCertificate {} => Kind::RenewCertificate(RenewCertificate {}),
         Action::Ping {} => Kind::Ping(Ping {}),
+        Action::UpgradeAgent {
+            version,
+            manifest,
+            allow_older,
+        } => upgrade(version, manifest, *allow_older)?,
         Action::UninstallAgent {} => Kind::UninstallAgent(UninstallAgent {}),
     };
     let around = fairlead_protocol::Command {
@@ -117,13 +124,31 @@ pub fn kind(action: &Action) -> Checked<Kind> {
     Ok(kind)
 }
 
+fn upgrade(version: &str, manifest: &str, allow_older: bool) -> Checked<Kind> {
+    let parsed: Version = version
+        .parse()
+        .map_err(|_| invalid(format!("{version:?} is not a version, such as 1.4.0")))?;
+    let hash = unhex32(manifest)
+        .ok_or_else(|| invalid("manifest must be a SHA-256 in 64 hexadecimal digits"))?;
+    Ok(Kind::UpgradeAgent(UpgradeAgent {
+        version: parsed.to_string(),
+        manifest: hash.to_vec().into(),
+        allow_older,
+    }))
+}
+
 fn inspect(object: &str, object_kind: &str) -> Checked<Kind> {
     let object = match object_kind {
         "" | "container" => target(object)?,
         "image" => image(object)?,
+        INSPECT_HOST if object.is_empty() => String::new(),
+        INSPECT_HOST => {
+            return Err(invalid("object must be empty where object_kind is host")
+                .hint("name the host as \"host\" of the request"));
+        }
         other => {
             return Err(invalid(format!(
-                "object_kind {other:?} is not container or image"
+                "object_kind {other:?} is not container, image or host"
             )));
         }
     };
@@ -184,8 +209,7 @@ fn logs(action: &Action) -> Checked<Kind> {
 }
 
 fn copy_in(container: &str, path: &str, size: u64, sha256: &str) -> Checked<Kind> {
-    let digest = fairlead_identity::digest::unhex32(sha256)
-        .ok_or_else(|| invalid("sha256 must be 64 hexadecimal digits"))?;
+    let digest = unhex32(sha256).ok_or_else(|| invalid("sha256 must be 64 hexadecimal digits"))?;
     if size == 0 || size > COPY_IN_BYTES_MAX {
         return Err(invalid(format!(
             "the archive has {size} bytes; 1 to {COPY_IN_BYTES_MAX} (4 GiB) may be copied in at once"

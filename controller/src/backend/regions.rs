@@ -157,6 +157,7 @@ impl ControllerBackend {
             .filter(|host| matches!(self.parts.fleet.host_state(host).0, "online" | "suspect"));
         let state = match (row.access_server.is_empty(), now.is_online) {
             (_, true) => "online",
+            (_, false) if now.is_returning => "restarting",
             (true, false) => "waiting",
             (false, false) => "offline",
         };

@@ -125,6 +125,9 @@ fn waiting_for(
             }
             "held" => return format!("host {name} is held: {reason}; {}", until_when(until)),
             "revoked" => return format!("host {name} was revoked; ends at {until}"),
+            "online" if !reason.is_empty() => {
+                return format!("host {name}: {reason}; {}", until_when(until));
+            }
             _ => {}
         }
     }

@@ -3,6 +3,7 @@
 //! | module | what it decides |
 //! |---|---|
 //! | `tickets` | who is given a ticket, for what: permission, scope, host, container |
+//! | `freezing` | what is kept of those that live here over an orderly restart |
 //! | `opening` | that all of it still holds when the ticket comes back; then the command is signed |
 //! | `regional` | what is known of those whose session lives at a region's access server |
 //! | `beyond` | what a region is answered: tickets, lists, recordings that arrive |
@@ -14,11 +15,14 @@ use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use fairlead_api::input::plain;
+use fairlead_api::types::Permission;
 use fairlead_api::{ApiError, Caller};
 use fairlead_identity::digest::sha256;
 use fairlead_identity::signing::Signer;
-use fairlead_protocol::{CommandId, Exec, codes};
+use fairlead_protocol::command::{HOST_ITSELF, Kind};
+use fairlead_protocol::{Command, CommandId, Message, SignedCommand, codes};
 use fairlead_store::audit::AuditEntry;
+use fairlead_store::commands::CommandRow;
 use fairlead_store::hosts::HostRow;
 use fairlead_webssh::recording::file::Recordings;
 use fairlead_webssh::{Origins, Refused, Terminals};
@@ -28,6 +32,7 @@ use super::{ControllerBackend, cut};
 use regional::Regional;
 
 mod beyond;
+pub mod freezing;
 mod listing;
 mod opening;
 mod recordings;
@@ -48,11 +53,60 @@ pub struct Desk {
     tidied_us: AtomicI64,
 }
 
+/// What a terminal is to be.
+struct Wanted {
+    kind: Kind,
+    /// As it is shown.
+    container: String,
+    exec_user: String,
+    size: (u16, u16),
+}
+
+impl Wanted {
+    /// What that kind is as a terminal, if it is one.
+    fn of(kind: Kind) -> Option<Self> {
+        let (container, exec_user, columns, rows) = match &kind {
+            Kind::Exec(exec) if exec.tty => {
+                let names = (exec.container.clone(), exec.user.clone());
+                (names.0, names.1, exec.columns, exec.rows)
+            }
+            Kind::HostShell(shell) => {
+                let names = (HOST_ITSELF.to_owned(), String::new());
+                (names.0, names.1, shell.columns, shell.rows)
+            }
+            _ => return None,
+        };
+        let or = |number, else_| u16::try_from(number).unwrap_or(else_);
+        Some(Self {
+            kind,
+            container,
+            exec_user,
+            size: (or(columns, 80), or(rows, 25)),
+        })
+    }
+
+    /// The permission without which there is none.
+    fn needs(&self) -> Permission {
+        match self.kind {
+            Kind::HostShell(_) => Permission::HostShell,
+            _ => Permission::Shell,
+        }
+    }
+}
+
+/// Whether a command is a terminal, by what was signed.
+pub(super) fn is_terminal(row: &CommandRow) -> bool {
+    let signed = SignedCommand::decode(&row.signed[..]);
+    let command = signed.and_then(|signed| Command::decode(&signed.command[..]));
+    let kind = command.ok().and_then(|command| command.kind);
+    kind.and_then(Wanted::of).is_some()
+}
+
 /// A terminal for which a ticket was given out.
 struct Promised {
     caller: Caller,
     host: HostRow,
-    exec: Exec,
+    wanted: Wanted,
     container_id: String,
     /// The region at whose access server the session will live; else it does here.
     region: Option<String>,
@@ -143,6 +197,7 @@ impl ControllerBackend {
             recordings: desk.recordings.clone(),
             now: Arc::new(move || clock.now_us()),
             shutdown,
+            outlived: true,
         });
         desk.serve(&terminals);
         terminals

@@ -104,6 +104,7 @@ impl World {
             ca_hash: [9; 32],
             uplink_addresses: vec!["controller:7401".to_owned()],
             packages: crate::packages::Packages::new(&dir.path().join("packages"), || NOW),
+            trusted: Vec::new(),
             public_url: "https://fleet.example.com/".to_owned(),
             web: Arc::new(crate::web_status::WebStatus::new(
                 "sha256//AbC=".to_owned(),

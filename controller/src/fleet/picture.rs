@@ -30,9 +30,12 @@ impl Picture {
     /// Takes a part in.
     pub(super) fn change(&mut self, part: &InventoryPart) {
         self.generation = part.generation;
-        self.as_of_us = self.as_of_us.max(part.as_of_us);
         if let Some(engine) = &part.engine {
             self.engine = Some(Box::new(engine.clone()));
+        }
+        // While the engine does not answer nobody has seen the containers.
+        if self.engine_answers() || self.as_of_us == 0 {
+            self.as_of_us = self.as_of_us.max(part.as_of_us);
         }
         for container in &part.upserts {
             let container = container.clone();
@@ -57,6 +60,12 @@ impl Picture {
                 self.entries.remove(index);
             }
         }
+    }
+
+    /// Whether the engine answered when it was asked last.
+    pub(super) fn engine_answers(&self) -> bool {
+        let engine = self.engine.as_deref();
+        engine.is_none_or(|engine| engine.error.is_empty())
     }
 
     /// Takes measurements in; of containers that are not known, none.

@@ -103,6 +103,62 @@ fn a_host_is_unknown_while_its_region_is_away_and_offline_when_not_mentioned() {
 }
 
 #[test]
+fn nobody_is_down_while_a_server_is_restarted_and_who_is_not_back_in_time_is() {
+    let fleet = Fleet::new();
+    let state = |id| fleet.host_state(&row(id, "one")).0;
+    fleet.region_online("r", "s", "v", 9);
+    fleet.apply_presence("r", &presence(H1, "online"));
+    fleet.apply_presence("r", &presence(H2, "offline"));
+    fleet.presence_complete("r");
+    fleet.region_restarts("r", 30, 100);
+    assert_eq!((state(H1), state(H2)), ("online", "unknown"));
+    assert!(fleet.region("r").is_returning);
+    fleet.region_online("r", "s", "v", 40);
+    assert!(!fleet.region("r").is_returning);
+    // The first that the region says of its hosts is that none is there yet.
+    fleet.presence_complete("r");
+    assert_eq!((state(H1), state(H2)), ("online", "offline"));
+    fleet.give_up_waiting(99);
+    assert_eq!(state(H1), "online");
+    fleet.give_up_waiting(100);
+    let (state_now, since_us, reason) = fleet.host_state(&row(H1, "one"));
+    assert_eq!((state_now, since_us), ("offline", 100));
+    assert!(reason.starts_with("not back"), "{reason}");
+    fleet.apply_presence("r", &presence(H1, "online"));
+    assert_eq!(state(H1), "online");
+    fleet.give_up_waiting(1_000);
+    assert_eq!(state(H1), "online");
+
+    // An access server that does not return at all leaves its hosts unknown, as any that is away.
+    fleet.region_restarts("r", 1_000, 1_100);
+    fleet.give_up_waiting(1_100);
+    assert_eq!(state(H1), "unknown");
+    assert!(!fleet.region("r").is_returning);
+}
+
+#[test]
+fn a_controller_expects_whom_the_one_before_it_has_seen() {
+    let before = Fleet::new();
+    for region in ["r", "away"] {
+        before.region_online(region, "s", "v", 9);
+    }
+    before.apply_presence("r", &presence(H1, "online"));
+    before.apply_presence("away", &presence(H2, "online"));
+    before.region_offline("away", 20);
+    assert_eq!(before.connected(), [H1]);
+    let fleet = Fleet::new();
+    fleet.expect_back(&[(H1, "r".to_owned())], 30, 100);
+    let state = || fleet.host_state(&row(H1, "one")).0;
+    assert_eq!(state(), "online");
+    assert!(fleet.region("r").is_returning);
+    assert_eq!(fleet.connected(), [H1], "also when it ends again at once");
+    fleet.region_online("r", "s", "v", 40);
+    fleet.presence_complete("r");
+    fleet.give_up_waiting(100);
+    assert_eq!(state(), "offline");
+}
+
+#[test]
 fn a_whole_picture_replaces_the_last_only_when_it_is_complete() {
     let fleet = Fleet::new();
     fleet.apply_presence("r", &presence(H1, "online"));
@@ -239,4 +295,37 @@ fn saved_pictures_do_not_replace_what_was_told_since() {
     assert_eq!(names(&fleet), ["one/new", "two/old"]);
     fleet.forget_host(H2);
     assert_eq!(names(&fleet), ["one/new"]);
+}
+
+#[test]
+fn containers_are_shown_as_they_were_while_the_engine_does_not_answer() {
+    let fleet = Fleet::new();
+    fleet.region_online("r", "s", "v", 9);
+    fleet.apply_presence("r", &presence(H1, "online"));
+    fleet.presence_complete("r");
+    tell(
+        &fleet,
+        H1,
+        part(true, true, vec![container("a", "web")], &[]),
+    );
+    let shown = || {
+        let shown = fleet.containers(&[row(H1, "one")], &ContainerFilter::default());
+        shown
+            .first()
+            .map(|c| (c.live, c.as_of.as_microsecond()))
+            .unwrap()
+    };
+    assert_eq!(shown(), (true, 20));
+    let with = |error: &str, as_of_us| InventoryPart {
+        as_of_us,
+        engine: Some(fairlead_protocol::EngineFacts {
+            error: error.to_owned(),
+            ..Default::default()
+        }),
+        ..part(false, true, Vec::new(), &[])
+    };
+    tell(&fleet, H1, with("no socket", 50));
+    assert_eq!(shown(), (false, 20), "as of when it last answered");
+    tell(&fleet, H1, with("", 80));
+    assert_eq!(shown(), (true, 80));
 }

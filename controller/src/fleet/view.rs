@@ -2,7 +2,9 @@
 
 use fairlead_api::types as api;
 use fairlead_api::types::{time, time_or_never};
-use fairlead_protocol::{Container, EngineFacts, HostFacts, HostId, Message, PortMapping};
+use fairlead_protocol::{
+    AgentVersions, Container, EngineFacts, HostFacts, HostId, Message, PortMapping,
+};
 use fairlead_store::hosts::HostRow;
 
 use super::picture::{Entry, Picture};
@@ -35,6 +37,8 @@ pub struct Counts {
 pub struct RegionState {
     /// Whether its access server is connected.
     pub is_online: bool,
+    /// It is not, and is expected back: it was restarted, or this controller was.
+    pub is_returning: bool,
     /// Since when; 0: not since this process began.
     pub since_us: i64,
     /// The access server.
@@ -102,6 +106,14 @@ impl Fleet {
         state_of(&inner, row, row.id.and_then(|id| inner.hosts.get(&id)))
     }
 
+    /// Which versions of the agent a host has, as it said last.
+    #[must_use]
+    pub fn versions(&self, row: &HostRow) -> Option<api::AgentVersions> {
+        let inner = self.read();
+        let now = row.id.and_then(|id| inner.hosts.get(&id));
+        facts_of(row, now)?.versions
+    }
+
     /// Containers of these hosts, by host and name.
     #[must_use]
     pub fn containers(&self, hosts: &[HostRow], filter: &ContainerFilter) -> Vec<api::Container> {
@@ -116,7 +128,7 @@ impl Fleet {
                 continue;
             };
             let (state, ..) = state_of(&inner, row, Some(now));
-            let live = matches!(state, "online" | "suspect");
+            let live = matches!(state, "online" | "suspect") && picture.engine_answers();
             for entry in picture
                 .entries()
                 .iter()
@@ -150,6 +162,7 @@ impl Fleet {
             .get(name)
             .map_or_else(RegionState::default, |now| RegionState {
                 is_online: now.is_online,
+                is_returning: now.back_by_us != 0,
                 since_us: now.since_us,
                 server: now.server.clone(),
                 version: now.version.clone(),
@@ -198,6 +211,9 @@ fn state_of(inner: &Inner, row: &HostRow, now: Option<&HostNow>) -> (&'static st
     if !row.held.is_empty() {
         return ("held", since, row.held.clone());
     }
+    if let Some(host) = now.filter(|host| host.presence == Presence::Returning) {
+        return ("online", since, host.reason.to_string());
+    }
     if !inner.region_is_online(&row.region) {
         let region_since = inner
             .regions
@@ -223,7 +239,7 @@ fn state_of(inner: &Inner, row: &HostRow, now: Option<&HostNow>) -> (&'static st
     };
     let reason = host.reason.to_string();
     match host.presence {
-        Presence::Online => ("online", since, reason),
+        Presence::Online | Presence::Returning => ("online", since, reason),
         Presence::Suspect => ("suspect", since, reason),
         Presence::Offline => ("offline", since, reason),
         Presence::Untold => ("unknown", since, "its region has not told yet".to_owned()),
@@ -266,7 +282,23 @@ fn facts_of(row: &HostRow, now: Option<&HostNow>) -> Option<api::HostFacts> {
         engine: facts.engine.map(engine).unwrap_or_default(),
         agent_version: facts.agent_version,
         policy: facts.policy,
+        host_shell: facts.host_shell,
+        versions: facts.versions.map(versions),
     })
+}
+
+fn versions(told: AgentVersions) -> api::AgentVersions {
+    api::AgentVersions {
+        last_return: (!told.returned_from.is_empty()).then_some(api::LastReturn {
+            from: told.returned_from,
+            to: told.returned_to,
+            why: told.returned_why,
+        }),
+        started: told.started,
+        previous: told.previous,
+        on_trial: told.on_trial,
+        safe_mode: told.safe_mode,
+    }
 }
 
 fn engine(facts: EngineFacts) -> api::Engine {

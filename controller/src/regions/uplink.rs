@@ -6,6 +6,7 @@
 //! be lost, the heartbeat.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_identity::digest::sha256;
@@ -43,6 +44,8 @@ pub(super) enum UplinkEnd {
     Displaced,
     #[error("shutting down")]
     Shutdown,
+    #[error("its access server ended in order")]
+    Left,
 }
 
 /// Serves one uplink from its hello to its end.
@@ -88,6 +91,7 @@ pub(super) async fn run(
         sent_up_to: hello.taken,
         acked_up_to: 0,
         heard: Instant::now(),
+        leaving: None,
     };
     let end = match uplink.begin(&mut socket, &name, version, &hello).await {
         Ok(()) => uplink.serve(&mut socket, wire, shutdown).await,
@@ -96,9 +100,9 @@ pub(super) async fn run(
     socket.close().await;
     if centre.regions.detach(&region, connection) {
         tracing::warn!(region, reason = %end, "uplink lost");
-        centre.fleet.region_offline(&region, centre.clock.now_us());
         centre.desk.detached(&region);
-        uplink.note("region.offline", &end.to_string()).await;
+        centre.streams.lost(&region);
+        uplink.ended(&end).await;
     }
 }
 
@@ -112,6 +116,8 @@ pub(super) struct Uplink {
     /// never urgent and costs a sync.
     acked_up_to: u64,
     heard: Instant,
+    /// Its access server ends in order, and is back within so many microseconds.
+    leaving: Option<i64>,
 }
 
 /// What a report meant, once it is on disk.
@@ -173,6 +179,25 @@ impl Uplink {
         centre.desk.attached(&self.region, &hello.terminals_at);
         self.note("region.online", name).await;
         Ok(())
+    }
+
+    /// It was the region's. A region is not offline because this controller ends.
+    async fn ended(&self, end: &UplinkEnd) {
+        let now_us = self.centre.clock.now_us();
+        match (end, self.leaving) {
+            (UplinkEnd::Shutdown, _) => {}
+            (_, Some(back_within_us)) => {
+                let back_by_us = now_us.saturating_add(back_within_us);
+                let fleet = &self.centre.fleet;
+                fleet.region_restarts(&self.region, now_us, back_by_us);
+                let detail = "its access server ended in order, and is expected back";
+                self.note("region.restarting", detail).await;
+            }
+            (_, None) => {
+                self.centre.fleet.region_offline(&self.region, now_us);
+                self.note("region.offline", &end.to_string()).await;
+            }
+        }
     }
 
     async fn note(&self, action: &str, detail: &str) {
@@ -312,6 +337,13 @@ impl Uplink {
             Some(K::TerminalAsk(ask)) => self.on_terminal_ask(socket, ask).await?,
             Some(K::Terminals(open)) => self.on_open_terminals(socket, open).await?,
             Some(K::Recording(part)) => self.on_recording(socket, part).await?,
+            Some(K::Leaving(leaving)) => {
+                let within = limits::BACK_WITHIN_MAX
+                    .min(Duration::from_millis(leaving.back_within_ms.into()));
+                self.leaving = i64::try_from(within.as_micros()).ok();
+                // It waits for this end to close, so that nothing said to it breaks what it has said.
+                return Err(UplinkEnd::Left);
+            }
             Some(K::PresenceComplete(_)) => centre.fleet.presence_complete(&self.region),
             Some(K::EnrolCheck(check)) => {
                 let verdict = if check.clone_of.is_empty() {

@@ -220,16 +220,28 @@ async fn what_is_asked_often_is_looked_up() {
                 "SEARCH commands USING INDEX commands_open (host=?)",
             ),
             (
+                commands::ANY_OPEN_OF_HOST.to_owned(),
+                "INDEX commands_open (host=?)",
+            ),
+            (
                 commands::OPEN_IN_BRIEF.to_owned(),
                 "SCAN commands USING INDEX commands_open",
             ),
             (
-                commands::listing(true),
+                commands::listing(true, false),
                 "USING INDEX commands_by_host (host=? AND place<?)",
             ),
             (
-                commands::listing(false),
+                commands::listing(false, false),
                 "USING INDEX commands_by_place (place<?)",
+            ),
+            (
+                commands::listing(true, true),
+                "SEARCH commands USING INDEX commands_open (host=? AND place<?)",
+            ),
+            (
+                commands::listing(false, true),
+                "SCAN commands USING INDEX commands_open",
             ),
             (
                 events::listing(true, false),

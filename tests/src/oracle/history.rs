@@ -162,6 +162,9 @@ pub struct History {
     pub before: BTreeMap<String, Presence>,
     /// The containers at the end.
     pub after: BTreeMap<String, Presence>,
+    /// From when to when the engine was away. It forgets what runs by exec, and nobody hears what it told
+    /// last; containers go on.
+    pub engine_away: Vec<(i64, i64)>,
     /// How far stamps of different instances may be apart, because each reckons server time from its
     /// own hello.
     pub stamps_apart_us: i64,
@@ -184,6 +187,12 @@ impl History {
         self.records
             .iter()
             .rfind(|record| record.id == id && of_controller(record))
+    }
+
+    /// Whether the engine was away at some time of these.
+    pub(super) fn engine_was_away(&self, from_us: i64, until_us: i64) -> bool {
+        let mut away = self.engine_away.iter();
+        away.any(|(gone, back)| *gone <= until_us && *back >= from_us)
     }
 
     pub(super) fn line_of(&self, asked: &Asked) -> String {

@@ -210,7 +210,10 @@ fn exec(history: &History, asked: &Asked, index: &Index<'_>, found: &mut Vec<Vio
         return;
     };
     let ran = end.state == "succeeded" || end.code == "exit_code";
-    if ran && starts.is_empty() {
+    // Its start may be among the last words of an engine that went; the mark tells all the same.
+    let unheard =
+        marks == 1 && history.engine_was_away(asked.asked_us, end.finished_us.unwrap_or(i64::MAX));
+    if ran && starts.is_empty() && !unheard {
         say(
             "untrue",
             "its end is known, and the engine never started it".to_owned(),
@@ -244,7 +247,7 @@ fn exec(history: &History, asked: &Asked, index: &Index<'_>, found: &mut Vec<Vio
                 && effect.at_us >= began
                 && effect.at_us <= until
         });
-        if !ended {
+        if !ended && !history.engine_was_away(began, until) {
             let why = "neither the engine nor the container was restarted while it ran";
             say("unknown_without_cause", why.to_owned());
         }

@@ -54,8 +54,21 @@ impl Cli {
 
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(program("fairlead"));
+        command.args(words);
+        self.for_user(command)
+    }
+
+    /// The same in a terminal of its own, with pipes for keyboard and screen.
+    pub(crate) fn in_terminal(&self, words: &str) -> tokio::process::Child {
+        let line = format!("{} {words}", program("fairlead").display());
+        let mut command = Command::new("script");
+        command.args(["-qfec", &line, "/dev/null"]);
+        let mut command = self.for_user(command);
+        command.stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    fn for_user(&self, mut command: Command) -> Command {
         command
-            .args(words)
             .env_clear()
             .env("HOME", self.home.path())
             .env("PATH", "/usr/bin:/bin")
@@ -78,7 +91,7 @@ impl Cli {
     }
 
     /// Must end with that code.
-    async fn ends(&self, code: i32, words: &[&str]) -> Said {
+    pub(crate) async fn ends(&self, code: i32, words: &[&str]) -> Said {
         let said = self.says(words).await;
         assert_eq!(
             said.code, code,

@@ -35,19 +35,19 @@ fn now_us() -> i64 {
 }
 
 /// An installation, and its only access server, in the hands of somebody else.
-struct Liar {
+pub(crate) struct Liar {
     root: Root,
     agents_ca: Authority,
     /// The controller's: the liar has what the controller signed, not this key. The test has both.
-    controller: Signer,
-    host: HostId,
+    pub(crate) controller: Signer,
+    pub(crate) host: HostId,
     role: Role,
     acceptor: Acceptor,
     listener: TcpListener,
     /// What it calls command keys.
     keys: CommandKeys,
     /// What it says first, beside what is needed.
-    says: Welcome,
+    pub(crate) says: Welcome,
 }
 
 /// A key that signs commands, certified by that root.
@@ -63,7 +63,7 @@ fn signer(root: &Authority) -> Signer {
 }
 
 impl Liar {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let now = jiff::Timestamp::now().as_second();
         let times = (now, Duration::from_secs(3600));
         let authority = Authority::new_root("fairlead.internal", now).unwrap();
@@ -111,7 +111,7 @@ impl Liar {
     }
 
     /// Serves the enrol door until an agent opens a link; welcomes it.
-    async fn link(&self) -> Socket<LinkDown, LinkUp> {
+    pub(crate) async fn link(&self) -> Socket<LinkDown, LinkUp> {
         loop {
             let (tcp, remote) = self.listener.accept().await.unwrap();
             let Ok(accepted) = self.acceptor.accept(tcp, remote).await else {
@@ -195,7 +195,7 @@ fn restart(container: &str) -> Kind {
     })
 }
 
-async fn tell(socket: &mut Socket<LinkDown, LinkUp>, kind: link_down::Kind) {
+pub(crate) async fn tell(socket: &mut Socket<LinkDown, LinkUp>, kind: link_down::Kind) {
     socket.send(&LinkDown { kind: Some(kind) }).await.unwrap();
 }
 
@@ -213,7 +213,7 @@ async fn deliver(socket: &mut Socket<LinkDown, LinkUp>, command: &SignedCommand)
 }
 
 /// The agent's result for an id.
-async fn result(socket: &mut Socket<LinkDown, LinkUp>, id: &Bytes) -> CommandResult {
+pub(crate) async fn result(socket: &mut Socket<LinkDown, LinkUp>, id: &Bytes) -> CommandResult {
     loop {
         let message = socket.hear_message(SOON).await.expect("the agent answers");
         if let Some(link_up::Kind::Result(result)) = message.kind
@@ -224,13 +224,13 @@ async fn result(socket: &mut Socket<LinkDown, LinkUp>, id: &Bytes) -> CommandRes
     }
 }
 
-struct Agent {
+pub(crate) struct Agent {
     supervisor: Process,
     dir: PathBuf,
 }
 
 impl Agent {
-    fn start(liar: &Liar, dir: &std::path::Path) -> Self {
+    pub(crate) fn start(liar: &Liar, dir: &std::path::Path) -> Self {
         let token = dir.join("token");
         std::fs::write(&token, JoinToken::generate(liar.root.hash()).to_string()).unwrap();
         let state = dir.join("agent");

@@ -9,7 +9,7 @@ use fairlead_tests::wait::wait_for;
 
 /// How long what comes by itself may take, on a machine that builds beside.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
-const NAME: &str = "fleet.example.test";
+pub(crate) const NAME: &str = "fleet.example.test";
 
 /// The servers' machine, and how the CLI is called there.
 pub(crate) struct Servers {
@@ -23,11 +23,13 @@ impl Servers {
     pub(crate) async fn install(hosts: &Hosts) -> Self {
         let host = hosts.start_known_as("servers", &[NAME]).await;
         host.copy_in(package::repository(), "/srv/packages").await;
-        let said = ran(
-            &host,
-            &format!("sh /srv/packages/install.sh server --name {NAME} --from /srv/packages"),
-        )
-        .await;
+        let line = format!("sh /srv/packages/install.sh server --name {NAME} --from /srv/packages");
+        Self::run_line(host, &line).await
+    }
+
+    /// Runs that line on a machine that has what it needs, and claims the installation.
+    pub(crate) async fn run_line(host: TestHost, line: &str) -> Self {
+        let said = ran(&host, line).await;
         println!("{}{}", said.stderr, said.stdout);
         let after = |word: &str| {
             let line = said.stdout.lines().find(|line| line.starts_with(word));

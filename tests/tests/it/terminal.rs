@@ -356,13 +356,47 @@ async fn what_the_hosts_owner_forbids_meanwhile_ends_within_seconds() {
 
 #[tokio::test]
 async fn abrupt_ends_leave_no_process_behind() {
-    closed_abruptly(20).await;
+    closed_abruptly(40).await;
 }
 
 #[tokio::test]
 #[ignore = "long: takes some minutes"]
 async fn long_a_thousand_abrupt_ends_leave_no_process_behind() {
     closed_abruptly(1000).await;
+}
+
+/// A paste that nobody reads: some of it waits at each hop, and the agent hears its client go all the same.
+#[tokio::test]
+async fn a_paste_that_nobody_reads_keeps_nothing_alive() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let own = processes(&web);
+    let script = "stty raw -echo; echo ready; sleep 309";
+    let given = ticket(&fleet.api, &web, &["sh", "-c", script]).await;
+    let mut page = Page::open(&fleet.api, &given.ticket).await;
+    page.until("it runs", |p| p.text().contains("ready")).await;
+    let mut sent = 0;
+    loop {
+        if sent - page.taken <= 32 * 1024 {
+            page.type_in(&"x".repeat(16 * 1024)).await;
+            sent += 16 * 1024;
+        } else if tokio::time::timeout(Duration::from_secs(2), page.hear())
+            .await
+            .is_err()
+        {
+            break;
+        }
+        assert!(sent < 64 << 20, "somebody reads it");
+    }
+    assert!(sent > 200_000, "{sent} B were taken");
+    drop(page);
+    let _: Terminal = fleet
+        .api
+        .delete(&format!("terminals/{}", given.session))
+        .await
+        .unwrap();
+    alone(&web, &own).await;
 }
 
 async fn closed_abruptly(times: usize) {
@@ -431,31 +465,13 @@ async fn without_a_recorder_there_is_no_shell() {
     );
 }
 
+/// One that leaves in order is another matter (`terminal_restart.rs`).
 #[tokio::test]
-async fn a_server_that_goes_tells_its_pages_and_leaves_no_process() {
+async fn a_server_that_dies_leaves_no_process() {
     let mut fleet = Fleet::start(Options::docker()).await;
     let names = Names::new();
     let web = names.polite("web");
     let own = processes(&web);
-    let given = ticket(&fleet.api, &web, &[]).await;
-    let mut page = Page::open(&fleet.api, &given.ticket).await;
-    page.type_in("echo s$((1+1))en; sleep 307\r").await;
-    page.until("it runs", |p| p.text().contains("s2en")).await;
-    let (_, code) = tokio::join!(fleet.controller.leave(), page.end());
-    assert_eq!(code, "busy");
-    alone(&web, &own).await;
-    let recordings = fleet.dir().join("controller/recordings");
-    let text = std::fs::read_to_string(recordings.join(format!("{}.cast", given.session)));
-    let text = text.unwrap();
-    assert!(
-        text.contains("s2en") && text.trim_end().ends_with(" end\"]"),
-        "{text}"
-    );
-    fleet.controller.start_again();
-    fleet.all_online().await;
-    assert_eq!(audit(&fleet.api, "terminal.end").await.len(), 1);
-
-    // One that dies without a word leaves none either.
     let given = ticket(&fleet.api, &web, &[]).await;
     let mut page = Page::open(&fleet.api, &given.ticket).await;
     page.type_in("trap '' HUP; sleep 308\r").await;

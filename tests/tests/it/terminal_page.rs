@@ -1,14 +1,18 @@
 //! The terminal page in a real Chromium: typed into, resized, coloured, pasted into, flooded, loaded anew. The
-//! steps are in `webssh/web/browser/run.mjs`; its screenshots come to `target/terminal-page`.
+//! steps are in `webssh/web/browser`; its screenshots come to `target/terminal-page`.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use fairlead_api::types::Permission;
 use fairlead_identity::digest::{hex, sha256};
+use fairlead_tests::client::Api;
 use fairlead_tests::engine::{Names, docker, docker_says};
 use fairlead_tests::fleet::{Fleet, Options};
 use fairlead_tests::wait::wait_for;
+
+use crate::terminal::audit;
 
 const SOON: Duration = Duration::from_secs(30);
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
@@ -50,11 +54,77 @@ async fn it_is_one_at_the_region_too() {
     in_a_real_browser(options, "terminal-page-region").await;
 }
 
+/// `webssh/web/browser/restart.mjs`.
+#[tokio::test]
+async fn it_comes_back_after_its_servers_restart() {
+    if tools().is_none() {
+        return;
+    }
+    let mut fleet = Fleet::start(Options::docker().terminals_at_regions()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let api = fleet.api.clone();
+    let env = [("TOKEN", api.token.clone())];
+    let page = browse(&api, &web, "restart.mjs", "terminal-page-restart", &env);
+    let restarted = async {
+        let runs = || docker(&["exec", &web, "test", "-e", "/tmp/runs"]);
+        wait_for("it runs in the page", 3 * SOON, async || {
+            let runs = runs().status.success();
+            runs.then_some(()).ok_or("not yet".to_owned())
+        })
+        .await;
+        let server = &mut fleet.regions[0].process;
+        assert!(server.leave().await.success());
+        server.start_again();
+        fleet.all_online().await;
+        docker_says(&["exec", &web, "touch", "/tmp/back"]);
+    };
+    tokio::join!(page, restarted);
+}
+
+/// An input method, the mouse, files in and out, a shell on the host itself: `webssh/web/browser/more.mjs`.
+#[tokio::test]
+async fn input_methods_mouse_files_and_a_host_shell_work_in_a_real_browser() {
+    if tools().is_none() {
+        return;
+    }
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    // What its owner allows the page knows by the next link.
+    std::fs::write(&fleet.hosts[0].policy, "allow_host_shell = true\n").unwrap();
+    fleet.hosts[0].kill_agent().await;
+    wait_for("it is told what the owner allows", SOON, async || {
+        let host = fleet.api.host("box").await.map_err(|no| no.to_string())?;
+        let told = host.facts.is_some_and(|facts| facts.host_shell) && host.state == "online";
+        told.then_some(()).ok_or("not yet".to_owned())
+    })
+    .await;
+    let token = async |name: &str, permissions: &[Permission]| {
+        let made = fleet.api.new_api_token(name, permissions).await;
+        made.unwrap().token
+    };
+    let all = token("all", &[Permission::Admin, Permission::HostShell]).await;
+    let less = token("less", &[Permission::Read, Permission::Shell]).await;
+    let hostname = docker_says(&["exec", &web, "hostname"]);
+    let env = [
+        ("TOKEN", all),
+        ("LESS_TOKEN", less),
+        ("CONTAINER_HOSTNAME", hostname.trim().to_owned()),
+    ];
+    browse(&fleet.api, &web, "more.mjs", "terminal-page-more", &env).await;
+    for path in ["/tmp/etc/hostname", "/tmp/huge"] {
+        let rows = audit(&fleet.api, "command.copy-out").await;
+        let said = rows.iter().any(|row| row.detail.ends_with(path));
+        assert!(said, "{path}: {rows:?}");
+    }
+}
+
 async fn in_a_real_browser(options: Options, shots: &str) {
     let is_there = !options.region_env.is_empty();
-    let Some((node, browser)) = tools() else {
+    if tools().is_none() {
         return;
-    };
+    }
     let fleet = Fleet::start(options).await;
     let names = Names::new();
     let web = names.polite("web");
@@ -63,8 +133,23 @@ async fn in_a_real_browser(options: Options, shots: &str) {
     docker_says(&["exec", &web, "sh", "-c", make]);
     let big = docker(&["exec", &web, "cat", "/tmp/big"]).stdout;
     assert!(big.len() > 10_000_000);
+    let mut env = vec![
+        ("TOKEN", fleet.api.token.clone()),
+        ("BIG_HASH", hex(&sha256(&big))),
+    ];
+    if is_there {
+        env.push(("SERVER", fleet.regions[0].web.url()));
+    }
+    browse(&fleet.api, &web, "run.mjs", shots, &env).await;
+}
+
+/// Runs those steps in the browser, once the page can know of the container.
+async fn browse(api: &Api, web: &str, steps: &str, shots: &str, env: &[(&str, String)]) {
+    let Some((node, browser)) = tools() else {
+        return;
+    };
     wait_for("the container is known", SOON, async || {
-        let known = fleet.api.containers("box").await;
+        let known = api.containers("box").await;
         let known = known.map_err(|no| no.to_string())?;
         let found = known.iter().any(|c| c.name == web);
         found.then_some(()).ok_or("not yet".to_owned())
@@ -74,19 +159,14 @@ async fn in_a_real_browser(options: Options, shots: &str) {
     let target = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target"));
     let shots = target.join(shots);
     std::fs::create_dir_all(&shots).unwrap();
-    let mut run = tokio::process::Command::new(node);
-    if is_there {
-        run.env("SERVER", fleet.regions[0].web.url());
-    }
-    let run = run
-        .arg("browser/run.mjs")
+    let run = tokio::process::Command::new(node)
+        .arg(format!("browser/{steps}"))
         .current_dir(PAGE)
         .env("CHROMIUM", browser)
-        .env("URL", &fleet.api.url)
-        .env("TOKEN", &fleet.api.token)
+        .env("URL", &api.url)
         .env("HOST", "box")
-        .env("CONTAINER", &web)
-        .env("BIG_HASH", hex(&sha256(&big)))
+        .env("CONTAINER", web)
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .env("SHOTS", shots)
         .stdin(Stdio::null())
         .kill_on_drop(true)

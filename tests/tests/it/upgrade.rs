@@ -22,6 +22,8 @@ use crate::acts::{attach, logs, restart};
 use crate::terminal::ticket;
 
 mod deaths;
+mod from_centre;
+mod rollout;
 mod under_commands;
 
 const IN_TIME: Duration = Duration::from_secs(60);

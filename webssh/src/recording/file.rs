@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fairlead_protocol::CommandId;
+use fairlead_protocol::{CommandId, FrozenRecording};
 
 use super::{ARRIVING, EXTENSION, Header, Writer};
 
@@ -136,6 +136,37 @@ impl Recordings {
             return Err(error);
         }
         Ok(recorder)
+    }
+
+    /// Goes on with one that was frozen.
+    ///
+    /// # Errors
+    /// When it is not as it was then.
+    pub async fn thaw(&self, session: CommandId, frozen: &FrozenRecording) -> io::Result<Recorder> {
+        let path = self.path(session);
+        let not_it = || io::Error::other("the recording is not as it was");
+        let writer = Writer::thawed(frozen).ok_or_else(not_it)?;
+        let (to_open, length) = (path.clone(), frozen.length);
+        let file = blocking(move || {
+            let file = File::options()
+                .append(true)
+                .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+                .open(to_open)?;
+            if file.metadata()?.len() == length {
+                Ok(file)
+            } else {
+                Err(not_it())
+            }
+        })
+        .await?;
+        Ok(Recorder {
+            writer: Some(writer),
+            file: Arc::new(file),
+            path,
+            written: frozen.length,
+            look_at: frozen.length,
+            used: Arc::clone(&self.used),
+        })
     }
 
     /// A recording, whole or as far as it is; `None` when there is none of that session.
@@ -306,6 +337,19 @@ impl Recorder {
         self.write(text, false).await
     }
 
+    /// All of it is on the disk, and goes on from there in the server's next process.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn freeze(&mut self, now_us: i64) -> io::Result<FrozenRecording> {
+        self.flush(now_us).await?;
+        let file = Arc::clone(&self.file);
+        blocking(move || file.sync_all()).await?;
+        let writer = self.writer.as_ref();
+        let frozen = writer.map(|writer| writer.frozen(self.written));
+        frozen.ok_or_else(|| io::Error::other("the recording has ended"))
+    }
+
     /// Ends the recording, synced; the hash over all its lines.
     ///
     /// # Errors
@@ -397,6 +441,29 @@ mod tests {
         assert_eq!(recordings.tidy(6, none()).await.unwrap().len(), 1);
         assert!(recordings.read(ID).await.unwrap().is_none());
         assert_eq!(recordings.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn one_that_was_frozen_goes_on_in_the_same_chain_and_only_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let recordings = Recordings::open(dir.path(), u64::MAX).unwrap();
+        let mut recorder = recordings.begin(ID, header(5), 0).await.unwrap();
+        // The restart comes in the middle of a character.
+        let (before, after) = "vorher: ü".as_bytes().split_at(9);
+        recorder.output(10, before).await.unwrap();
+        let frozen = recorder.freeze(20).await.unwrap();
+        drop(recorder);
+        let next = Recordings::open(dir.path(), u64::MAX).unwrap();
+        let mut recorder = next.thaw(ID, &frozen).await.unwrap();
+        recorder.output(30, after).await.unwrap();
+        recorder.resized(35, 90, 30);
+        let hash = recorder.end(40).await.unwrap();
+        let text = std::fs::read_to_string(next.path(ID)).unwrap();
+        assert_eq!(verify(&text), Ok((header(5), hash)));
+        assert!(text.contains("vorher: ") && text.contains('ü'), "{text}");
+        assert_eq!(next.used.load(Ordering::Relaxed), text.len() as u64);
+        let refused = next.thaw(ID, &frozen).await.unwrap_err();
+        assert!(refused.to_string().contains("as it was"), "{refused}");
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 use std::io::Read;
 
+use super::freezing::{Room, Thawed, thawed_info, thawed_shared};
 use super::*;
 use crate::recording::file::Recordings;
 use crate::recording::{About, Header, verify};
@@ -25,6 +26,18 @@ struct TestPage {
 }
 
 async fn start() -> Fixture {
+    let (session, s) = made(Ends::default()).await;
+    let ended = tokio::spawn(async move {
+        match session.run(async { None }).await {
+            Finished::Ended(ended) => *ended,
+            Finished::Frozen(_) => panic!("nothing is frozen here"),
+        }
+    });
+    Fixture { ended, ..s }
+}
+
+/// A session that does not run yet.
+async fn made(ends: Ends) -> (Session, Fixture) {
     let dir = tempfile::tempdir().unwrap();
     let recordings = Recordings::open(dir.path(), u64::MAX).unwrap();
     let header = Header {
@@ -39,7 +52,7 @@ async fn start() -> Fixture {
     let (to, to_agent) = mpsc::channel(2);
     let (from_agent, from) = mpsc::channel(2);
     let (pages, coming) = mpsc::channel(2);
-    let (cut, ends) = (CancellationToken::new(), Ends::default());
+    let cut = CancellationToken::new();
     let shared = Arc::new(Shared {
         info: Info {
             session: ID,
@@ -74,18 +87,19 @@ async fn start() -> Fixture {
         ends.clone(),
         now,
     );
-    let ended = tokio::spawn(session.run(async { None }));
-    Fixture {
+    let fixture = Fixture {
         to_agent,
         from_agent,
         pages,
         ends,
         cut,
         shared,
-        ended,
+        // There is nothing to wait for yet.
+        ended: tokio::spawn(std::future::pending()),
         recordings,
         _dir: dir,
-    }
+    };
+    (session, fixture)
 }
 
 impl Fixture {
@@ -358,4 +372,143 @@ async fn a_page_that_sends_beyond_its_window_is_let_go_and_memory_is_bounded() {
         60_000,
         "what was received is not asked for again"
     );
+}
+
+/// A host that can hold terminals, seen from the server.
+struct Host {
+    from_server: mpsc::Receiver<Bytes>,
+    to_server: mpsc::Sender<Bytes>,
+}
+
+impl Host {
+    async fn hear(&mut self) -> (Channel, Bytes) {
+        parse(self.from_server.recv().await.unwrap()).unwrap()
+    }
+
+    async fn say(&self, channel: Channel, data: &[u8]) {
+        self.to_server.send(frame(channel, data)).await.unwrap();
+    }
+}
+
+fn position(output: u64, input: u64) -> [u8; 16] {
+    Position { output, input }.to_bytes()
+}
+
+fn outliving() -> Ends {
+    Ends {
+        room: Some(Room::default()),
+        ..Ends::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_frozen_goes_on_at_the_very_byte_both_ways() {
+    let (session, s) = made(outliving()).await;
+    let ends = s.ends.clone();
+    let run = tokio::spawn(session.run(async { None }));
+    let mut page = s.page(None).await;
+    page.open().await;
+    let mut host = Host {
+        from_server: s.to_agent,
+        to_server: s.from_agent,
+    };
+    host.say(Channel::Begun, CAN_BE_HELD).await;
+    assert_eq!(host.hear().await.0, Channel::Keep);
+    page.input(b"abcdef").await;
+    assert_eq!(&host.hear().await.1[..], b"abcdef");
+    host.say(Channel::Output, b"0123").await;
+    assert_eq!(page.output(4).await, b"0123");
+    page.to.send(FromPage::Say(Up::Shown(2))).await.unwrap();
+    ends.shutdown.cancel();
+    assert_eq!(host.hear().await.0, Channel::Hold);
+    // This was on its way.
+    host.say(Channel::Output, b"45").await;
+    host.say(Channel::Held, &position(6, 4)).await;
+    let Finished::Frozen(frozen) = run.await.unwrap() else {
+        panic!("it ended");
+    };
+    while let Some(said) = page.from.recv().await {
+        assert!(!matches!(said, ToPage::Say(Down::Ended(_))), "no last word");
+    }
+
+    let (to, from_server) = mpsc::channel(4);
+    let (to_server, from) = mpsc::channel(4);
+    let (pages, coming) = mpsc::channel(2);
+    let info = thawed_info(&frozen).unwrap();
+    let recording = frozen.recording.clone().unwrap();
+    let on = Thawed {
+        shared: thawed_shared(&frozen, info),
+        pipe: Pipe {
+            to_agent: to,
+            from_agent: from,
+            cut: CancellationToken::new(),
+        },
+        recorder: s.recordings.thaw(ID, &recording).await.unwrap(),
+        pages: coming,
+        ends: outliving(),
+        now: Arc::new(|| 7),
+        age: Duration::from_secs(20),
+    };
+    let session = Session::thawed(&frozen, on).unwrap();
+    let run = tokio::spawn(session.run(async { None }));
+    let mut host = Host {
+        from_server,
+        to_server,
+    };
+    let (channel, at) = host.hear().await;
+    assert_eq!((channel, &at[..]), (Channel::Resume, &position(6, 4)[..]));
+    let s = Fixture {
+        pages,
+        ..start().await
+    };
+    let mut page = s.page(Some(4)).await;
+    assert_eq!(page.open().await, (4, 6, false));
+    host.say(Channel::Begun, CAN_BE_HELD).await;
+    assert_eq!(page.output(2).await, b"45");
+    assert_eq!(host.hear().await.0, Channel::Keep);
+    assert_eq!(host.hear().await.0, Channel::Resize);
+    assert_eq!(&host.hear().await.1[..], b"ef", "what was not taken, once");
+    page.input(b"gh").await;
+    assert_eq!(&host.hear().await.1[..], b"gh");
+    host.say(Channel::Taken, &position(0, 99)).await;
+    assert_eq!(page.end().await.code, codes::PROTOCOL_VIOLATION);
+    drop(page);
+    let Finished::Ended(ended) = run.await.unwrap() else {
+        panic!("it is frozen");
+    };
+    assert_eq!((ended.output, ended.input), (6, 8));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_held_ends_with_its_server_and_says_so() {
+    // A host of an older version; one that does not answer; one that is not at the byte that it says.
+    for which in 0..3 {
+        let (session, s) = made(outliving()).await;
+        let (ends, run) = (s.ends.clone(), tokio::spawn(session.run(async { None })));
+        let mut page = s.page(None).await;
+        page.open().await;
+        let said: &[u8] = if which == 0 { b"" } else { CAN_BE_HELD };
+        s.say(Channel::Begun, said).await;
+        assert!(matches!(page.hear().await, ToPage::Say(Down::Begun)));
+        ends.shutdown.cancel();
+        let mut host = Host {
+            from_server: s.to_agent,
+            to_server: s.from_agent,
+        };
+        if which == 2 {
+            while host.hear().await.0 != Channel::Hold {}
+            host.say(Channel::Held, &position(1, 0)).await;
+        }
+        let code = page.end().await.code;
+        let Finished::Ended(ended) = run.await.unwrap() else {
+            panic!("it is frozen");
+        };
+        let expected = if which == 2 {
+            codes::PROTOCOL_VIOLATION
+        } else {
+            codes::BUSY
+        };
+        assert_eq!((&code[..], &ended.end.code[..]), (expected, expected));
+        drop(host.to_server);
+    }
 }

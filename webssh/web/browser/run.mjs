@@ -1,64 +1,8 @@
-// The page in a real Chromium, against a running controller: URL, TOKEN, HOST and CONTAINER come in the
-// environment, SERVER where terminals live at another server, screenshots go to SHOTS. Says what it found as one line of JSON, ends with 1 at the first
-// thing that is not as it should be.
-import { chromium } from "playwright-core";
+// The page in a real Chromium: typed into, resized, coloured, pasted into, flooded, loaded anew, played.
 import { createHash } from "node:crypto";
+import { check, container, context, found, host, load, page, run, server, shot, shows, sockets, text, token, trouble, type, until, url } from "./harness.mjs";
 
-const { URL: url, TOKEN: token, HOST: host, CONTAINER: container, SHOTS: shots, BIG_HASH: bigHash, SERVER: server } = process.env;
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--ignore-certificate-errors", "--force-color-profile=srgb"],
-});
-const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1100, height: 700 }, colorScheme: "dark" });
-const page = await context.newPage();
-const trouble = [];
-page.on("console", (line) => {
-  if (line.type() === "error" && !line.text().includes("ERR_NETWORK_CHANGED")) trouble.push(line.text());
-});
-page.on("pageerror", (error) => trouble.push(String(error)));
-const found = {};
-const sockets = [];
-page.on("websocket", (socket) => sockets.push(socket.url()));
-
-function check(holds, what) {
-  if (!holds) throw new Error(what);
-}
-/// The text of a tab's whole buffer.
-const text = (tab = 0) => page.evaluate((at) => {
-  const buffer = window.fairleadTerminals()[at].terminal.buffer.active;
-  let all = "";
-  for (let y = 0; y < buffer.length; y++) {
-    const line = buffer.getLine(y);
-    all += (line.isWrapped || y === 0 ? "" : "\n") + line.translateToString(true);
-  }
-  return all;
-}, tab);
-async function until(what, holds, within = 20_000, state = async () => (await text()).slice(-600)) {
-  const end = Date.now() + within;
-  for (;;) {
-    if (await holds()) return;
-    if (Date.now() > end) throw new Error(`${what}: ${await state().catch(() => "")}`);
-    await new Promise((resolve) => setTimeout(resolve, 30));
-  }
-}
-// Containers that come and go beside this test change the machine's network, which a browser takes for a
-// change of place: it gives up what it was loading.
-const load = (how, shown) => until("the page is loaded", async () => {
-  try {
-    await how();
-    await page.waitForSelector(shown, { timeout: 5_000 });
-    return true;
-  } catch (error) {
-    if (!/ERR_NETWORK_CHANGED|Timeout/.test(String(error))) throw error;
-    return false;
-  }
-}, 60_000);
-const shows = (what, tab = 0, within = 20_000) => until(`shows ${what}`, async () => (await text(tab)).includes(what), within);
-const shot = (name) => page.screenshot({ path: `${shots}/${name}.png` });
-async function type(line) {
-  await page.keyboard.type(line);
-  await page.keyboard.press("Enter");
-}
+const bigHash = process.env.BIG_HASH;
 const cell = (needle) => page.evaluate((needle) => {
   const buffer = window.fairleadTerminals()[0].terminal.buffer.active;
   for (let y = buffer.length - 1; y >= 0; y--) {
@@ -72,7 +16,7 @@ const cell = (needle) => page.evaluate((needle) => {
   return null;
 }, needle);
 
-try {
+await run(async () => {
   await load(() => page.goto(`${url}/terminal`), "input[name=token]");
   await page.fill("input[name=token]", "FA1wrong.wrong");
   await page.click("button");
@@ -230,12 +174,4 @@ try {
   found.recording = (await page.textContent(".tab:not([hidden]) .banner")).slice(-64);
   check((await page.locator(".banner.ask:visible").count()) === 0, "a recording asks for nothing");
   await shot("8-player");
-  check(trouble.length === 0, `the browser complained: ${trouble.join("; ")}`);
-  console.log(JSON.stringify(found));
-} catch (error) {
-  await shot("failed").catch(() => undefined);
-  console.error(String(error?.stack ?? error), trouble.join("; "));
-  process.exitCode = 1;
-} finally {
-  await browser.close();
-}
+});

@@ -14,6 +14,8 @@ import { FONTS, THEMES, type Settings } from "./tab";
 const BYTES_MAX = 64 * 1024 * 1024;
 // Pauses are cut short to this.
 const PAUSE_MAX_S = 2;
+// How much is given to the terminal before it has drawn it.
+const AHEAD_MAX = 512 * 1024;
 const SPEEDS = [1, 2, 4, 16];
 
 function clock(seconds: number): string {
@@ -37,6 +39,9 @@ export class Player {
   private at = 0;
   private seconds = 0;
   private timer: ReturnType<typeof setTimeout> | undefined;
+  // The newest seek; and whether it goes on playing when it has drawn.
+  private turn = 0;
+  private playing = false;
 
   constructor(private readonly recording: api.Recording, settings: Settings) {
     this.title = `▷ ${plain(recording.host, 128)}/${plain(recording.container, 128)}`;
@@ -58,8 +63,8 @@ export class Player {
     this.slider.min = "0";
     this.slider.step = "any";
     this.slider.setAttribute("aria-label", "Time");
-    this.slider.oninput = () => this.seek(Number(this.slider.value));
-    this.play.onclick = () => (this.timer === undefined ? this.start() : this.pause());
+    this.slider.oninput = () => void this.seek(Number(this.slider.value));
+    this.play.onclick = () => (this.timer === undefined && !this.playing ? this.start() : this.pause());
     this.speed.setAttribute("aria-label", "Speed");
     for (const times of SPEEDS) {
       const option = element("option", "", `${times}×`);
@@ -85,8 +90,7 @@ export class Player {
     try {
       this.cast = parse(await api.recorded(recording.session));
       this.slider.max = String(this.cast.seconds);
-      this.seek(0);
-      this.start();
+      this.again();
       const found = await verify(this.cast.lines);
       this.note.textContent = "hash" in found
         ? `${whose}. Whole and as recorded; its hash, for the audit log's row terminal.end: ${found.hash}`
@@ -104,33 +108,64 @@ export class Player {
     this.time.textContent = `${clock(seconds)} / ${clock(this.cast.seconds)}`;
   }
 
-  /// Draws what had been shown at that time.
-  private seek(seconds: number): void {
-    const played = this.timer !== undefined;
-    this.pause();
+  /// Draws what had been shown at that time. The newest call wins.
+  private async seek(seconds: number): Promise<void> {
+    const turn = ++this.turn;
+    this.playing ||= this.timer !== undefined;
+    this.stop();
+    this.show(seconds);
+    // Only what has been drawn can be wiped away.
+    await this.drawn();
+    if (turn !== this.turn) return;
     this.terminal.reset();
     this.terminal.resize(this.cast.columns, this.cast.rows);
     this.at = 0;
-    while (this.at < this.cast.frames.length && this.cast.frames[this.at]!.at <= seconds) this.step();
-    this.show(seconds);
-    if (played) this.start();
+    let written = 0;
+    while (this.at < this.cast.frames.length && this.cast.frames[this.at]!.at <= seconds) {
+      written += this.step();
+      if (written < AHEAD_MAX) continue;
+      written = 0;
+      await this.drawn();
+      if (turn !== this.turn) return;
+    }
+    await this.drawn();
+    if (turn !== this.turn) return;
+    const goesOn = this.playing && this.at < this.cast.frames.length;
+    this.playing = false;
+    if (goesOn) this.next();
+    else this.pause();
   }
 
-  private step(): void {
+  private drawn(): Promise<void> {
+    return new Promise((resolve) => this.terminal.write("", resolve));
+  }
+
+  /// Draws one frame; tells how long it is.
+  private step(): number {
     const frame = this.cast.frames[this.at++]!;
     if (frame.kind === "o") {
       this.terminal.write(frame.data);
-      return;
+      return frame.data.length;
     }
     const [columns, rows] = frame.data.split("x").map(Number);
     // What is drawn already is drawn in the size that it was drawn for.
     this.terminal.write("", () => this.terminal.resize(columns ?? 80, rows ?? 25));
+    return 0;
   }
 
   private start(): void {
-    if (this.at >= this.cast.frames.length) this.seek(0);
+    if (this.at >= this.cast.frames.length) {
+      this.again();
+      return;
+    }
     this.play.textContent = "Pause";
     this.next();
+  }
+
+  private again(): void {
+    this.play.textContent = "Pause";
+    this.playing = true;
+    void this.seek(0);
   }
 
   private next(): void {
@@ -148,9 +183,15 @@ export class Player {
     }, Math.max(0, wait * 1000));
   }
 
-  private pause(): void {
+  private stop(): void {
     clearTimeout(this.timer);
     this.timer = undefined;
+  }
+
+  private pause(): void {
+    this.stop();
+    this.turn++;
+    this.playing = false;
     this.play.textContent = "Play";
   }
 

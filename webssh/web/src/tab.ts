@@ -6,6 +6,7 @@ import { SearchAddon } from "@xterm/addon-search";
 import { UnicodeGraphemesAddon } from "@xterm/addon-unicode-graphemes";
 import * as api from "./api";
 import { element, plain } from "./dom";
+import { Files } from "./files";
 import { guard } from "./guard";
 import { drawFast } from "./renderer";
 import { Wire, type End } from "./wire";
@@ -31,6 +32,8 @@ export interface Settings {
 export interface Target {
   host: string;
   container: string;
+  /// The container's id; empty: the terminal is on the host itself.
+  id: string;
   /// The user in the container; empty: the container's own.
   user: string;
   session: string | null;
@@ -49,19 +52,23 @@ export class Tab {
   private readonly wire: Wire;
   private readonly banner = element("div", "banner");
   private readonly screen = element("div", "screen");
+  /// Absent on a host itself, and for who may not copy.
+  readonly files: Files | null;
   private idle: ReturnType<typeof setTimeout> | undefined;
   private isIdle = false;
 
   constructor(
     readonly target: Target,
     settings: Settings,
+    mayCopy: boolean,
     private readonly changed: () => void,
   ) {
+    this.files = mayCopy && target.id !== "" ? new Files(target) : null;
     this.name = `${plain(target.host, 128)}/${plain(target.container, 128)}`;
     this.title = this.name;
     this.banner.setAttribute("role", "status");
     this.banner.hidden = true;
-    this.root.append(this.banner, this.screen);
+    this.root.append(this.banner, ...(this.files ? [this.files.root] : []), this.screen);
     this.terminal = new Terminal({
       allowProposedApi: true,
       cursorBlink: true,
@@ -127,12 +134,13 @@ export class Tab {
     drawFast(this.terminal);
     this.refit();
     this.stir();
-    const { session, host, container, user } = this.target;
+    const { session, host, container, id, user } = this.target;
+    const { cols, rows } = this.terminal;
     try {
       await this.wire.start((relay) =>
-        session === null
-          ? api.open(host, container, user, this.terminal.cols, this.terminal.rows, relay)
-          : api.again(session),
+        session !== null ? api.again(session)
+          : id === "" ? api.openHost(host, cols, rows, relay)
+          : api.open(host, container, user, cols, rows, relay),
       );
       this.changed();
     } catch (error) {
@@ -209,8 +217,15 @@ export class Tab {
     this.terminal.focus();
   }
 
+  toggleFiles(): void {
+    this.files?.toggle();
+    this.refit();
+    if (this.files?.root.hidden) this.focus();
+  }
+
   /// Ends the session, as its user wants it.
   close(): void {
+    this.files?.close();
     clearTimeout(this.idle);
     const session = this.wire.id;
     if (!this.isOver && session !== null) void api.end(session).catch(() => undefined);

@@ -16,6 +16,8 @@ let tabs: View[] = [];
 let shown: View | null = null;
 let user = "";
 let isAdmin = false;
+let mayCopy = false;
+let mayHostShell = false;
 
 const settings: Settings = (() => {
   const dark = !matchMedia("(prefers-color-scheme: light)").matches;
@@ -56,6 +58,10 @@ function button(text: string, label: string, act: () => void): HTMLButtonElement
   return made;
 }
 
+const filesButton = button("⇅", "Files into and out of the container", () => {
+  if (shown instanceof Tab) shown.toggleFiles();
+});
+
 function drawStrip(): void {
   strip.replaceChildren(
     ...tabs.map((tab) => {
@@ -80,6 +86,7 @@ function show(tab: View | null): void {
   shown = tab;
   panel.hidden = tab !== null;
   for (const other of tabs) other.root.hidden = other !== tab;
+  filesButton.hidden = !(tab instanceof Tab) || tab.files === null;
   if (tab === null) void list();
   else {
     tab.refit();
@@ -106,7 +113,7 @@ function openView<V extends View>(tab: V, shows: boolean): V {
   return tab;
 }
 
-const openTab = (target: Target, shows: boolean) => openView(new Tab(target, settings, changed), shows);
+const openTab = (target: Target, shows: boolean) => openView(new Tab(target, settings, mayCopy, changed), shows);
 
 function input(className: string, type: string, label: string): HTMLInputElement {
   const made = element("input", className);
@@ -197,12 +204,27 @@ async function list(): Promise<void> {
   panel.replaceChildren(heads("Containers"), filter, asUser, note, table);
   try {
     const all = await api.containers();
+    // Shells on hosts themselves: for who may, where the owner allows it.
+    const open = mayHostShell ? (await api.hosts()).filter((h) => h.facts?.host_shell === true) : [];
     const draw = (): void => {
       const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
       const has = (c: api.Container) =>
         words.every((word) => `${c.host}/${c.name} ${c.image} ${c.project ?? ""}`.toLowerCase().includes(word));
       const rows = all.filter(has).slice(0, 500);
+      const itself = open.filter((h) => words.every((word) => `${h.name} host`.toLowerCase().includes(word)));
       table.replaceChildren(
+        ...itself.map((h) => {
+          const row = element("div", "row");
+          row.append(
+            element("span", "where", plain(h.name, 128)),
+            element("span", "name", "the host itself"),
+            element("span", "image", ""),
+            button("Open host shell", `Open a shell on ${plain(h.name, 128)} itself`, () => {
+              openTab({ host: h.name, container: "(host)", id: "", user: "", session: null }, true);
+            }),
+          );
+          return row;
+        }),
         ...rows.map((c) => {
           const row = element("div", "row");
           row.append(
@@ -210,13 +232,13 @@ async function list(): Promise<void> {
             element("span", "name", plain(c.name, 128)),
             element("span", "image", plain(c.image, 128)),
             button("Open shell", `Open a shell in ${plain(c.host, 128)}/${plain(c.name, 128)}`, () => {
-              openTab({ host: c.host, container: c.name, user: asUser.value.trim(), session: null }, true);
+              openTab({ host: c.host, container: c.name, id: c.id, user: asUser.value.trim(), session: null }, true);
             }),
           );
           return row;
         }),
       );
-      note.textContent = rows.length === 0 ? (all.length === 0 ? "No container runs on any host that you see." : "None matches.") : "";
+      note.textContent = rows.length + itself.length === 0 ? (all.length === 0 ? "No container runs on any host that you see." : "None matches.") : "";
     };
     filter.oninput = draw;
     draw();
@@ -262,6 +284,7 @@ function work(): void {
     button("+", "Open another terminal", () => show(null)),
     strip,
     finder,
+    filesButton,
     button("⌕", "Find (Ctrl-Shift-F)", toggleFind),
     button("A−", "Smaller", () => font(-1)),
     button("A+", "Larger", () => font(1)),
@@ -326,6 +349,9 @@ async function begin(): Promise<void> {
   if (!may("shell") || !may("read")) throw new Error("This token lacks the permission \"read\" or \"shell\".");
   user = me.name;
   isAdmin = me.permissions.includes("admin");
+  mayCopy = may("copy");
+  // An admin has to have it given, too.
+  mayHostShell = me.permissions.includes("host-shell");
   work();
 }
 

@@ -34,6 +34,7 @@ export interface Events {
 const CHUNK = 16 * 1024;
 // The server keeps a session for 60 s; some of that is the way.
 const GIVE_UP_AFTER_MS = 58_000;
+const AWAY_TOO_LONG = "The server could not be reached for a minute, and keeps a session no longer.";
 // A region's server that has not let us in by then is tried no longer: the controller relays.
 const REACHED_WITHIN_MS = 6_000;
 // What has been drawn is told in steps.
@@ -233,6 +234,7 @@ export class Wire {
     this.begun = false;
     if (this.isOver) return;
     this.awaySince ??= Date.now();
+    if (Date.now() - this.awaySince > GIVE_UP_AFTER_MS) return this.giveUp(AWAY_TOO_LONG);
     this.tries += 1;
     this.events.away("The connection broke. Coming back to the session…");
     const wait = Math.min(250 * 2 ** this.tries, 5_000) * (0.5 + Math.random() / 2);
@@ -247,15 +249,16 @@ export class Wire {
     } catch (error) {
       const final = error instanceof api.Refusal && error.status >= 400 && error.status < 500 && error.status !== 429;
       if (final || Date.now() - (this.awaySince ?? 0) > GIVE_UP_AFTER_MS) {
-        this.isOver = true;
-        const message = final
-          ? (error as Error).message
-          : "The server could not be reached for a minute, and keeps a session no longer.";
-        this.events.ended({ code: "stream_lost", message, exit_code: null, resumable: false });
+        this.giveUp(final ? (error as Error).message : AWAY_TOO_LONG);
       } else {
         this.broke();
       }
     }
+  }
+
+  private giveUp(message: string): void {
+    this.isOver = true;
+    this.events.ended({ code: "stream_lost", message, exit_code: null, resumable: false });
   }
 
   /// Lets the socket go; the session goes on for a minute.

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use fairlead_protocol::{Container, Label, PortMapping};
+use fairlead_protocol::{Container, EngineFacts, Label, PortMapping};
 use serde::{Deserialize, Deserializer};
 
-use crate::runtime::EngineEvent;
+use super::errors::clean;
+use crate::runtime::{EngineEvent, EngineState};
 
 /// Labels of ours begin with this; only they travel with the inventory.
 const OWN_LABEL_PREFIX: &str = "fairlead.";
@@ -46,6 +47,39 @@ pub(super) struct Component {
 #[serde(rename_all = "PascalCase", default)]
 pub(super) struct InfoAnswer {
     pub(super) live_restore_enabled: bool,
+    docker_root_dir: String,
+    driver: String,
+    cgroup_driver: String,
+    cgroup_version: String,
+    #[serde(deserialize_with = "null_is_empty")]
+    warnings: Vec<String>,
+    #[serde(deserialize_with = "null_is_empty")]
+    swarm: SwarmAnswer,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct SwarmAnswer {
+    local_node_state: String,
+}
+
+impl InfoAnswer {
+    /// With the facts that are known already.
+    pub(super) fn state(self, facts: EngineFacts) -> EngineState {
+        // An engine says which version from 20.10 on; before that there was only one.
+        let version = match &self.cgroup_version[..] {
+            "" => "1",
+            version => version,
+        };
+        EngineState {
+            data_dir: self.docker_root_dir,
+            storage: clean(&self.driver),
+            cgroups: clean(&format!("cgroup v{version}, {}", self.cgroup_driver)),
+            swarm: matches!(&self.swarm.local_node_state[..], "active" | "locked"),
+            warnings: self.warnings.iter().map(|line| clean(line)).collect(),
+            facts,
+        }
+    }
 }
 
 /// A row of the list call.

@@ -34,18 +34,38 @@ struct Found {
     unclear: bool,
 }
 
+/// The session that was begun with what is to end.
+#[derive(Debug, Default)]
+struct Session {
+    leader: Option<u32>,
+    /// The namespace of the leader's number, where that is known to be still its own.
+    here: Option<std::path::PathBuf>,
+}
+
 /// Ends the processes that carry `marker`, and the session of `leader` if that is one of them. How many are
 /// left.
 pub(super) async fn end(leader: Option<u32>, marker: &str) -> usize {
     let marker = marker.to_owned();
-    let ended = tokio::task::spawn_blocking(move || end_now(Path::new("/proc"), leader, &marker));
+    let session = Session { leader, here: None };
+    let ended = tokio::task::spawn_blocking(move || end_now(Path::new("/proc"), &session, &marker));
+    ended.await.unwrap_or(usize::MAX)
+}
+
+/// The same for processes on the host itself, whose session `leader` leads as long as nobody has waited for it.
+pub(crate) async fn end_on_host(leader: Option<u32>, marker: &str) -> usize {
+    let marker = marker.to_owned();
+    let ended = tokio::task::spawn_blocking(move || {
+        let here = leader.and_then(|_| std::fs::read_link("/proc/self/ns/pid").ok());
+        let session = Session { leader, here };
+        end_now(Path::new("/proc"), &session, &marker)
+    });
     ended.await.unwrap_or(usize::MAX)
 }
 
 /// Returns how many are left. All of `/proc` is looked through when it matters: at first, when those that were
 /// found have gone, and for those that fork while they are being killed; in between only at those.
-fn end_now(proc: &Path, leader: Option<u32>, marker: &str) -> usize {
-    let mut targets = targets(proc, leader, marker);
+fn end_now(proc: &Path, session: &Session, marker: &str) -> usize {
+    let mut targets = targets(proc, session, marker);
     for signal in [Signal::HUP, Signal::TERM] {
         send(&targets, signal);
     }
@@ -56,7 +76,7 @@ fn end_now(proc: &Path, leader: Option<u32>, marker: &str) -> usize {
         targets.retain(|pid| look(&proc.join(pid.to_string()), marker).is_some());
     }
     for _ in 0..ROUNDS_MAX {
-        targets = self::targets(proc, leader, marker);
+        targets = self::targets(proc, session, marker);
         if targets.is_empty() {
             break;
         }
@@ -74,7 +94,7 @@ fn send(targets: &[u32], signal: Signal) {
     }
 }
 
-fn targets(proc: &Path, leader: Option<u32>, marker: &str) -> Vec<u32> {
+fn targets(proc: &Path, session: &Session, marker: &str) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir(proc) else {
         return Vec::new();
     };
@@ -94,19 +114,22 @@ fn targets(proc: &Path, leader: Option<u32>, marker: &str) -> Vec<u32> {
             }
         }
     }
-    chosen(&all, leader)
+    chosen(&all, session)
 }
 
-/// The marked ones, and those of the leader's session in the same container as a marked one.
-fn chosen(all: &[Found], leader: Option<u32>) -> Vec<u32> {
+/// The marked ones, and those of the leader's session in the same container as a marked one (or as the leader).
+fn chosen(all: &[Found], session: &Session) -> Vec<u32> {
     let namespaces: Vec<_> = all
         .iter()
         .filter(|p| p.marked)
         .map(|p| &p.namespace)
+        .chain([&session.here])
         .collect();
     all.iter()
         .filter(|process| {
-            let in_session = leader.is_some_and(|leader| process.session == leader)
+            let in_session = session
+                .leader
+                .is_some_and(|leader| process.session == leader)
                 && process.namespace.is_some()
                 && namespaces.contains(&&process.namespace);
             process.marked || in_session
@@ -197,10 +220,16 @@ mod tests {
             found(13, 13, "a", false),
             found(14, 14, "a", true),
         ];
-        assert_eq!(chosen(&all, Some(10)), [10, 11, 14]);
-        assert_eq!(chosen(&all, None), [10, 14]);
+        let led = |leader, here: Option<&str>| Session {
+            leader,
+            here: here.map(Into::into),
+        };
+        assert_eq!(chosen(&all, &led(Some(10), None)), [10, 11, 14]);
+        assert_eq!(chosen(&all, &led(None, None)), [10, 14]);
         // A number that belongs to a stranger by now, and nothing marked: nobody is touched.
-        assert!(chosen(&all[2..4], Some(10)).is_empty());
+        assert!(chosen(&all[2..4], &led(Some(10), None)).is_empty());
+        // One that is known to be the leader's still: those without a mark, too.
+        assert_eq!(chosen(&all[1..4], &led(Some(10), Some("host"))), [12]);
     }
 
     #[test]
@@ -215,11 +244,14 @@ mod tests {
             std::thread::sleep(3 * LOOK_EVERY);
             std::fs::write(environ, "A=1\0FAIRLEAD_TERMINAL=x\0").unwrap();
         });
-        assert_eq!(targets(proc.path(), None, "FAIRLEAD_TERMINAL=x"), [40]);
+        assert_eq!(
+            targets(proc.path(), &Session::default(), "FAIRLEAD_TERMINAL=x"),
+            [40]
+        );
         later.join().unwrap();
         // One that has none for good, and threads of the kernel, hold nobody up.
         std::fs::write(dir.join("environ"), "").unwrap();
-        assert!(targets(proc.path(), None, "FAIRLEAD_TERMINAL=x").is_empty());
+        assert!(targets(proc.path(), &Session::default(), "FAIRLEAD_TERMINAL=x").is_empty());
         std::fs::write(dir.join("stat"), "40 (kworker) I 2 0 0 0 -1 69238880 0").unwrap();
         assert!(!look(&dir, "x").unwrap().unclear);
     }
@@ -235,11 +267,11 @@ mod tests {
             .spawn()
             .unwrap();
         let proc = Path::new("/proc");
-        while targets(proc, None, &marker).len() < 3 {
+        while targets(proc, &Session::default(), &marker).len() < 3 {
             std::thread::yield_now();
         }
         // A zombie until it is waited for here, and so not counted.
-        assert_eq!(end_now(proc, None, &marker), 0);
+        assert_eq!(end_now(proc, &Session::default(), &marker), 0);
         assert!(!child.wait().unwrap().success());
     }
 }

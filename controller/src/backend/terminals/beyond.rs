@@ -4,7 +4,6 @@
 use async_trait::async_trait;
 use fairlead_api::ApiError;
 use fairlead_identity::ticket;
-use fairlead_protocol::command::Kind;
 use fairlead_protocol::{
     Command, CommandId, EndTerminal, Message, OpenTerminals, RecordingPart, RecordingTaken,
     SignedCommand, TerminalAnswer, TerminalAsk, TerminalInfo, codes, terminal_ask, uplink_down,
@@ -16,6 +15,7 @@ use fairlead_webssh::recording::About;
 use fairlead_webssh::recording::passing::{Arrived, NotTaken};
 
 use super::super::ControllerBackend;
+use super::Wanted;
 use crate::regions::terminals::TerminalDesk;
 
 impl ControllerBackend {
@@ -31,7 +31,7 @@ impl ControllerBackend {
                 let ticket = ticket::read(&(self.parts.desk.signer)(), text, self.now_us())
                     .map_err(|error| ApiError::new(codes::TICKET_REFUSED, error.to_string()))?;
                 let admitted = self.admitted(&ticket, Some(region))?;
-                Ok(Some(told_of(&admitted.info, admitted.until_us)))
+                Ok(Some(admitted.info.told(admitted.until_us)))
             }
             Some(What::Begin(session)) => {
                 let session = CommandId::from_wire(session).map_err(|_| unreadable())?;
@@ -52,11 +52,10 @@ impl ControllerBackend {
         }
         let signed = SignedCommand::decode(&row.signed[..]).ok()?;
         let command = Command::decode(&signed.command[..]).ok()?;
-        let Some(Kind::Exec(exec)) = command.kind.filter(|_| row.kind == "exec") else {
-            return None;
-        };
+        let kind = command.kind.filter(|kind| row.kind == kind.name())?;
+        let wanted = Wanted::of(kind)?;
         let host = self.look(|tx| tx.host(row.host)).ok()??;
-        exec.tty.then(|| Info {
+        Some(Info {
             session: row.id,
             user: row.issuer.clone(),
             token_id: row.token_id.clone(),
@@ -64,16 +63,13 @@ impl ControllerBackend {
             region: region.to_owned(),
             host_id: row.host,
             host: host.name,
-            container: exec.container,
+            container: wanted.container,
             container_id: command
                 .precondition
                 .map(|condition| condition.container_id)
                 .unwrap_or_default(),
-            exec_user: exec.user,
-            size: (
-                u16::try_from(exec.columns).unwrap_or(80),
-                u16::try_from(exec.rows).unwrap_or(25),
-            ),
+            exec_user: wanted.exec_user,
+            size: wanted.size,
         })
     }
 
@@ -172,22 +168,6 @@ impl ControllerBackend {
         outcome.clone_into(&mut entry.outcome);
         self.note_down(entry).await;
         Ok(())
-    }
-}
-
-fn told_of(info: &Info, until_us: i64) -> TerminalInfo {
-    TerminalInfo {
-        user: info.user.clone(),
-        token_id: info.token_id.clone(),
-        tenant: info.tenant.clone(),
-        host: info.host_id.to_wire(),
-        host_name: info.host.clone(),
-        container: info.container.clone(),
-        container_id: info.container_id.clone(),
-        exec_user: info.exec_user.clone(),
-        columns: info.size.0.into(),
-        rows: info.size.1.into(),
-        until_us,
     }
 }
 

@@ -9,11 +9,11 @@ use fairlead_api::types::Permission;
 use fairlead_identity::digest::sha256;
 use fairlead_identity::ticket::{self, TicketError};
 use fairlead_protocol::command::Kind;
-use fairlead_protocol::{CommandId, Exec, Message, Precondition, State, Ticket, codes};
+use fairlead_protocol::{Command, CommandId, Message, Precondition, State, Ticket, codes};
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::commands::CommandRow;
 use fairlead_webssh::message::End;
-use fairlead_webssh::{Admitted, Ended, Info, Opening, Pipe, Refused, Shown};
+use fairlead_webssh::{Admitted, Ended, Info, Opening, Pipe, Refused, Resumed, Shown};
 use tokio::time::Instant;
 
 use super::super::dispatch::NewCommand;
@@ -41,7 +41,7 @@ impl ControllerBackend {
         let session = CommandId::from_wire(&ticket.session).map_err(|_| gone())?;
         let promised = self.parts.desk.promised();
         let promise = promised.get(&session).ok_or_else(gone)?;
-        let (caller, exec) = (&promise.caller, &promise.exec);
+        let (caller, wanted) = (&promise.caller, &promise.wanted);
         let host_id = promise.host.id.ok_or_else(gone)?;
         let same = promise.region.as_deref() == region
             && ticket.region == region.unwrap_or_default()
@@ -49,7 +49,7 @@ impl ControllerBackend {
             && ticket.tenant == caller.tenant
             && ticket.host[..] == host_id.as_bytes()[..]
             && ticket.container_id == promise.container_id
-            && ticket.exec_user == exec.user;
+            && ticket.exec_user == wanted.exec_user;
         let host = self.look(|tx| tx.host(host_id))?.ok_or_else(gone)?;
         if !same || caller.ended.is_cancelled() || host.revoked_us != 0 {
             return Err(ApiError::new(
@@ -58,6 +58,7 @@ impl ControllerBackend {
             ));
         }
         caller.require(Permission::Shell)?;
+        caller.require(wanted.needs())?;
         if !is_visible(caller, &host) {
             return Err(ApiError::new(
                 codes::PERMISSION_DENIED,
@@ -73,13 +74,10 @@ impl ControllerBackend {
                 region: host.region.clone(),
                 host_id,
                 host: host.name.clone(),
-                container: exec.container.clone(),
+                container: wanted.container.clone(),
                 container_id: promise.container_id.clone(),
-                exec_user: exec.user.clone(),
-                size: (
-                    u16::try_from(exec.columns).unwrap_or(80),
-                    u16::try_from(exec.rows).unwrap_or(25),
-                ),
+                exec_user: wanted.exec_user.clone(),
+                size: wanted.size,
             },
             token_ended: caller.ended.clone(),
             until_us: caller.expires_us,
@@ -103,23 +101,26 @@ impl ControllerBackend {
         let Promised {
             caller,
             host,
-            exec,
+            wanted,
             container_id,
             ..
         } = promise.ok_or_else(gone)?;
-        let note = Note::ok("terminal.open", format!("{}/{}", host.name, exec.container))
-            .detail(words_of(session, &exec));
+        let note = Note::ok(
+            "terminal.open",
+            format!("{}/{}", host.name, wanted.container),
+        )
+        .detail(words_of(session, &wanted.kind));
         let new = NewCommand {
             id: session,
             audit: self.entry(&caller, &note),
             host,
-            request_hash: sha256(&exec.encode_to_vec()),
-            kind: Kind::Exec(exec),
+            request_hash: sha256(&hashed(&wanted.kind)),
+            kind: wanted.kind,
             issuer: caller.actor(),
             token_id: caller.token_id.clone(),
             deadline: BEGIN_WITHIN,
             timeout_ms: 0,
-            precondition: Some(Precondition {
+            precondition: (!container_id.is_empty()).then(|| Precondition {
                 container_id,
                 ..Precondition::default()
             }),
@@ -133,11 +134,7 @@ impl ControllerBackend {
     async fn begun(&self, session: CommandId) -> Result<Pipe, ApiError> {
         let row = self.ordered(session, None).await?;
         match self.parts.dispatch.open_stream(&row).await {
-            Ok(stream) => Ok(Pipe {
-                to_agent: stream.to_agent,
-                from_agent: stream.from_agent,
-                cut: stream.cut,
-            }),
+            Ok(stream) => Ok(self.pipe(session, Some(stream))),
             Err(error) => {
                 self.withdraw_terminal(session).await;
                 Err(error)
@@ -170,7 +167,19 @@ impl ControllerBackend {
     }
 }
 
-fn words_of(session: CommandId, exec: &Exec) -> String {
+/// What was asked, as bytes.
+fn hashed(kind: &Kind) -> Vec<u8> {
+    let command = Command {
+        kind: Some(kind.clone()),
+        ..Command::default()
+    };
+    command.encode_to_vec()
+}
+
+fn words_of(session: CommandId, kind: &Kind) -> String {
+    let Kind::Exec(exec) = kind else {
+        return format!("command {session}: shell on the host itself");
+    };
     let program = if exec.shell {
         "shell".to_owned()
     } else {
@@ -203,6 +212,10 @@ impl Opening for ControllerBackend {
     async fn begin(&self, info: &Info) -> Result<Pipe, Refused> {
         let begun = self.begun(info.session).await;
         begun.map_err(|error| refused(&error))
+    }
+
+    fn resume(&self, info: &Info) -> Resumed {
+        self.resumed(info)
     }
 
     async fn outcome(&self, session: CommandId) -> Option<End> {

@@ -7,15 +7,16 @@ use fairlead_api::{ApiError, Caller};
 use fairlead_identity::random;
 use fairlead_identity::signing::Signer;
 use fairlead_identity::ticket;
-use fairlead_protocol::command::Kind;
-use fairlead_protocol::{CommandId, Exec, HostId, Ticket, codes};
+use fairlead_protocol::command::{HOST_ITSELF, Kind};
+use fairlead_protocol::{CommandId, HostId, HostShell, Ticket, codes};
 use fairlead_store::hosts::HostRow;
 use fairlead_webssh::message::is_size;
 
 use super::super::aim::aim;
+use super::super::hosts::pick;
 use super::super::{ControllerBackend, Note, convert};
 use super::listing::Seen;
-use super::{Promised, api_error};
+use super::{Promised, Wanted, api_error};
 use crate::fleet::Resolved;
 
 /// Tickets that were given out and have not come back.
@@ -30,7 +31,10 @@ impl ControllerBackend {
         origin: Option<&str>,
         request: TerminalRequest,
     ) -> Result<TerminalTicket, ApiError> {
-        let object = plain(&request.container);
+        let object = match &request.host {
+            Some(host) if request.on_host => format!("{}/{HOST_ITSELF}", plain(host)),
+            _ => plain(&request.container),
+        };
         let made = self.promise(caller, origin, request).await;
         let (ticket, note) = self.judged(caller, "terminal.ask", &object, made).await?;
         self.audited(caller, note).await?;
@@ -52,7 +56,7 @@ impl ControllerBackend {
             caller.require(Permission::Admin)?;
         }
         let relay = request.relay;
-        let (host, exec, container_id) = self.aimed(caller, request).await?;
+        let (host, wanted, container_id) = self.aimed(caller, request).await?;
         let host_id = host.id.ok_or_else(|| invalid("the host has no id"))?;
         let shown = self.parts.fleet.host(&host);
         if !matches!(shown.state.as_str(), "online" | "suspect") {
@@ -74,13 +78,16 @@ impl ControllerBackend {
             session,
             host: host_id,
             container_id: &container_id,
-            exec_user: &exec.user,
+            exec_user: &wanted.exec_user,
             region: region.as_deref(),
         };
         let ticket = self.ticket(caller, about, origin);
-        let note = Note::ok("terminal.ask", format!("{}/{}", host.name, exec.container))
-            .detail(format!("terminal {session}"));
-        let names = (&host.name[..], &exec.container[..]);
+        let note = Note::ok(
+            "terminal.ask",
+            format!("{}/{}", host.name, wanted.container),
+        )
+        .detail(format!("terminal {session}"));
+        let names = (&host.name[..], &wanted.container[..]);
         let answer = answer(&ticket, &(desk.signer)(), names, server);
         let mut promised = desk.promised();
         promised.retain(|_, promise| promise.until_us >= now_us);
@@ -93,7 +100,7 @@ impl ControllerBackend {
         let promise = Promised {
             caller: caller.clone(),
             host,
-            exec,
+            wanted,
             container_id,
             region,
             until_us: ticket.not_after_us,
@@ -102,12 +109,42 @@ impl ControllerBackend {
         Ok((answer, note))
     }
 
-    /// Host, exec and the container's id, of what the caller sees.
+    /// The host, of those that the caller sees, for a shell on it.
+    async fn host_itself(
+        &self,
+        caller: &Caller,
+        request: &TerminalRequest,
+    ) -> Result<(HostRow, Wanted, String), ApiError> {
+        caller.require(Permission::HostShell)?;
+        let is_named = [&request.container, &request.user, &request.workdir]
+            .iter()
+            .any(|word| !word.is_empty());
+        if is_named || request.privileged || !request.command.is_empty() || !request.env.is_empty()
+        {
+            let message = "a shell on the host itself has no container, command, user, workdir or environment";
+            return Err(invalid(message));
+        }
+        let host = request.host.as_deref();
+        let host = host.ok_or_else(|| invalid("a shell on the host itself names its host"))?;
+        let hosts = self.meant_hosts(caller, Some(host), None).await?;
+        let host = pick(hosts, host)?;
+        let kind = Kind::HostShell(HostShell {
+            columns: request.columns.into(),
+            rows: request.rows.into(),
+        });
+        let wanted = Wanted::of(kind).ok_or_else(|| invalid("not a terminal"))?;
+        Ok((host, wanted, String::new()))
+    }
+
+    /// Host, what is to run there, and the container's id, of what the caller sees.
     async fn aimed(
         &self,
         caller: &Caller,
         request: TerminalRequest,
-    ) -> Result<(HostRow, Exec, String), ApiError> {
+    ) -> Result<(HostRow, Wanted, String), ApiError> {
+        if request.on_host {
+            return self.host_itself(caller, &request).await;
+        }
         let shell = request.command.is_empty();
         let action = Action::Exec {
             container: request.container.clone(),
@@ -144,7 +181,11 @@ impl ControllerBackend {
             .fleet
             .resolve_container(candidates, &exec.container)
         {
-            Resolved::Found { id, .. } => Ok((aimed.host, exec, id)),
+            Resolved::Found { id, .. } => {
+                let wanted = Wanted::of(Kind::Exec(exec));
+                let wanted = wanted.ok_or_else(|| invalid("not a terminal"))?;
+                Ok((aimed.host, wanted, id))
+            }
             Resolved::NotFound | Resolved::Ambiguous(_) => Err(ApiError::new(
                 codes::CONTAINER_NOT_FOUND,
                 format!(

@@ -112,6 +112,10 @@ async fn each_kind_needs_its_permission() {
         (copy, Permission::Copy),
         (json!({"kind": "renew-certificate"}), Permission::Admin),
         (json!({"kind": "uninstall-agent"}), Permission::Admin),
+        (
+            json!({"kind": "upgrade-agent", "version": "1.4.0", "manifest": "0".repeat(64)}),
+            Permission::Upgrade,
+        ),
     ];
     for (action, needed) in kinds {
         for has in Permission::ALL {
@@ -320,6 +324,19 @@ async fn progress_shows_but_only_a_recorded_result_is_final() {
     let shown = world.get(&admin, &format!("/api/v1/commands/{id}")).await;
     assert_eq!(shown.body["state"], "running");
     assert_eq!(shown.body["is_final"], false);
+    // It is found by the state that is shown, and by no other.
+    for (query, count) in [
+        ("state=running", 1),
+        ("state=running&container=db&host=box", 1),
+        ("state=queued", 0),
+        ("state=delivered", 0),
+        ("state=succeeded", 0),
+    ] {
+        let path = format!("/api/v1/commands?{query}");
+        let listed = world.get(&admin, &path).await;
+        let items = listed.body["items"].as_array().unwrap();
+        assert_eq!(items.len(), count, "{query}: {}", listed.text);
+    }
 }
 
 #[tokio::test]

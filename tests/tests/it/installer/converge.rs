@@ -57,6 +57,9 @@ fn an_installation_lies_where_the_guide_says_and_belongs_to_root() {
                 "{line}: {settings}"
             );
         }
+        // What it believes itself, the agent believes when it is upgraded from the centre.
+        let keys = format!("FAIRLEAD_PACKAGE_KEYS='{}'", repository.key.public);
+        assert!(settings.contains(&keys), "{keys}: {settings}");
         let unit = host.read("/etc/systemd/system/fairlead-agent.service");
         for line in [
             "Type=notify",

@@ -41,11 +41,14 @@ fn what_they_got(system: &System, repository: &Repository) {
             .path("/var/lib/fairlead-access-server/join-token")
             .exists()
     );
+    // Versions that the installer's own key signed may be pushed to the controller.
+    let keys = format!("FAIRLEAD_PACKAGE_KEYS='{}'", repository.key.public);
     for (file, line) in [
         (
             "controller",
             "FAIRLEAD_UPLINK_ADDRESS='fleet.example.com:443'",
         ),
+        ("controller", keys.as_str()),
         ("access-server", "FAIRLEAD_FRONT_LISTEN='[::]:443'"),
     ] {
         let text =

@@ -273,6 +273,15 @@ pub(crate) struct Stream {
 impl Stream {
     /// Makes the containers and lets the clients begin.
     pub(crate) fn begin(fleet: &Fleet, size: Size, dice: &mut Dice) -> Self {
+        Self::begin_with(fleet, size, dice, choose)
+    }
+
+    /// The same with processes in containers that run all the time, and nothing else: no container changes.
+    pub(crate) fn begin_processes(fleet: &Fleet, size: Size, dice: &mut Dice) -> Self {
+        Self::begin_with(fleet, size, dice, choose_process)
+    }
+
+    fn begin_with(fleet: &Fleet, size: Size, dice: &mut Dice, choice: Choice) -> Self {
         let boxes = Arc::new(Boxes::make(fleet.dir().join("marks")));
         let before = boxes.presence();
         let stream = Self {
@@ -288,7 +297,7 @@ impl Stream {
         for client in 0..CLIENTS {
             let asker = stream.asker(client);
             let (boxes, asked) = (Arc::clone(&stream.boxes), Arc::clone(&stream.asked));
-            let work = client_of(asker, boxes, dice.split(), asked, size);
+            let work = client_of(asker, boxes, dice.split(), asked, size, choice);
             stream.clients.lock().unwrap().spawn(work);
         }
         stream
@@ -409,10 +418,11 @@ async fn client_of(
     mut dice: Dice,
     asked: Arc<AtomicUsize>,
     size: Size,
+    choice: Choice,
 ) {
     let mut open: Vec<String> = Vec::new();
     while asked.fetch_add(1, Ordering::SeqCst) < size.commands {
-        let (container, named, act, seconds) = choose(&boxes, &mut dice);
+        let (container, named, act, seconds) = choice(&boxes, &mut dice);
         let deadline_s = (dice.roll(12) == 0).then(|| 1 + dice.roll(3));
         let id = asker
             .ask_as(&container, &named, act, seconds, deadline_s)
@@ -433,6 +443,13 @@ async fn client_of(
 }
 
 /// What a client asks next: container, how it is named, act, seconds.
+type Choice = fn(&Boxes, &mut Dice) -> (String, String, Act, u32);
+
+fn choose_process(boxes: &Boxes, dice: &mut Dice) -> (String, String, Act, u32) {
+    let name = dice.pick(&boxes.still).clone();
+    (name.clone(), name, Act::Exec, dice.roll(2) as u32)
+}
+
 fn choose(boxes: &Boxes, dice: &mut Dice) -> (String, String, Act, u32) {
     const USR1: Act = Act::Kill {
         signal: 10,
