@@ -82,8 +82,18 @@ wants_test_hosts() {
     esac
 }
 
+# What failed said why somewhere above, among a thousand lines: here it is again, the beginning of each.
+say_failures() {
+    awk '
+        /^---- .* stdout ----$/ { inside = 1; lines = 0 }
+        /^failures:$/ || /^test result: / { inside = 0 }
+        inside && NF && ++lines <= 30 { print }
+    ' "$1"
+}
+
 # Adds up what each test program said; a program that died without a word is said too.
 sum_up() {
+    say_failures "$1"
     [ "$test_code" -eq 0 ] || note "not all is well: see above, and .dev/test.log"
     awk '
         /^test result: / {

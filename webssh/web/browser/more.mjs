@@ -9,8 +9,12 @@ const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
 /// Every key is there once, whatever the input method showed on the way.
 async function inputMethod() {
   const cdp = await context.newCDPSession(page);
-  await type("clear; stty -echo; read -r line; printf '%s' \"$line\" | od -An -tx1 | tr -d ' \\n'; echo :end; stty echo");
-  await page.waitForTimeout(300);
+  await type("clear; stty -echo; printf 'rea''dy\\n'; read -r line; printf '%s' \"$line\" | od -An -tx1 | tr -d ' \\n'; echo :end; stty echo");
+  await shows("ready");
+  await page.evaluate(() => {
+    window.typed = "";
+    window.fairleadTerminals()[0].terminal.onData((data) => (window.typed += data));
+  });
   for (const part of ["ｎ", "に", "にｈ", "にほ", "にほｎ", "にほん"]) {
     await cdp.send("Input.imeSetComposition", { text: part, selectionStart: part.length, selectionEnd: part.length });
   }
@@ -22,10 +26,11 @@ async function inputMethod() {
   await cdp.send("Input.insertText", { text: "日本" });
   await page.keyboard.type("-x");
   // One that is given up leaves nothing. Nobody begins it in the very turn in which the one before is taken in.
-  await page.waitForTimeout(300);
+  await until("what was taken in is sent", async () => (await page.evaluate(() => window.typed)) === "日本-x", 20_000, () => page.evaluate(() => window.typed));
   await cdp.send("Input.imeSetComposition", { text: "あ", selectionStart: 1, selectionEnd: 1 });
   await cdp.send("Input.imeSetComposition", { text: "", selectionStart: 0, selectionEnd: 0 });
-  await page.waitForTimeout(100);
+  // The terminal hears of it in the page's next turn.
+  await page.evaluate(() => new Promise((heard) => setTimeout(heard, 0)));
   await page.keyboard.press("Enter");
   const expected = `${Buffer.from("日本-x").toString("hex")}:end`;
   await until("the composed text", async () => /[0-9a-f]*:end\n/.test(await text()));
@@ -116,7 +121,7 @@ async function files() {
   // One that is given up is given up.
   await page.fill("[aria-label='File or folder in the container']", "/tmp/long");
   await page.getByRole("button", { name: "Download" }).click();
-  await until("it is under way", async () => /of 900.0 MB/.test((await page.textContent(".files .said")) ?? ""));
+  await until("it is under way", async () => /of 900.0 MB/.test((await page.textContent(".files .said")) ?? ""), 60_000, () => page.textContent(".files .said"));
   await shot("m4-under-way");
   await page.getByRole("button", { name: "Cancel" }).click();
   await said("Cancelled.");
