@@ -5,14 +5,14 @@
 //! hash says); what is still coming lies beside it. Whether a version is to be believed the hosts decide.
 //! Touches its folder and the controller's door for packages; never ledger or registry.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use fairlead_daemon::files;
 use fairlead_identity::Role;
-use fairlead_identity::digest::{Sha256, hex};
+use fairlead_identity::digest::{self, hex};
 use fairlead_identity::package::{
     FileEntry, MANIFEST_BYTES_MAX, MANIFEST_NAME, Manifest, SIGNATURES_BYTES_MAX, SIGNATURES_NAME,
 };
@@ -275,19 +275,7 @@ fn touch(manifest: &Path) {
 }
 
 async fn digest(path: PathBuf) -> io::Result<(u64, [u8; 32])> {
-    let read = tokio::task::spawn_blocking(move || {
-        let mut file = std::fs::File::open(path)?;
-        let (mut digest, mut size) = (Sha256::default(), 0);
-        let mut chunk = vec![0; 64 * 1024];
-        loop {
-            let read = file.read(&mut chunk)?;
-            if read == 0 {
-                return Ok((size, digest.finish()));
-            }
-            size += read as u64;
-            digest.update(&chunk[..read]);
-        }
-    });
+    let read = tokio::task::spawn_blocking(move || digest::of_file(&path));
     read.await.map_err(io::Error::other)?
 }
 

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use fairlead_daemon::clock::Clock;
 use fairlead_daemon::files;
-use fairlead_identity::digest::Sha256;
+use fairlead_identity::digest;
 use fairlead_identity::package::{
     FileEntry, FileRefused, MANIFEST_BYTES_MAX, MANIFEST_NAME, PublicKey, Refusal,
     SIGNATURES_BYTES_MAX, SIGNATURES_NAME, Timestamp, TrustedKeys, Verified, VerifyError, Version,
@@ -289,7 +289,7 @@ fn place(
     let folder = layout.folder(version).ok_or(UpgradeError::NoLayout)?;
     if folder.exists() {
         let there = folder.join(PROGRAM);
-        let (size, digest) = copy(&there, &mut io::sink()).map_err(file_error(&there))?;
+        let (size, digest) = digest::of_file(&there).map_err(file_error(&there))?;
         return entry
             .check(size, &digest)
             .map_err(|_| UpgradeError::Different(version.to_owned()));
@@ -323,7 +323,9 @@ fn place_in(incoming: &Path, source: &Path, entry: &FileEntry) -> Result<(), Upg
         .mode(0o755)
         .open(&path)
         .map_err(file_error(&path))?;
-    let (size, digest) = copy(source, &mut file).map_err(file_error(source))?;
+    let (size, digest) = File::open(source)
+        .and_then(|mut source| digest::copy(&mut source, &mut file))
+        .map_err(file_error(source))?;
     entry.check(size, &digest)?;
     // The umask may have taken away what others need to start it.
     rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o755))
@@ -331,23 +333,6 @@ fn place_in(incoming: &Path, source: &Path, entry: &FileEntry) -> Result<(), Upg
     file.sync_all()
         .and_then(|()| File::open(incoming)?.sync_all())
         .map_err(file_error(&path))
-}
-
-/// Copies a file, and gives its size and digest as they were copied.
-fn copy(from: &Path, to: &mut impl Write) -> io::Result<(u64, [u8; 32])> {
-    let mut file = File::open(from)?;
-    let mut digest = Sha256::default();
-    let mut size = 0;
-    let mut chunk = vec![0; 64 * 1024];
-    loop {
-        let read = file.read(&mut chunk)?;
-        if read == 0 {
-            return Ok((size, digest.finish()));
-        }
-        size += read as u64;
-        digest.update(&chunk[..read]);
-        to.write_all(&chunk[..read])?;
-    }
 }
 
 /// Starts the program once, to hear from itself whether it could work here.

@@ -120,6 +120,17 @@ pub struct ClientStream {
     pub cut: CancellationToken,
 }
 
+/// How a client attaches to a command's stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attach {
+    /// It knows nothing of streams that are held.
+    Plain,
+    /// Its stream may be held; it comes back then.
+    Keeping,
+    /// It comes back: its first frame says where its stream goes on.
+    Resuming,
+}
+
 /// A command as it was taken (or found).
 #[derive(Debug, Clone)]
 pub struct Submitted {
@@ -299,7 +310,12 @@ pub trait Backend: Send + Sync + 'static {
         id: &str,
     ) -> Result<BoxStream<'static, Command>, ApiError>;
     /// Opens a command's stream.
-    async fn open_stream(&self, caller: &Caller, id: &str) -> Result<ClientStream, ApiError>;
+    async fn open_stream(
+        &self,
+        caller: &Caller,
+        id: &str,
+        attach: Attach,
+    ) -> Result<ClientStream, ApiError>;
 
     /// Asks for a terminal; `origin` is that of the page that asks, where it is one.
     async fn create_terminal(

@@ -18,6 +18,6 @@ mod relay;
 pub mod openapi;
 pub mod server;
 
-pub use backend::{Backend, Caller, ClientStream};
+pub use backend::{Attach, Backend, Caller, ClientStream};
 pub use error::ApiError;
 pub use routes::{Options, STREAM_SUBPROTOCOL, router};

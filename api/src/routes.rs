@@ -7,6 +7,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::middleware;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -34,7 +35,9 @@ pub struct Options {
     pub random: fn() -> [u8; 16],
     /// Fires when the server drains: open streams and followers end.
     pub shutdown: CancellationToken,
-    /// Command streams (WebSockets) open at once; more are told to come back.
+    /// The open command streams (WebSockets): a server that drains waits for them, so that they can be held.
+    pub streams: TaskTracker,
+    /// So many of them at once; more are told to come back.
     pub streams_max: usize,
     /// Followers (server-sent events) at once; more are told to come back.
     pub followers_max: usize,

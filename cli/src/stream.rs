@@ -35,9 +35,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 /// An open stream.
 pub(crate) type Stream = WebSocketStream<Box<dyn Io>>;
 
-/// Opens the stream of a command.
-pub(crate) async fn open(client: &Client, id: &str) -> Result<Stream, Failure> {
-    let url = client.url(&["commands", id, "stream"]);
+/// Opens the stream of a command, for the first time or after it was held.
+pub(crate) async fn open(client: &Client, id: &str, is_again: bool) -> Result<Stream, Failure> {
+    let mut url = client.url(&["commands", id, "stream"]);
+    url.set_query(Some(if is_again { "resume=true" } else { "hold=true" }));
     match tokio::time::timeout(OPEN_TIMEOUT, connect(client, url)).await {
         Ok(opened) => opened,
         Err(_) => Err(Failure::new(

@@ -20,6 +20,7 @@ use fairlead_protocol::HostId;
 use fairlead_store::{Store, StoreError};
 use fairlead_webssh::recording::file::Recordings;
 use fairlead_webssh::{Frozen, Origins, page, socket};
+use tokio_util::task::TaskTracker;
 
 use crate::acme::AcmeError;
 use crate::authority::CertificateAuthority;
@@ -225,9 +226,11 @@ impl App {
     pub async fn run(self, shutdown: Shutdown) {
         tracing::info!("controller up");
         service::ready();
+        let streams = TaskTracker::new();
         let options = Options {
             random: random::bytes::<16>,
             shutdown: shutdown.clone(),
+            streams: streams.clone(),
             streams_max: STREAMS_MAX,
             followers_max: FOLLOWERS_MAX,
             event_streams_per_token_max: EVENT_STREAMS_PER_TOKEN_MAX,
@@ -261,6 +264,11 @@ impl App {
             async {
                 let left = terminals.drained().await;
                 freezing::keep(&self.frozen, clock.now_us(), left).await;
+            },
+            async {
+                shutdown.cancelled().await;
+                streams.close();
+                streams.wait().await;
             },
             self.https.keep(shutdown.clone()),
             taking,

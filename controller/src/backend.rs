@@ -28,7 +28,7 @@ use fairlead_api::types::{
     PushedFile, Recording, Region, RegionRequest, Rollout, RolloutRequest, SetupRequest, Status,
     Terminal, TerminalRequest, TerminalTicket,
 };
-use fairlead_api::{ApiError, Backend, Caller, ClientStream};
+use fairlead_api::{ApiError, Attach, Backend, Caller, ClientStream};
 use fairlead_daemon::clock::Clock;
 use fairlead_identity::digest::sha256;
 use fairlead_identity::package::PublicKey;
@@ -449,8 +449,13 @@ impl Backend for ControllerBackend {
         self.watch_command(caller, id).await
     }
 
-    async fn open_stream(&self, caller: &Caller, id: &str) -> Result<ClientStream, ApiError> {
-        self.stream_of(caller, id).await
+    async fn open_stream(
+        &self,
+        caller: &Caller,
+        id: &str,
+        attach: Attach,
+    ) -> Result<ClientStream, ApiError> {
+        self.stream_of(caller, id, attach).await
     }
 
     async fn create_terminal(

@@ -1,6 +1,9 @@
 //! SHA-256 and hexadecimal.
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
 
 /// SHA-256 of the bytes.
 #[must_use]
@@ -33,6 +36,35 @@ impl Sha256 {
         out.copy_from_slice(self.0.finish().as_ref());
         out
     }
+}
+
+/// Copies to the end, and gives size and SHA-256 of what was copied.
+///
+/// # Errors
+/// When one end cannot be read, or the other not be written.
+pub fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<(u64, [u8; 32])> {
+    let (mut digest, mut size) = (Sha256::default(), 0);
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        let read = match from.read(&mut chunk) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if read == 0 {
+            return Ok((size, digest.finish()));
+        }
+        size += read as u64;
+        digest.update(&chunk[..read]);
+        to.write_all(&chunk[..read])?;
+    }
+}
+
+/// Size and SHA-256 of a file.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn of_file(path: &Path) -> io::Result<(u64, [u8; 32])> {
+    copy(&mut File::open(path)?, &mut io::sink())
 }
 
 /// Lower-case hexadecimal.

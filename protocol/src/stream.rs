@@ -3,6 +3,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+pub mod flow;
+
 /// What a frame of a stream carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Channel {

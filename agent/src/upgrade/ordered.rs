@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use fairlead_daemon::clock::ServerTime;
 use fairlead_daemon::files;
-use fairlead_identity::digest::{hex, sha256};
+use fairlead_identity::digest::{self, hex, sha256};
 use fairlead_identity::package::{
     FileEntry, MANIFEST_BYTES_MAX, MANIFEST_NAME, PublicKey, Refusal, SIGNATURES_BYTES_MAX,
     SIGNATURES_NAME, Timestamp, Version,
@@ -28,7 +28,7 @@ use tokio::fs::OpenOptions;
 use tokio::process::Command;
 use tokio::sync::watch;
 
-use super::{Rules, TARGET, UpgradeError, check_room, copy};
+use super::{Rules, TARGET, UpgradeError, check_room};
 use crate::config::Config;
 use crate::executor::StreamDialler;
 use crate::handoff::words::Status;
@@ -212,7 +212,7 @@ impl Orders {
         }
         fetch.whole(&entry.name, entry.size, say).await?;
         let path = folder.join(&entry.name);
-        let measured = tokio::task::spawn_blocking(move || copy(&path, &mut io::sink())).await;
+        let measured = tokio::task::spawn_blocking(move || digest::of_file(&path)).await;
         let (size, digest) = measured
             .map_err(io::Error::other)
             .and_then(|measured| measured)

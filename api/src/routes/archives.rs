@@ -18,7 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::follow::place;
-use crate::backend::{Caller, ClientStream};
+use crate::backend::{Attach, Caller, ClientStream};
 use crate::error::ApiError;
 use crate::guard::Asking;
 use crate::input::{Name, invalid, throw_away};
@@ -103,7 +103,7 @@ impl Copy {
             return Err(invalid(message));
         }
         let place = place(&state.streams, "streams")?;
-        let far = state.backend.open_stream(caller, id).await?;
+        let far = state.backend.open_stream(caller, id, Attach::Plain).await?;
         let copy = Self {
             far,
             ended: caller.ended.clone(),

@@ -21,7 +21,7 @@ use utoipa::IntoParams;
 
 use super::fleet::name;
 use super::share::Share;
-use crate::backend::Caller;
+use crate::backend::{Attach, Caller};
 use crate::error::ApiError;
 use crate::guard::Asking;
 use crate::input::{Name, Query, invalid};
@@ -150,17 +150,35 @@ pub(crate) async fn events(
     ))
 }
 
+/// How to attach.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct AttachParams {
+    /// This client's stream may be held when the server restarts: it keeps its input until it is told that it was
+    /// taken, and comes back with `resume` after a last frame that says where the stream goes on. Default: false.
+    hold: Option<bool>,
+    /// The stream was held: the first frame says where it goes on. Default: false.
+    resume: Option<bool>,
+}
+
 /// The stream of an exec, logs or copy: a WebSocket (subprotocol `fairlead.stream.v1`) of binary
 /// frames, one byte of channel and the payload. Not for browsers.
 #[utoipa::path(get, path = "/api/v1/commands/{id}/stream", tag = "commands",
-    params(("id" = String, Path, description = "Id or unique prefix of it")),
+    params(("id" = String, Path, description = "Id or unique prefix of it"), AttachParams),
     responses((status = 101, description = "The stream.")))]
 pub(crate) async fn stream(
     Axum(state): Axum<Shared>,
     Asking(caller): Asking,
     Name(id): Name,
+    Query(query): Query<AttachParams>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
+    let attach = match (query.hold, query.resume) {
+        (_, Some(true)) => Attach::Resuming,
+        (Some(true), _) => Attach::Keeping,
+        _ => Attach::Plain,
+    };
     let upgrade = upgrade
         .map_err(|rejection| {
             let mut error = invalid("this path is a WebSocket");
@@ -180,11 +198,12 @@ pub(crate) async fn stream(
     }
     let permit = place(&state.streams, "streams")?;
     // The far side first: a client gets its 101 only when there is something to talk to.
-    let far = state.backend.open_stream(&caller, &id).await?;
+    let far = state.backend.open_stream(&caller, &id, attach).await?;
     let ended = caller.ended.clone();
     let shutdown = state.options.shutdown.clone();
+    let is_open = state.options.streams.token();
     Ok(upgrade.on_upgrade(move |socket| async move {
-        let _permit = permit;
-        relay::run(socket, far, ended, shutdown).await;
+        let _open = (permit, is_open);
+        relay::run(socket, far, attach, ended, shutdown).await;
     }))
 }

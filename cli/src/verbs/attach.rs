@@ -1,5 +1,5 @@
 //! Commands with a stream: hands the command over, opens its stream, carries bytes both ways, and
-//! finds out how it ended when the stream breaks.
+//! finds out how it ended when the stream breaks. Where the server restarts in order the stream goes on at the next one.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -9,10 +9,12 @@ use bytes::Bytes;
 use fairlead_api::types::{Command, CommandRequest};
 use fairlead_protocol::codes;
 use fairlead_protocol::limits::STREAM_CHUNK_BYTES;
+use fairlead_protocol::stream::flow::{self, Flow};
 use fairlead_protocol::stream::{Channel, frame, parse};
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Context;
@@ -24,6 +26,12 @@ use crate::stream::{self, Stream};
 
 /// Between two looks at a command whose stream has not begun.
 const LOOK: Duration = Duration::from_secs(2);
+/// A host holds no longer.
+const HELD_FOR: Duration = Duration::from_secs(60);
+/// Between two tries of what is held.
+const AGAIN_EVERY: Duration = Duration::from_millis(200);
+/// Before that nobody need know.
+const SAID_AFTER: Duration = Duration::from_millis(3_500);
 /// Pieces of input that wait to be sent.
 const INPUT_PIECES: usize = 4;
 
@@ -59,8 +67,10 @@ enum Carried {
     Ended(End),
     /// No more is wanted.
     Enough,
-    /// The connection broke; whether the work had begun.
-    Broken { begun: bool },
+    /// The host holds it: the server restarts.
+    Held,
+    /// The connection broke.
+    Broken,
 }
 
 /// Does the command with its stream, and gives it back as it ended. It is not final when `take`
@@ -78,26 +88,35 @@ pub(crate) async fn attached(
         .map_err(|e| act::not_known(e, &request))?;
     let mut teller = Teller::default();
     let patience = Patience::with(&command);
+    let mut begun = false;
     loop {
         if command.is_final {
             return Ok(command);
         }
-        match stream::open(client, &command.id).await {
-            Ok(opened) => {
+        let mut flow = Flow::new(flow::Client::Plain);
+        match stream::open(client, &command.id, false).await {
+            Ok(mut opened) => loop {
                 let carried = tokio::select! {
-                    carried = carry(opened, &mut input, take) => carried?,
+                    carried = carry(opened, &mut flow, &mut begun, &mut input, take) => carried?,
                     never = look_on(context, client, &command, &mut teller) => match never {},
                 };
                 match carried {
                     Carried::Ended(end) => return Ok(ended(command, end)),
                     Carried::Enough => return Ok(command),
-                    Carried::Broken { begun: true } => {
-                        say("the connection to its output broke: what was to come is lost");
-                        return act::wait(context, client, command).await;
+                    Carried::Held => {
+                        if let Some(next) = again(client, &command, &mut flow).await? {
+                            opened = next;
+                            continue;
+                        }
                     }
-                    Carried::Broken { begun: false } => {}
+                    Carried::Broken => {}
                 }
-            }
+                if begun {
+                    say("the connection to its output broke: what was to come is lost");
+                    return act::wait(context, client, command).await;
+                }
+                break;
+            },
             Err(failure) if worth_another_try(&failure) => {}
             Err(failure) => {
                 // The reason may be that it has ended: then its end is the better answer.
@@ -155,76 +174,148 @@ async fn look_on(
 /// Carries bytes both ways until the stream ends.
 async fn carry(
     stream: Stream,
+    flow: &mut Flow,
+    begun: &mut bool,
     input: &mut Option<Input>,
     take: Taker<'_>,
 ) -> Result<Carried, Failure> {
     let (mut sink, mut source) = stream.split();
-    let (begin, begun) = oneshot::channel();
+    let (to_sink, mut frames) = mpsc::channel(INPUT_PIECES);
+    // Both directions at once: a process that echoes would otherwise stand still, each side waiting for the other
+    // to read. A broken connection is noticed on the receiving side, with its reason.
     let send = async {
-        // Both directions at once: a process that echoes would otherwise stand still, each side
-        // waiting for the other to read.
-        if begun.await.is_ok()
-            && let Some(input) = input
-        {
-            while let Some(piece) = input.recv().await {
-                let piece = piece.map_err(|e| Failure::local("cannot read the input", &e))?;
-                for chunk in piece.chunks(STREAM_CHUNK_BYTES) {
-                    if sink
-                        .send(Message::Binary(frame(Channel::Input, chunk)))
-                        .await
-                        .is_err()
+        while let Some(frame) = frames.recv().await {
+            if sink.send(Message::Binary(frame)).await.is_err() {
+                break;
+            }
+        }
+        std::future::pending().await
+    };
+    let both = async {
+        loop {
+            if let Some(heard) = flow.up.take()
+                && let Some(carried) = heard_of_host(heard, begun, take)?
+            {
+                return Ok(carried);
+            }
+            tokio::select! {
+                message = source.next() => match message {
+                    Some(Ok(message)) => if let Some(heard) = stream::payload(message)
+                        && flow.on_host(heard).is_break()
                     {
-                        return Ok(());
+                        return Ok(Carried::Held);
+                    },
+                    _ => return Ok(Carried::Broken),
+                },
+                place = to_sink.reserve(), if !flow.down.is_empty() => {
+                    if let (Ok(place), Some(frame)) = (place, flow.down.pop_front()) {
+                        place.send(frame);
                     }
                 }
-            }
-            // A broken connection is noticed on the receiving side, with its reason.
-            drop(
-                sink.send(Message::Binary(frame(Channel::InputEnd, b"")))
-                    .await,
-            );
-        }
-        Ok(())
-    };
-    let receive = async {
-        let mut begin = Some(begin);
-        while let Some(Ok(message)) = source.next().await {
-            let Some((channel, payload)) = stream::payload(message).and_then(parse) else {
-                continue;
-            };
-            let taken = match channel {
-                Channel::Begun => {
-                    // The sender may have ended already; then nobody waits for this.
-                    let _ = begin.take().map(|begin| begin.send(()));
-                    ControlFlow::Continue(())
+                piece = next_piece(input), if *begun && input.is_some() && flow.has_room() => {
+                    said_by_us(flow, input, piece)?;
                 }
-                Channel::Output => take(Piece::Out(payload))?,
-                Channel::ErrorOutput => take(Piece::Err(payload))?,
-                Channel::End => {
-                    let end = serde_json::from_slice(&payload).map_err(|e| {
-                        Failure::new(Exit::Failed, format!("the stream's end is garbled: {e}"))
-                    })?;
-                    return Ok(Carried::Ended(end));
-                }
-                _ => ControlFlow::Continue(()),
-            };
-            if taken.is_break() {
-                return Ok(Carried::Enough);
             }
         }
-        Ok(Carried::Broken {
-            begun: begin.is_none(),
-        })
     };
-    tokio::pin!(send);
-    tokio::pin!(receive);
     tokio::select! {
-        received = &mut receive => received,
-        sent = &mut send => match sent {
-            Ok(()) => receive.await,
-            Err(failure) => Err(failure),
-        },
+        carried = both => carried,
+        never = send => match never {},
     }
+}
+
+async fn next_piece(input: &mut Option<Input>) -> Option<io::Result<Bytes>> {
+    input.as_mut()?.recv().await
+}
+
+/// A piece of input, or its end.
+fn said_by_us(
+    flow: &mut Flow,
+    input: &mut Option<Input>,
+    piece: Option<io::Result<Bytes>>,
+) -> Result<(), Failure> {
+    let Some(piece) = piece else {
+        *input = None;
+        flow.on_client(frame(Channel::InputEnd, b""));
+        return Ok(());
+    };
+    let piece = piece.map_err(|e| Failure::local("cannot read the input", &e))?;
+    for chunk in piece.chunks(STREAM_CHUNK_BYTES) {
+        flow.on_client(frame(Channel::Input, chunk));
+    }
+    Ok(())
+}
+
+/// What came, and whether no more does.
+fn heard_of_host(
+    heard: Bytes,
+    begun: &mut bool,
+    take: Taker<'_>,
+) -> Result<Option<Carried>, Failure> {
+    let taken = match parse(heard) {
+        Some((Channel::Begun, _)) => {
+            *begun = true;
+            return Ok(None);
+        }
+        Some((Channel::Output, data)) => take(Piece::Out(data))?,
+        Some((Channel::ErrorOutput, data)) => take(Piece::Err(data))?,
+        Some((Channel::End, said)) => {
+            let end = serde_json::from_slice(&said).map_err(|e| {
+                Failure::new(Exit::Failed, format!("the stream's end is garbled: {e}"))
+            })?;
+            return Ok(Some(Carried::Ended(end)));
+        }
+        _ => return Ok(None),
+    };
+    Ok(taken.is_break().then_some(Carried::Enough))
+}
+
+async fn first(stream: &mut Stream) -> Option<Bytes> {
+    while let Some(Ok(message)) = stream.next().await {
+        if let Some(said) = stream::payload(message) {
+            return Some(said);
+        }
+    }
+    None
+}
+
+/// The stream on which the host goes on with what it holds; `None` when it does not.
+async fn again(
+    client: &Client,
+    command: &Command,
+    flow: &mut Flow,
+) -> Result<Option<Stream>, Failure> {
+    let began = Instant::now();
+    let mut told = false;
+    while began.elapsed() < HELD_FOR {
+        match stream::open(client, &command.id, true).await {
+            Ok(mut stream) => {
+                let word = Message::Binary(flow.resume());
+                let left = HELD_FOR.saturating_sub(began.elapsed());
+                if stream.send(word).await.is_ok()
+                    && let Ok(Some(said)) = tokio::time::timeout(left, first(&mut stream)).await
+                {
+                    flow.begin_again();
+                    // It begins with a word that holds nothing.
+                    let _ = flow.on_host(said);
+                    return Ok(Some(stream));
+                }
+            }
+            Err(failure) if worth_another_try(&failure) => {}
+            Err(failure) => return Err(failure),
+        }
+        if let Ok(newest) = client.command(&command.id, Duration::ZERO).await
+            && newest.is_final
+        {
+            return Ok(None);
+        }
+        if !told && began.elapsed() > SAID_AFTER {
+            told = true;
+            say("the server restarts; the output goes on when it is back");
+        }
+        tokio::time::sleep(AGAIN_EVERY).await;
+    }
+    Ok(None)
 }
 
 /// Reads a file or standard input on a thread of its own, as fast as the stream takes it.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use fairlead_api::backend::{CommandQuery, Submitted};
 use fairlead_api::input::{invalid, plain};
 use fairlead_api::types::{Action, Command, CommandRequest, Page, Permission};
-use fairlead_api::{ApiError, Caller, ClientStream};
+use fairlead_api::{ApiError, Attach, Caller, ClientStream};
 use fairlead_identity::digest::{hex, sha256};
 use fairlead_identity::random;
 use fairlead_protocol::command::Kind;
+use fairlead_protocol::stream::flow::Client;
 use fairlead_protocol::{CommandId, HostId, Precondition, State, codes, ids, limits};
 use fairlead_store::Store;
 use fairlead_store::commands::{CommandFilter, CommandRow};
@@ -19,7 +20,6 @@ use futures_util::stream::{self, BoxStream};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::Instant;
 
-use super::again::Client;
 use super::aim::{aim, container_of};
 use super::dispatch::{Dispatching, NewCommand};
 use super::hosts::{is_visible, pick};
@@ -406,6 +406,7 @@ impl ControllerBackend {
         &self,
         caller: &Caller,
         id: &str,
+        attach: Attach,
     ) -> Result<ClientStream, ApiError> {
         let (row, host) = self.find(caller, id).await?;
         let object = format!("{}/{}", host.name, row.target);
@@ -447,8 +448,14 @@ impl ControllerBackend {
             )
             .hint("fairlead command show prints what is left of it"));
         }
+        let client = match attach {
+            Attach::Plain => Client::Plain,
+            Attach::Keeping => Client::Keeps,
+            // It is asked for when the client says where it goes on.
+            Attach::Resuming => return Ok(self.lasting(row.id, Client::Keeps, None)),
+        };
         let stream = self.parts.dispatch.open_stream(&row).await?;
-        Ok(self.lasting(row.id, Client::Plain, Some(stream)))
+        Ok(self.lasting(row.id, client, Some(stream)))
     }
 }
 

@@ -118,6 +118,7 @@ impl World {
             Options {
                 random: fairlead_identity::random::bytes::<16>,
                 shutdown: CancellationToken::new(),
+                streams: tokio_util::task::TaskTracker::new(),
                 streams_max: 8,
                 followers_max: 12,
                 event_streams_per_token_max: 8,

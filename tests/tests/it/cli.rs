@@ -52,7 +52,7 @@ impl Cli {
         }
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(program("fairlead"));
         command.args(words);
         self.for_user(command)

@@ -1,14 +1,20 @@
-//! Streams over an orderly restart of the access server between: what a process writes and reads, and what a container
-//! logs, is exact; who leaves meanwhile leaves nothing open; and what nobody goes on with goes on alone.
+//! Streams over an orderly restart of the access server between, and the CLI's over the controller's: what a process
+//! writes and reads, and what a container logs, is exact; who leaves meanwhile leaves nothing open; and what nobody goes
+//! on with goes on alone.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fairlead_protocol::stream::Channel;
 use fairlead_tests::engine::{Names, docker, docker_says};
 use fairlead_tests::fleet::{Fleet, Options};
 use fairlead_tests::wait::wait_for;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, ChildStdin};
 
 use crate::acts::{attach, exec, logs};
+use crate::cli::Cli;
 
 const SOON: Duration = Duration::from_secs(30);
 const RESTARTS: usize = 3;
@@ -82,6 +88,16 @@ async fn a_process_and_a_log_go_on_over_their_access_servers_restarts_byte_for_b
     docker_says(&["stop", "-t", "1", &talker]);
     let heard = lines.await.unwrap();
     let text = heard.text();
+    let numbers = counted(&text);
+    assert_eq!(heard.end.expect("an end")["state"], "succeeded");
+    let ended = fleet.api.ended(&follow.id, SOON).await;
+    assert_eq!(ended.state, "succeeded", "{ended:#?}");
+    println!("{RESTARTS} restarts, {sent} B through a process, {numbers} lines");
+    assert!(sent > AHEAD && numbers > 1000);
+}
+
+/// How many lines the counter wrote: none is lost or doubled.
+fn counted(text: &str) -> usize {
     let mut lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.pop(), Some("the end"));
     let number = |line: &str| line.strip_prefix("line ")?.parse::<u64>().ok();
@@ -93,14 +109,104 @@ async fn a_process_and_a_log_go_on_over_their_access_servers_restarts_byte_for_b
         numbers.windows(2).all(|two| two[1] == two[0] + 1),
         "none is lost or doubled"
     );
-    assert_eq!(heard.end.expect("an end")["state"], "succeeded");
-    let ended = fleet.api.ended(&follow.id, SOON).await;
-    assert_eq!(ended.state, "succeeded", "{ended:#?}");
-    println!(
-        "{RESTARTS} restarts, {sent} B through a process, {} lines",
-        numbers.len()
+    numbers.len()
+}
+
+async fn write_until(enough: Arc<AtomicBool>, mut input: ChildStdin) -> usize {
+    let mut sent = 0;
+    while !enough.load(Ordering::Relaxed) {
+        input.write_all(&piece(sent)).await.expect("it is taken");
+        sent += CHUNK;
+    }
+    sent
+}
+
+async fn all_of(mut child: Child) -> (String, String, Option<i32>) {
+    let (mut out, mut err) = (String::new(), String::new());
+    let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let read = tokio::join!(
+        stdout.read_to_string(&mut out),
+        stderr.read_to_string(&mut err)
     );
-    assert!(sent > AHEAD && numbers.len() > 1000);
+    read.0.unwrap();
+    read.1.unwrap();
+    (out, err, child.wait().await.unwrap().code())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tool_goes_on_over_the_controllers_restarts_byte_for_byte() {
+    let mut fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let talker = names.by_hand("talker", &[], &["sh", "-c", COUNTER]);
+    let cli = Cli::of(&fleet);
+    let script = "cat; echo read >&2; exit 7";
+    let mut process = cli.command(&["exec", "-i", &talker, "sh", "-c", script]);
+    let mut process = process.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let log = cli.command(&["logs", "-f", "--tail", "0", &talker]).spawn();
+    let lines = tokio::spawn(all_of(log.unwrap()));
+
+    let enough = Arc::new(AtomicBool::new(false));
+    let came = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let writes = write_until(Arc::clone(&enough), process.stdin.take().unwrap());
+    let writes = tokio::spawn(writes);
+    let mut stdout = process.stdout.take().unwrap();
+    let so_far = Arc::clone(&came);
+    let echoes = tokio::spawn(async move {
+        let (mut buffer, mut at) = (vec![0; 64 * 1024], 0);
+        loop {
+            let read = stdout.read(&mut buffer).await.unwrap();
+            if read == 0 {
+                return at;
+            }
+            let data = bytes::Bytes::copy_from_slice(&buffer[..read]);
+            at += same(at, (Channel::Output, data));
+            so_far.store(at, Ordering::Relaxed);
+        }
+    });
+    let more = async |than: usize| {
+        wait_for("more has come", SOON, async || {
+            let is_more = came.load(Ordering::Relaxed) > than;
+            is_more.then_some(()).ok_or_else(|| "not yet".to_owned())
+        })
+        .await;
+    };
+    more(AHEAD).await;
+    for _ in 0..RESTARTS {
+        assert!(fleet.controller.leave().await.success());
+        fleet.controller.start_again();
+        fleet.all_online().await;
+        more(came.load(Ordering::Relaxed) + AHEAD).await;
+    }
+    // And both at once, as on a machine that has both.
+    assert!(fleet.controller.leave().await.success());
+    assert!(fleet.regions[0].process.leave().await.success());
+    fleet.controller.start_again();
+    fleet.regions[0].process.start_again();
+    fleet.all_online().await;
+    more(came.load(Ordering::Relaxed) + AHEAD).await;
+
+    enough.store(true, Ordering::Relaxed);
+    let (sent, came) = (writes.await.unwrap(), echoes.await.unwrap());
+    assert_eq!(sent, came);
+    let mut said = String::new();
+    process
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .await
+        .unwrap();
+    let of_restarts = |line: &&str| !line.contains("the server restarts");
+    let said: Vec<&str> = said.lines().filter(of_restarts).collect();
+    assert_eq!(said, ["read"]);
+    assert_eq!(process.wait().await.unwrap().code(), Some(7));
+
+    docker_says(&["exec", &talker, "touch", "/tmp/enough"]);
+    docker_says(&["stop", "-t", "1", &talker]);
+    let (text, err, code) = lines.await.unwrap();
+    assert_eq!(code, Some(0), "{err}");
+    let numbers = counted(&text);
+    println!("{sent} B through a process, {numbers} lines");
 }
 
 /// How much it is, when it is the right thing.

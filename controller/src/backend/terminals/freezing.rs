@@ -10,7 +10,7 @@ use fairlead_webssh::{Frozen, Info, Pipe, Resumed, Terminals};
 use tokio_util::sync::CancellationToken;
 
 use super::super::ControllerBackend;
-use crate::backend::again::Client;
+use fairlead_protocol::stream::flow::Client;
 
 /// Keeps what goes on in the next process.
 pub async fn keep(frozen: &Frozen, now_us: i64, left: Option<FrozenTerminals>) {
@@ -45,7 +45,7 @@ impl ControllerBackend {
             to_agent,
             from_agent,
             cut,
-        } = self.lasting(session, Client::Session, stream);
+        } = self.lasting(session, Client::Keeps, stream);
         Pipe {
             to_agent,
             from_agent,

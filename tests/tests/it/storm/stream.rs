@@ -316,6 +316,11 @@ impl Stream {
         self.asked.load(Ordering::SeqCst) >= self.size.commands
     }
 
+    /// What the clients have asked so far.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
     /// The clients ask no more.
     pub(crate) fn is_enough(&self) {
         self.asked.store(self.size.commands, Ordering::SeqCst);
