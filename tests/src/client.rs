@@ -423,6 +423,20 @@ impl Api {
         .await
     }
 
+    /// Waits until the centre knows of a container that was made beside it.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub async fn knows(&self, host: &str, container: &str, within: Duration) {
+        wait_for("the container is known", within, async || {
+            let known = self.containers(host).await;
+            let known = known.map_err(|no| no.to_string())?;
+            let found = known.iter().any(|c| c.name == container);
+            found.then_some(()).ok_or("not yet".to_owned())
+        })
+        .await;
+    }
+
     /// Waits for an event of that action on that host.
     ///
     /// # Panics

@@ -241,6 +241,8 @@ async fn a_container_can_be_named_by_its_id_and_prefixes_of_it() {
     let names = Names::new();
     let web = names.polite("web");
     let id = engine::id(&web);
+    // By its name one that is not known yet can be meant, by its id not: who may touch it goes by its name.
+    fleet.api.knows("box", &web, SOON).await;
     for name in [&id[..], &id[..12]] {
         let command = fleet.done(restart(name)).await;
         assert_eq!(command.container_id, id);

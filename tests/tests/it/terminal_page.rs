@@ -148,13 +148,7 @@ async fn browse(api: &Api, web: &str, steps: &str, shots: &str, env: &[(&str, St
     let Some((node, browser)) = tools() else {
         return;
     };
-    wait_for("the container is known", SOON, async || {
-        let known = api.containers("box").await;
-        let known = known.map_err(|no| no.to_string())?;
-        let found = known.iter().any(|c| c.name == web);
-        found.then_some(()).ok_or("not yet".to_owned())
-    })
-    .await;
+    api.knows("box", web, SOON).await;
 
     let target = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target"));
     let shots = target.join(shots);
