@@ -101,7 +101,6 @@ impl Desk {
             recordings: desk.recordings.clone(),
             now: Arc::new(move || time.centre_time(clock.now_us())),
             shutdown,
-            outlived: true,
         });
         // A second call would be a defect; the first holds.
         let _ = desk.terminals.set(Arc::downgrade(&terminals));

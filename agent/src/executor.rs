@@ -14,6 +14,8 @@
 //! | `handover` | another instance beside this one: what is given away, what is left alone |
 //! | `fleeting` | results that are not journalled |
 //! | `attached` | exec, logs and copies, with or without a stream |
+//! | `terminal` | terminals; and (`line`) both ways of them, of processes and of logs, on one stream after another |
+//! | `host_shell` | a shell on the host itself |
 //! | `settle` | after a crash: what became of a command that had begun |
 //!
 //! The actor never waits for the engine, the disk or the network; the jobs do.

@@ -228,7 +228,7 @@ fn exit_code(code: i32) -> ExitCode {
 fn upgrade_verb(config: &Config, wanted: upgrade::Wanted<'_>, json: bool) -> ExitCode {
     match upgrade::upgrade(config, wanted, |step| eprintln!("{step}")) {
         Ok(version) => {
-            println!("version {version} has this machine; it is on trial");
+            println!("version {version} has this machine");
             ExitCode::SUCCESS
         }
         Err(error) if json => {

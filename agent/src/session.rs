@@ -1,8 +1,8 @@
 //! One link's life: frames to requests and back, heartbeat, renewal.
 //!
-//! The loop never waits for the engine or the disk. Its arms by rank: shutdown, what is to be sent
-//! (results free memory), what is heard, renewals, the heartbeat. Requests to the executor wait for
-//! room in its queue: a flooding server is slowed down by TCP.
+//! The loop never waits for the engine, nor for the disk but to read the supervisor's small status each second. Its
+//! arms by rank: shutdown, what is to be sent (results free memory), what is heard, renewals, that status, the
+//! heartbeat. Requests to the executor wait for room in its queue: a flooding server is slowed down by TCP.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,5 +1,5 @@
 //! `fairlead-agent status`: what runs here, whether it has a link, and whether engine, policy and identity
-//! are as they should be. Reads only.
+//! are as they should be. Servers are told of the versions in it, and upgrades look there too. Reads only.
 
 use std::path::Path;
 

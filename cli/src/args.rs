@@ -251,7 +251,7 @@ pub(crate) enum ApiTokenVerb {
     Create {
         /// What it is for
         name: String,
-        /// What it may do: read, operate, exec, shell, host-shell, copy, admin (all but host-shell)
+        /// What it may do: read, operate, exec, shell, host-shell, copy, upgrade, admin (all but host-shell)
         #[arg(
             short,
             long = "permission",

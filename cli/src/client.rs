@@ -10,7 +10,6 @@ use futures_util::StreamExt;
 use reqwest::{Method, RequestBuilder, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
 use crate::config::{Settings, Token};
@@ -25,8 +24,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const RESEND_FOR: Duration = Duration::from_secs(10);
 /// Longest pause between two tries.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// What is read of a file at a time.
-const FILE_PIECE_BYTES: usize = 64 * 1024;
 /// Largest answer that is taken.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -190,22 +187,11 @@ impl Client {
         let reading = |error| Failure::local(&format!("cannot read {}", path.display()), &error);
         let file = tokio::fs::File::open(path).await.map_err(reading)?;
         let length = file.metadata().await.map_err(reading)?.len();
-        let pieces = futures_util::stream::unfold(file, |mut file| async move {
-            let mut piece = vec![0; FILE_PIECE_BYTES];
-            match file.read(&mut piece).await {
-                Ok(0) => None,
-                Ok(read) => {
-                    piece.truncate(read);
-                    Some((Ok(piece), file))
-                }
-                Err(error) => Some((Err(error), file)),
-            }
-        });
         let request = self
             .request(Method::PUT, self.url(parts))
             .header("content-type", "application/octet-stream")
             .header("content-length", length)
-            .body(reqwest::Body::wrap_stream(pieces));
+            .body(file);
         decode(&self.answer(request).await?)
     }
 

@@ -56,35 +56,39 @@ impl Context {
     }
 }
 
-/// Commands that were handed over and whose end this process has not seen.
+/// What goes on without this process: commands that were handed over and whose end it has not seen, and the rollout
+/// that it follows.
 #[derive(Debug, Default)]
-pub(crate) struct Open(Mutex<Vec<String>>, Mutex<Option<String>>);
+pub(crate) struct Open {
+    commands: Mutex<Vec<String>>,
+    rollout: Mutex<Option<String>>,
+}
 
 impl Open {
     /// From now on `id` may go on without this process.
     pub(crate) fn add(&self, id: &str) {
-        if let Ok(mut ids) = self.0.lock() {
+        if let Ok(mut ids) = self.commands.lock() {
             ids.push(id.to_owned());
         }
     }
 
     /// `id` has ended, or never was.
     pub(crate) fn remove(&self, id: &str) {
-        if let Ok(mut ids) = self.0.lock() {
+        if let Ok(mut ids) = self.commands.lock() {
             ids.retain(|open| open != id);
         }
     }
 
     /// That rollout is followed; `None`: none is any more.
     pub(crate) fn follow_rollout(&self, id: Option<&str>) {
-        if let Ok(mut followed) = self.1.lock() {
+        if let Ok(mut followed) = self.rollout.lock() {
             *followed = id.map(str::to_owned);
         }
     }
 
     /// What is said at Ctrl-C; `None` when nothing goes on.
     pub(crate) fn farewell(&self) -> Option<String> {
-        if let Some(id) = self.1.lock().ok()?.as_deref() {
+        if let Some(id) = self.rollout.lock().ok()?.as_deref() {
             let id = short(id);
             return Some(format!(
                 "interrupted here; the rollout goes on\n\
@@ -92,7 +96,7 @@ impl Open {
                  stop it: fairlead agent upgrade pause {id}, or abort {id}"
             ));
         }
-        let ids = self.0.lock().ok()?;
+        let ids = self.commands.lock().ok()?;
         let ids: Vec<&str> = ids.iter().map(|id| short(id)).collect();
         match ids.as_slice() {
             [] => None,

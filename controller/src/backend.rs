@@ -34,7 +34,7 @@ use fairlead_identity::digest::sha256;
 use fairlead_identity::package::PublicKey;
 use fairlead_protocol::codes;
 use fairlead_store::audit::AuditEntry;
-use fairlead_store::{Store, StoreError};
+use fairlead_store::{DEFAULT_TENANT, Store, StoreError};
 use futures_util::stream::BoxStream;
 
 use crate::feed::Feed;
@@ -112,7 +112,8 @@ pub struct Parts {
 /// The controller's side of the API.
 pub struct ControllerBackend {
     parts: Parts,
-    steering: rollouts::Steering,
+    /// Held by whoever reads a rollout in order to write it.
+    steering: tokio::sync::Mutex<()>,
     /// When this process began, by its clock.
     began_us: i64,
 }
@@ -184,7 +185,7 @@ impl ControllerBackend {
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             began_us: parts.clock.now_us(),
-            steering: rollouts::Steering::default(),
+            steering: tokio::sync::Mutex::default(),
             parts,
         })
     }
@@ -271,7 +272,12 @@ impl ControllerBackend {
     pub async fn housekeep(&self) -> Result<(), StoreError> {
         let now_us = self.now_us();
         self.parts.live.end_expired(now_us);
-        self.parts.fleet.give_up_waiting(now_us);
+        for region in self.parts.fleet.give_up_waiting(now_us) {
+            let detail = "not back since its access server or the controller was restarted";
+            let feed = &self.parts.feed;
+            feed.record(DEFAULT_TENANT, None, &region, "region.offline", detail)
+                .await?;
+        }
         self.end_forbidden_there();
         self.tidy_recordings().await;
         let used = self.parts.live.take_used();

@@ -430,7 +430,7 @@ impl Session {
         match parse(heard) {
             Some((Channel::Begun, said)) => {
                 self.begun = true;
-                if self.ends.room.is_some() && said == CAN_BE_HELD {
+                if said == CAN_BE_HELD {
                     self.can_be_held = true;
                     self.input.keep();
                     // Nothing has been passed on yet, so there is room.

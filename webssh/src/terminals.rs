@@ -118,9 +118,6 @@ pub struct Parts {
     pub now: Now,
     /// Fires when the server drains.
     pub shutdown: CancellationToken,
-    /// Whether sessions go on in the server's next process: whoever says so keeps what [`Terminals::drained`]
-    /// gives, and gives it to [`Terminals::thaw`] there.
-    pub outlived: bool,
 }
 
 struct Open {
@@ -135,7 +132,7 @@ pub struct Terminals {
     open: Mutex<HashMap<CommandId, Open>>,
     spent: Spent,
     sessions: TaskTracker,
-    room: Option<Room>,
+    room: Room,
     frozen: Mutex<Vec<FrozenTerminal>>,
 }
 
@@ -150,7 +147,7 @@ impl Terminals {
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
-            room: parts.outlived.then(Room::default),
+            room: Room::default(),
             frozen: Mutex::default(),
             parts,
             open: Mutex::default(),

@@ -431,7 +431,7 @@ pub(super) async fn tell(news: &mut Option<News>, around: &Surroundings) {
 }
 
 /// The engine goes on with a stop or restart that nobody waits for any more: the lane is kept until its
-/// effect shows or can no longer come. Of other kinds the time is simply over.
+/// effect shows or can no longer come. Shells are ended. Of other kinds the time is simply over.
 async fn timed_out(
     job: &mut Job,
     kind: &Kind,
@@ -446,12 +446,22 @@ async fn timed_out(
         return outcome;
     }
     let seconds = allowed.as_secs_f64();
-    let who = if matches!(kind, Kind::UpgradeAgent(_)) {
-        "the supervisor"
-    } else {
-        "the engine"
+    let then = match (kind, exec) {
+        (Kind::HostShell(_), _) => {
+            host_shell::end(job.id, None).await;
+            "it was ended"
+        }
+        (Kind::Exec(terminal), Some(exec)) if terminal.tty => {
+            let marker = super::terminal::marker(job.id);
+            match around.runtime.exec_end(exec, &marker).await {
+                Ok(()) => "it was ended",
+                Err(_) => "it could not be ended",
+            }
+        }
+        (Kind::UpgradeAgent(_), _) => "the supervisor may still finish it",
+        _ => "the engine may still finish it",
     };
-    let message = format!("not finished after {seconds} s; {who} may still finish it");
+    let message = format!("not finished after {seconds} s; {then}");
     Outcome::failed(codes::TIMEOUT, message).on(intent.container_id.clone())
 }
 

@@ -143,6 +143,7 @@ impl Orders {
             return Ok(());
         }
         let folder = self.folder(&manifest)?;
+        self.note(String::new());
         let fetching = self.fetched(order, &asked, manifest, &folder, &prefix, &say);
         let fetched = match tokio::time::timeout(fetch_within, fetching).await {
             Ok(fetched) => fetched,

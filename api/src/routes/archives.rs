@@ -79,14 +79,14 @@ async fn explained(state: &Shared, caller: &Caller, id: &str, error: ApiError) -
 }
 
 /// The stream of one copy, until its client or its server goes.
-struct Copy {
+struct CopyStream {
     far: ClientStream,
     ended: CancellationToken,
     shutdown: CancellationToken,
     _place: OwnedSemaphorePermit,
 }
 
-impl Copy {
+impl CopyStream {
     /// Opens the stream of a command of that kind.
     async fn open(
         state: &Shared,
@@ -187,7 +187,7 @@ impl Copy {
     }
 }
 
-fn pieces(copy: Copy, first: Option<Bytes>) -> impl Stream<Item = Result<Bytes, ApiError>> {
+fn pieces(copy: CopyStream, first: Option<Bytes>) -> impl Stream<Item = Result<Bytes, ApiError>> {
     stream::unfold((copy, Some(first)), |(mut copy, first)| async move {
         let next = match first {
             Some(first) => Ok(first),
@@ -215,7 +215,7 @@ pub(crate) async fn download(
     Name(id): Name,
 ) -> Result<Response, ApiError> {
     let begun = async {
-        let (mut copy, _) = Copy::open(&state, &caller, &id, "copy-out").await?;
+        let (mut copy, _) = CopyStream::open(&state, &caller, &id, "copy-out").await?;
         let first = copy.piece().await?;
         Ok((copy, first))
     };
@@ -246,7 +246,7 @@ pub(crate) async fn upload(
 ) -> Result<Json<Command>, ApiError> {
     let mut body = body.into_data_stream();
     let sent = async {
-        let (mut copy, command) = Copy::open(&state, &caller, &id, "copy-in").await?;
+        let (mut copy, command) = CopyStream::open(&state, &caller, &id, "copy-in").await?;
         loop {
             match copy.hear().await? {
                 (Channel::Begun, _) => break,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use fairlead_api::types::{AgentVersion, PushedFile, Rollout, RolloutHost, RolloutRequest};
+use fairlead_identity::package::{MANIFEST_BYTES_MAX, MANIFEST_NAME, SIGNATURES_NAME};
 use jiff::Timestamp;
 
 use super::Context;
@@ -19,12 +20,6 @@ use crate::output::{Colour, clean, say};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A server that is away is waited for this long.
 const WAIT_FOR_SERVER: Duration = Duration::from_secs(7 * 24 * 3600);
-/// What a package is known by, and what says who made it.
-const MANIFEST: &str = "manifest";
-/// See [`MANIFEST`].
-const SIGNATURES: &str = "manifest.sig";
-/// No manifest is longer.
-const MANIFEST_BYTES_MAX: u64 = 256 * 1024;
 
 /// `fairlead agent versions`
 pub(super) async fn versions(context: &Context) -> Result<Exit, Failure> {
@@ -56,14 +51,14 @@ pub(super) async fn versions(context: &Context) -> Result<Exit, Failure> {
 /// `fairlead agent push FOLDER`
 pub(super) async fn push(context: &Context, folder: &Path) -> Result<Exit, Failure> {
     let client = context.client()?;
-    let path = folder.join(MANIFEST);
+    let path = folder.join(MANIFEST_NAME);
     let reading = |error| Failure::local(&format!("cannot read {}", path.display()), &error);
     let about = std::fs::metadata(&path).map_err(reading)?;
     let no_package = || {
         Failure::usage(format!("{} is not a package", folder.display()))
             .hint("a package is a folder with a manifest, as ./dev package makes it")
     };
-    if about.len() > MANIFEST_BYTES_MAX {
+    if about.len() > MANIFEST_BYTES_MAX as u64 {
         return Err(no_package());
     }
     // The server reads it for what it is; here only where it belongs matters.
@@ -72,7 +67,7 @@ pub(super) async fn push(context: &Context, folder: &Path) -> Result<Exit, Failu
     let version = version.ok_or_else(no_package)?.to_owned();
     let mut pushed = PushedFile {
         listed: false,
-        wanted: vec![SIGNATURES.to_owned(), MANIFEST.to_owned()],
+        wanted: vec![SIGNATURES_NAME.to_owned(), MANIFEST_NAME.to_owned()],
     };
     // What is wanted next the server says.
     while let Some(name) = pushed.wanted.first().cloned() {

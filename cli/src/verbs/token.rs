@@ -175,8 +175,10 @@ pub(crate) fn key_values(labels: &[String]) -> Result<Labels, Failure> {
 
 fn permission(name: &str) -> Result<Permission, Failure> {
     serde_json::from_value(serde_json::Value::String(name.trim().to_owned())).map_err(|_| {
-        Failure::usage(format!("{name:?} is not a permission"))
-            .hint("there are read, operate, exec, shell, host-shell, copy, admin")
+        Failure::usage(format!("{name:?} is not a permission")).hint(format!(
+            "there are {}",
+            Permission::ALL.map(Permission::name).join(", ")
+        ))
     })
 }
 

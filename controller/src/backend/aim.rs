@@ -27,7 +27,7 @@ pub(super) fn aim(
     host: Option<&str>,
     mut action: Action,
 ) -> Result<Aimed, ApiError> {
-    let named = host.map(|host| pick(hosts.clone(), host)).transpose()?;
+    let named = host.map(|host| pick(&hosts, host)).transpose()?;
     let Some(container) = container_of(&mut action) else {
         let host = match named {
             Some(host) => host,
@@ -43,7 +43,7 @@ pub(super) fn aim(
     let typed = container.trim_start_matches('/').to_owned();
     let mut wanted = typed.clone();
     if let Some((host, name)) = typed.split_once('/') {
-        let by_path = pick(hosts.clone(), host)?;
+        let by_path = pick(&hosts, host)?;
         if named.as_ref().is_some_and(|named| named.id != by_path.id) {
             return Err(invalid(
                 "host and the container's HOST/ are two different hosts",

@@ -310,7 +310,7 @@ impl ControllerBackend {
             .filter_map(|row| row.id.map(|id| (id, row)))
             .collect();
         let host = match &query.host {
-            Some(host) => pick(hosts.values().cloned().collect(), host)?.id,
+            Some(host) => pick(hosts.values(), host)?.id,
             None => None,
         };
         let mut filter = CommandFilter {

@@ -82,7 +82,7 @@ impl ControllerBackend {
 
     /// The visible host of that name, id or unique prefix of the id.
     pub(super) async fn one_host(&self, caller: &Caller, host: &str) -> Result<HostRow, ApiError> {
-        pick(self.visible_hosts(caller).await?, host)
+        pick(&self.visible_hosts(caller).await?, host)
     }
 
     pub(super) async fn end_host(&self, caller: &Caller, host: &str) -> Result<Host, ApiError> {
@@ -165,7 +165,7 @@ impl ControllerBackend {
     ) -> Result<Vec<Container>, ApiError> {
         let mut hosts = self.visible_hosts(caller).await?;
         if let Some(host) = &query.host {
-            hosts = vec![pick(hosts, host)?];
+            hosts = vec![pick(&hosts, host)?];
         }
         let filter = ContainerFilter {
             all: query.all,
@@ -194,20 +194,23 @@ pub(super) fn is_visible(caller: &Caller, row: &HostRow) -> bool {
 }
 
 /// The one of these hosts that is meant: a name goes before an id, an id before a prefix of one.
-pub(super) fn pick(hosts: Vec<HostRow>, host: &str) -> Result<HostRow, ApiError> {
-    if let Some(row) = hosts.iter().find(|row| row.name == host) {
+pub(super) fn pick<'a>(
+    hosts: impl IntoIterator<Item = &'a HostRow> + Clone,
+    host: &str,
+) -> Result<HostRow, ApiError> {
+    if let Some(row) = hosts.clone().into_iter().find(|row| row.name == host) {
         return Ok(row.clone());
     }
     if !ids::is_prefix(host) {
         return Err(no_host(host));
     }
-    let mut begun: Vec<HostRow> = hosts
+    let begun: Vec<&HostRow> = hosts
         .into_iter()
         .filter(|row| row.id.is_some_and(|id| id.to_string().starts_with(host)))
         .collect();
-    match begun.len() {
-        0 => Err(no_host(host)),
-        1 => Ok(begun.remove(0)),
+    match begun[..] {
+        [] => Err(no_host(host)),
+        [one] => Ok(one.clone()),
         _ => {
             let mut names: Vec<&str> = begun.iter().map(|row| row.name.as_str()).collect();
             names.truncate(10);

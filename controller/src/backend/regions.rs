@@ -361,7 +361,7 @@ impl ControllerBackend {
             .filter(|row| is_visible(caller, row))
             .collect();
         let host = match &query.host {
-            Some(host) => pick(hosts.clone(), host)?.id,
+            Some(host) => pick(&hosts, host)?.id,
             None => None,
         };
         let mut filter = EventFilter {

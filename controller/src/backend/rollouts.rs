@@ -3,7 +3,7 @@
 //! A step is on disk before anybody is asked, and who is asked is asked by a command whose id follows from the
 //! rollout, the host and the attempt: a controller that dies in between asks the same again, and nobody twice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use fairlead_api::backend::RolloutOrder;
 use fairlead_api::input::{invalid, plain};
@@ -38,13 +38,6 @@ const WAVES_MAX: usize = 20;
 const OPEN_MAX: usize = 16;
 /// Of the newest so many are listed, and looked through for a prefix.
 const LISTED_MAX: u32 = 50;
-
-/// What keeps rollouts in order.
-#[derive(Default)]
-pub(super) struct Steering {
-    /// Held by whoever reads a rollout in order to write it.
-    one: tokio::sync::Mutex<()>,
-}
 
 impl ControllerBackend {
     pub(super) async fn plan_rollout(
@@ -81,7 +74,7 @@ impl ControllerBackend {
         if request.dry_run {
             return Ok(shown);
         }
-        let _one = self.steering.one.lock().await;
+        let _one = self.steering.lock().await;
         self.check_free(&rollout)?;
         let detail = format!(
             "rollout {} over {} hosts in {} waves",
@@ -111,7 +104,7 @@ impl ControllerBackend {
             meant = visible;
         } else {
             for name in &request.hosts {
-                let row = pick(visible.clone(), name)?;
+                let row = pick(&visible, name)?;
                 if meant.iter().all(|known: &HostRow| known.id != row.id) {
                     meant.push(row);
                 }
@@ -152,13 +145,13 @@ impl ControllerBackend {
             let message = format!("{OPEN_MAX} rollouts have no end yet");
             return Err(ApiError::new(codes::BUSY, message).hint("fairlead agent upgrade ls"));
         }
+        let own: HashSet<&str> = rollout.members.iter().map(|m| m.host.as_str()).collect();
         for row in &open {
             let other = read(row)?;
-            let both = other.members.iter().filter(|member| {
-                !matches!(member.step, Step::Missed)
-                    && rollout.members.iter().any(|own| own.host == member.host)
-            });
-            if both.count() > 0 {
+            let mut there = other.members.iter();
+            if there.any(|member| {
+                !matches!(member.step, Step::Missed) && own.contains(member.host.as_str())
+            }) {
                 let message = format!(
                     "rollout {} to version {} has some of these hosts already",
                     row.id, other.version
@@ -194,7 +187,7 @@ impl ControllerBackend {
             return self.shown_rollout(caller, &row).await;
         };
         caller.require(Permission::Upgrade)?;
-        let _one = self.steering.one.lock().await;
+        let _one = self.steering.lock().await;
         let mut row = self.find_rollout(caller, id)?;
         let mut rollout = read(&row)?;
         self.sees_all(caller, &rollout)?;

@@ -197,7 +197,6 @@ impl ControllerBackend {
             recordings: desk.recordings.clone(),
             now: Arc::new(move || clock.now_us()),
             shutdown,
-            outlived: true,
         });
         desk.serve(&terminals);
         terminals

@@ -1,6 +1,8 @@
 //! Servers that are restarted in order: a host that was connected before is expected back, and is not shown as
 //! down meanwhile. One that is not back in time is.
 
+use std::sync::Arc;
+
 use fairlead_protocol::HostId;
 
 use super::{Fleet, HostNow, Presence};
@@ -64,12 +66,14 @@ impl Fleet {
         }
     }
 
-    /// Whoever was expected by now, and is not back, is away.
-    pub fn give_up_waiting(&self, now_us: i64) {
+    /// Whoever was expected by now, and is not back, is away; gives the regions of which that became true.
+    pub fn give_up_waiting(&self, now_us: i64) -> Vec<Arc<str>> {
         let mut inner = self.write();
-        for region in inner.regions.values_mut() {
-            if region.back_by_us <= now_us {
+        let mut away = Vec::new();
+        for (name, region) in &mut inner.regions {
+            if region.back_by_us != 0 && region.back_by_us <= now_us {
                 region.back_by_us = 0;
+                away.push(Arc::clone(name));
             }
         }
         for host in inner.hosts.values_mut() {
@@ -80,5 +84,6 @@ impl Fleet {
                     "not back since its access server or the controller was restarted".into();
             }
         }
+        away
     }
 }

@@ -118,20 +118,22 @@ fn nobody_is_down_while_a_server_is_restarted_and_who_is_not_back_in_time_is() {
     // The first that the region says of its hosts is that none is there yet.
     fleet.presence_complete("r");
     assert_eq!((state(H1), state(H2)), ("online", "offline"));
-    fleet.give_up_waiting(99);
+    assert!(fleet.give_up_waiting(99).is_empty());
     assert_eq!(state(H1), "online");
-    fleet.give_up_waiting(100);
+    assert!(fleet.give_up_waiting(100).is_empty());
     let (state_now, since_us, reason) = fleet.host_state(&row(H1, "one"));
     assert_eq!((state_now, since_us), ("offline", 100));
     assert!(reason.starts_with("not back"), "{reason}");
     fleet.apply_presence("r", &presence(H1, "online"));
     assert_eq!(state(H1), "online");
-    fleet.give_up_waiting(1_000);
+    assert!(fleet.give_up_waiting(1_000).is_empty());
     assert_eq!(state(H1), "online");
 
     // An access server that does not return at all leaves its hosts unknown, as any that is away.
     fleet.region_restarts("r", 1_000, 1_100);
-    fleet.give_up_waiting(1_100);
+    assert!(fleet.give_up_waiting(1_099).is_empty());
+    assert_eq!(fleet.give_up_waiting(1_100), ["r".into()]);
+    assert!(fleet.give_up_waiting(1_101).is_empty(), "it is said once");
     assert_eq!(state(H1), "unknown");
     assert!(!fleet.region("r").is_returning);
 }
@@ -154,7 +156,7 @@ fn a_controller_expects_whom_the_one_before_it_has_seen() {
     assert_eq!(fleet.connected(), [H1], "also when it ends again at once");
     fleet.region_online("r", "s", "v", 40);
     fleet.presence_complete("r");
-    fleet.give_up_waiting(100);
+    assert!(fleet.give_up_waiting(100).is_empty());
     assert_eq!(state(), "offline");
 }
 

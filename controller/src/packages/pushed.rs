@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fairlead_daemon::files;
-use fairlead_identity::digest::{Sha256, sha256};
+use fairlead_identity::digest::{self, Sha256, sha256};
 use fairlead_identity::package::{
     FileEntry, FileRefused, MANIFEST_BYTES_MAX, MANIFEST_NAME, PublicKey, Refusal,
     SIGNATURES_BYTES_MAX, SIGNATURES_NAME, Timestamp, TrustedKeys, Verified, VerifyError, Version,
@@ -225,12 +225,18 @@ impl Coming<'_> {
             SIGNATURES_NAME => {
                 // Other signatures make another manifest out of the one that is there.
                 remove_if_there(&self.folder.join(MANIFEST_NAME))?;
-                self.write(name, SIGNATURES_BYTES_MAX as u64, body).await?;
+                let any = |_, _: &_| Ok(());
+                self.write(name, SIGNATURES_BYTES_MAX as u64, body, any)
+                    .await?;
                 Ok(None)
             }
             MANIFEST_NAME => {
-                self.write(name, MANIFEST_BYTES_MAX as u64, body).await?;
-                self.verified().map(Some)
+                let any = |_, _: &_| Ok(());
+                self.write(name, MANIFEST_BYTES_MAX as u64, body, any)
+                    .await?;
+                let verified = self.verified()?;
+                self.remove_others(&verified).await?;
+                Ok(Some(verified))
             }
             _ => {
                 if !self.folder.join(MANIFEST_NAME).is_file() {
@@ -242,11 +248,8 @@ impl Coming<'_> {
                     .ok_or_else(|| PushError::NoSuchFile(name.chars().take(64).collect()))?
                     .clone();
                 self.check_room(entry.size)?;
-                let (size, digest) = self.write(name, entry.size, body).await?;
-                if let Err(refused) = entry.check(size, &digest) {
-                    remove_if_there(&self.folder.join(name))?;
-                    return Err(refused.into());
-                }
+                let check = |size, digest: &_| entry.check(size, digest);
+                self.write(name, entry.size, body, check).await?;
                 Ok(Some(verified))
             }
         }
@@ -277,12 +280,33 @@ impl Coming<'_> {
         Ok(())
     }
 
+    /// Programs that came for another manifest of this version are no part of this one.
+    async fn remove_others(&self, verified: &Verified) -> io::Result<()> {
+        for entry in agents(verified) {
+            let (path, entry) = (self.folder.join(&entry.name), entry.clone());
+            let checked = tokio::task::spawn_blocking(move || {
+                if !path.is_file() {
+                    return Ok(());
+                }
+                let (size, digest) = digest::of_file(&path)?;
+                match entry.check(size, &digest) {
+                    Ok(()) => Ok(()),
+                    Err(_) => remove_if_there(&path),
+                }
+            });
+            checked.await.map_err(io::Error::other)??;
+        }
+        Ok(())
+    }
+
+    /// Takes a file; under its name there is only one that is good.
     async fn write(
         &self,
         name: &str,
         max: u64,
         mut body: impl Stream<Item = Result<Bytes, io::Error>> + Unpin,
-    ) -> Result<(u64, [u8; 32]), PushError> {
+        check: impl FnOnce(u64, &[u8; 32]) -> Result<(), FileRefused>,
+    ) -> Result<(), PushError> {
         let path = self.folder.join(name);
         let part = PathBuf::from(format!("{}.part", path.display()));
         let mut file = tokio::fs::File::create(&part).await?;
@@ -302,8 +326,11 @@ impl Coming<'_> {
         }
         file.flush().await?;
         file.sync_all().await?;
-        std::fs::rename(&part, &path)?;
-        Ok((size, digest.finish()))
+        if let Err(refused) = check(size, &digest.finish()) {
+            remove_if_there(&part)?;
+            return Err(refused.into());
+        }
+        Ok(std::fs::rename(&part, &path)?)
     }
 }
 
@@ -394,6 +421,37 @@ mod tests {
             .await;
         assert!(matches!(another, Err(PushError::Another(_))));
         assert_eq!(world.packages.versions(), ["1.2.0"]);
+    }
+
+    #[tokio::test]
+    async fn programs_of_another_manifest_are_no_part_of_a_version() {
+        let world = World::new();
+        let two = |sha256| {
+            let at = |seconds| Timestamp::from_seconds(seconds).unwrap();
+            let file = |name: &str, sha256| FileEntry {
+                name: name.to_owned(),
+                size: 3,
+                sha256,
+            };
+            let files = vec![
+                file("fairlead-agent-linux-aarch64", super::sha256(b"arm")),
+                file(AGENT, sha256),
+            ];
+            let (from, version) = ("0.1.0".parse().unwrap(), "1.2.0".parse().unwrap());
+            let made = Manifest::new(version, at(1), at(9), from, files);
+            made.unwrap().to_string()
+        };
+        let (first, second) = (two(sha256(b"abc")), two(sha256(b"xyz")));
+        world.push_signed("1.2.0", &first).await.unwrap();
+        world.push("1.2.0", AGENT, b"abc").await.unwrap();
+        let arm = "fairlead-agent-linux-aarch64".to_owned();
+        // Begun again it goes on where it was.
+        let again = world.push_signed("1.2.0", &first).await.unwrap();
+        assert_eq!(again.wanted, [&*arm]);
+        let other = world.push_signed("1.2.0", &second).await.unwrap();
+        assert_eq!(other.wanted, [&*arm, AGENT]);
+        world.push("1.2.0", AGENT, b"xyz").await.unwrap();
+        assert!(world.push("1.2.0", &arm, b"arm").await.unwrap().listed);
     }
 
     #[tokio::test]

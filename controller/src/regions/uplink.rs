@@ -45,7 +45,7 @@ pub(super) enum UplinkEnd {
     #[error("shutting down")]
     Shutdown,
     #[error("its access server ended in order")]
-    Left,
+    Left { back_within_us: i64 },
 }
 
 /// Serves one uplink from its hello to its end.
@@ -91,7 +91,6 @@ pub(super) async fn run(
         sent_up_to: hello.taken,
         acked_up_to: 0,
         heard: Instant::now(),
-        leaving: None,
     };
     let end = match uplink.begin(&mut socket, &name, version, &hello).await {
         Ok(()) => uplink.serve(&mut socket, wire, shutdown).await,
@@ -116,8 +115,6 @@ pub(super) struct Uplink {
     /// never urgent and costs a sync.
     acked_up_to: u64,
     heard: Instant,
-    /// Its access server ends in order, and is back within so many microseconds.
-    leaving: Option<i64>,
 }
 
 /// What a report meant, once it is on disk.
@@ -184,16 +181,16 @@ impl Uplink {
     /// It was the region's. A region is not offline because this controller ends.
     async fn ended(&self, end: &UplinkEnd) {
         let now_us = self.centre.clock.now_us();
-        match (end, self.leaving) {
-            (UplinkEnd::Shutdown, _) => {}
-            (_, Some(back_within_us)) => {
-                let back_by_us = now_us.saturating_add(back_within_us);
+        match end {
+            UplinkEnd::Shutdown => {}
+            UplinkEnd::Left { back_within_us } => {
+                let back_by_us = now_us.saturating_add(*back_within_us);
                 let fleet = &self.centre.fleet;
                 fleet.region_restarts(&self.region, now_us, back_by_us);
                 let detail = "its access server ended in order, and is expected back";
                 self.note("region.restarting", detail).await;
             }
-            (_, None) => {
+            _ => {
                 self.centre.fleet.region_offline(&self.region, now_us);
                 self.note("region.offline", &end.to_string()).await;
             }
@@ -340,9 +337,9 @@ impl Uplink {
             Some(K::Leaving(leaving)) => {
                 let within = limits::BACK_WITHIN_MAX
                     .min(Duration::from_millis(leaving.back_within_ms.into()));
-                self.leaving = i64::try_from(within.as_micros()).ok();
+                let back_within_us = i64::try_from(within.as_micros()).unwrap_or(i64::MAX);
                 // It waits for this end to close, so that nothing said to it breaks what it has said.
-                return Err(UplinkEnd::Left);
+                return Err(UplinkEnd::Left { back_within_us });
             }
             Some(K::PresenceComplete(_)) => centre.fleet.presence_complete(&self.region),
             Some(K::EnrolCheck(check)) => {

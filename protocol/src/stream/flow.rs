@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 use std::ops::ControlFlow::{self, Break, Continue};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::{CAN_BE_HELD, Channel, Position, frame, parse};
+use crate::limits::STREAM_CHUNK_BYTES;
 
 /// Input that was passed on and is not known to be taken; a host hears twice as much ahead of its process.
 const UNTAKEN_MAX: usize = 512 * 1024;
@@ -31,8 +32,7 @@ pub struct Flow {
     output: u64,
     taken: u64,
     /// Input from `taken` on.
-    untaken: VecDeque<Bytes>,
-    untaken_bytes: usize,
+    untaken: BytesMut,
     /// The host has said whether it can be held.
     began: Option<bool>,
     keeps: bool,
@@ -52,8 +52,7 @@ impl Flow {
             down: VecDeque::new(),
             output: 0,
             taken: 0,
-            untaken: VecDeque::new(),
-            untaken_bytes: 0,
+            untaken: BytesMut::new(),
             began: None,
             keeps: false,
             holds: false,
@@ -82,7 +81,7 @@ impl Flow {
     /// Whether the client may say more.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.down.is_empty() && self.untaken_bytes < UNTAKEN_MAX
+        self.down.is_empty() && self.untaken.len() < UNTAKEN_MAX
     }
 
     /// What the host has not taken is said again.
@@ -92,7 +91,7 @@ impl Flow {
             self.down.push_back(frame(Channel::Keep, &[]));
         }
         self.down.extend(self.resize.clone());
-        let untaken = self.untaken.iter();
+        let untaken = self.untaken.chunks(STREAM_CHUNK_BYTES);
         self.down
             .extend(untaken.map(|data| frame(Channel::Input, data)));
         if self.input_ended {
@@ -104,8 +103,7 @@ impl Flow {
     pub fn on_client(&mut self, word: Bytes) {
         match parse(word.clone()) {
             Some((Channel::Input, data)) if self.began != Some(false) => {
-                self.untaken_bytes += data.len();
-                self.untaken.push_back(data);
+                self.untaken.extend_from_slice(&data);
             }
             Some((Channel::InputEnd, _)) => self.input_ended = true,
             Some((Channel::Resize, _)) => self.resize = Some(word.clone()),
@@ -123,8 +121,7 @@ impl Flow {
                 let is_first = self.began.is_none();
                 self.began = Some(said == CAN_BE_HELD);
                 if said != CAN_BE_HELD {
-                    self.untaken.clear();
-                    self.untaken_bytes = 0;
+                    self.untaken = BytesMut::new();
                 }
                 match self.client {
                     _ if !is_first => return Continue(()),
@@ -169,22 +166,14 @@ impl Flow {
         let Some(more) = until.checked_sub(self.taken) else {
             return false;
         };
-        let Ok(mut more) = usize::try_from(more) else {
+        let Ok(more) = usize::try_from(more) else {
             return false;
         };
-        if more > self.untaken_bytes {
+        if more > self.untaken.len() {
             return false;
         }
         self.taken = until;
-        self.untaken_bytes -= more;
-        while let Some(first) = self.untaken.front_mut() {
-            if first.len() > more {
-                let _ = first.split_to(more);
-                break;
-            }
-            more -= first.len();
-            self.untaken.pop_front();
-        }
+        self.untaken.advance(more);
         true
     }
 }
@@ -250,7 +239,7 @@ mod tests {
         let _ = flow.on_host(frame(Channel::Begun, &[]));
         let big = Bytes::from(vec![0; UNTAKEN_MAX]);
         flow.on_client(frame(Channel::Input, &big));
-        assert_eq!(flow.untaken_bytes, 0);
+        assert_eq!(flow.untaken.len(), 0);
         let mut flow = Flow::new(Client::Plain);
         let _ = flow.on_host(frame(Channel::Begun, CAN_BE_HELD));
         flow.on_client(frame(Channel::Input, &big));

@@ -40,8 +40,8 @@ pub(crate) struct Ends {
     pub(crate) kick: Kick,
     /// The server drains.
     pub(crate) shutdown: CancellationToken,
-    /// Room for sessions that go on in the server's next process; absent: none does.
-    pub(crate) room: Option<Room>,
+    /// Room for sessions that go on in the server's next process.
+    pub(crate) room: Room,
 }
 
 impl Ends {

@@ -47,9 +47,7 @@ impl Room {
 impl Session {
     /// All that is needed to go on with it; an end where that cannot be.
     pub(super) async fn freeze(&mut self) -> Result<FrozenTerminal, End> {
-        let Some(room) = self.ends.room.clone() else {
-            return Err(restarting());
-        };
+        let room = self.ends.room.clone();
         let kept = self.backlog.end() - self.backlog.start();
         room.take(kept + self.input.rest().len() as u64)?;
         if self.over.is_none() {

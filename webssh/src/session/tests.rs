@@ -1,6 +1,6 @@
 use std::io::Read;
 
-use super::freezing::{Room, Thawed, thawed_info, thawed_shared};
+use super::freezing::{Thawed, thawed_info, thawed_shared};
 use super::*;
 use crate::recording::file::Recordings;
 use crate::recording::{About, Header, verify};
@@ -394,16 +394,9 @@ fn position(output: u64, input: u64) -> [u8; 16] {
     Position { output, input }.to_bytes()
 }
 
-fn outliving() -> Ends {
-    Ends {
-        room: Some(Room::default()),
-        ..Ends::default()
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_session_that_was_frozen_goes_on_at_the_very_byte_both_ways() {
-    let (session, s) = made(outliving()).await;
+    let (session, s) = made(Ends::default()).await;
     let ends = s.ends.clone();
     let run = tokio::spawn(session.run(async { None }));
     let mut page = s.page(None).await;
@@ -445,7 +438,7 @@ async fn a_session_that_was_frozen_goes_on_at_the_very_byte_both_ways() {
         },
         recorder: s.recordings.thaw(ID, &recording).await.unwrap(),
         pages: coming,
-        ends: outliving(),
+        ends: Ends::default(),
         now: Arc::new(|| 7),
         age: Duration::from_secs(20),
     };
@@ -483,7 +476,7 @@ async fn a_session_that_was_frozen_goes_on_at_the_very_byte_both_ways() {
 async fn what_cannot_be_held_ends_with_its_server_and_says_so() {
     // A host of an older version; one that does not answer; one that is not at the byte that it says.
     for which in 0..3 {
-        let (session, s) = made(outliving()).await;
+        let (session, s) = made(Ends::default()).await;
         let (ends, run) = (s.ends.clone(), tokio::spawn(session.run(async { None })));
         let mut page = s.page(None).await;
         page.open().await;

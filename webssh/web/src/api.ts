@@ -117,13 +117,13 @@ const archivePath = (command: string) => `/api/v1/commands/${encodeURIComponent(
 async function patiently<T>(work: () => Promise<T>, signal: AbortSignal): Promise<T> {
   const since = Date.now();
   for (;;) {
+    signal.throwIfAborted();
     try {
       return await work();
     } catch (error) {
       const isNotYet = error instanceof Refusal && NOT_YET.includes(error.code);
       if (!isNotYet || Date.now() - since > NOT_YET_MS) throw error;
       await new Promise((resolve) => setTimeout(resolve, 300));
-      signal.throwIfAborted();
     }
   }
 }
@@ -152,7 +152,7 @@ export const copyIn = (command: string, archive: Blob, signal: AbortSignal, sent
     };
     request.onerror = () => reject(new Error("The connection to the server broke; nothing was copied, or its end was not heard."));
     request.onabort = () => reject(new Error("Cancelled."));
-    signal.addEventListener("abort", () => request.abort());
+    signal.addEventListener("abort", () => request.abort(), { once: true });
     request.send(archive);
   }), signal);
 

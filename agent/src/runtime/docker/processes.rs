@@ -1,4 +1,4 @@
-//! Ending the processes of an exec: no engine has a call for it.
+//! Ending the processes of an exec, which no engine has a call for, and of a shell on the host.
 //!
 //! They are found in `/proc`: by an environment variable that only they inherit, and, where one has changed
 //! its environment, by the session of the exec's first process. What is in neither is never touched, so an

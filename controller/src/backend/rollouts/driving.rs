@@ -6,16 +6,16 @@ use std::time::Duration;
 use fairlead_api::ApiError;
 use fairlead_identity::digest::{sha256, unhex32};
 use fairlead_protocol::command::Kind;
-use fairlead_protocol::{HostId, State, UpgradeAgent, codes};
+use fairlead_protocol::{CommandId, HostId, State, UpgradeAgent, codes};
+use fairlead_store::StoreError;
 use fairlead_store::audit::AuditEntry;
 use fairlead_store::commands::CommandRow;
 use fairlead_store::rollouts::RolloutRow;
-use fairlead_store::{StoreError, Tx};
 
 use super::{SECOND_US, command_id, read, written};
 use crate::backend::dispatch::NewCommand;
 use crate::backend::{ControllerBackend, cut};
-use crate::rollouts::decide::{Answer, Phase, Rollout, View};
+use crate::rollouts::decide::{Answer, Member, Phase, Rollout, Step, View};
 
 /// A host that has not begun within this is asked again when it is there.
 const DEADLINE: Duration = Duration::from_secs(10 * 60);
@@ -32,7 +32,7 @@ impl ControllerBackend {
         if store.look(|tx| tx.rollouts(true, 1))?.is_empty() {
             return Ok(());
         }
-        let _one = self.steering.one.lock().await;
+        let _one = self.steering.lock().await;
         for row in store.look(|tx| tx.rollouts(true, u32::MAX))? {
             self.drive(row).await?;
         }
@@ -54,10 +54,7 @@ impl ControllerBackend {
                 why: "the API token that asked for it has ended".to_owned(),
             };
         }
-        let views = self
-            .parts
-            .store
-            .look(|tx| self.views(tx, &row.id, &rollout))?;
+        let views = self.views(&row.id, &rollout).await?;
         let asked = rollout.tick(now_us, |member| {
             views.get(&member.host).cloned().unwrap_or_default()
         });
@@ -109,26 +106,35 @@ impl ControllerBackend {
             .await
     }
 
-    fn views(
+    /// What is known of the hosts that are not through with it. There may be thousands: they are read beside the runtime.
+    async fn views(
         &self,
-        tx: &Tx<'_>,
         id: &str,
         rollout: &Rollout,
     ) -> Result<HashMap<String, View>, StoreError> {
+        let looked_at = |member: &&Member| !matches!(member.step, Step::Failed | Step::Missed);
+        let members = rollout.members.iter().filter(looked_at);
+        let wanted: Vec<(HostId, Option<CommandId>)> = members
+            .filter_map(|member| {
+                let command = (member.attempt != 0).then(|| command_id(id, member));
+                Some((member.host.parse().ok()?, command))
+            })
+            .collect();
+        let rows = self.parts.store.read(move |tx| {
+            let rows = wanted.into_iter().map(|(host, command)| {
+                let command = command.map(|command| tx.command(command));
+                Ok((tx.host(host)?, command.transpose()?.flatten()))
+            });
+            rows.collect::<Result<Vec<_>, StoreError>>()
+        });
         let mut views = HashMap::new();
-        for member in &rollout.members {
-            let Ok(host) = member.host.parse::<HostId>() else {
+        for (row, command) in rows.await? {
+            let Some(row) = row.filter(|row| row.revoked_us == 0) else {
                 continue;
             };
-            let Some(row) = tx.host(host)?.filter(|row| row.revoked_us == 0) else {
-                continue;
-            };
+            let Some(host) = row.id else { continue };
             let (state, since_us, _) = self.parts.fleet.host_state(&row);
             let versions = self.parts.fleet.versions(&row).unwrap_or_default();
-            let command = match member.attempt {
-                0 => None,
-                _ => tx.command(command_id(id, member))?,
-            };
             let view = View {
                 exists: true,
                 online: state == "online",
@@ -138,7 +144,7 @@ impl ControllerBackend {
                 returned: versions.last_return.map(|last| (last.from, last.why)),
                 command: command.as_ref().map(answer),
             };
-            views.insert(member.host.clone(), view);
+            views.insert(host.to_string(), view);
         }
         Ok(views)
     }

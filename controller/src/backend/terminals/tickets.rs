@@ -127,7 +127,7 @@ impl ControllerBackend {
         let host = request.host.as_deref();
         let host = host.ok_or_else(|| invalid("a shell on the host itself names its host"))?;
         let hosts = self.meant_hosts(caller, Some(host), None).await?;
-        let host = pick(hosts, host)?;
+        let host = pick(&hosts, host)?;
         let kind = Kind::HostShell(HostShell {
             columns: request.columns.into(),
             rows: request.rows.into(),
