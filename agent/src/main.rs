@@ -232,7 +232,7 @@ fn upgrade_verb(config: &Config, wanted: upgrade::Wanted<'_>, json: bool) -> Exi
             ExitCode::SUCCESS
         }
         Err(error) if json => {
-            let (code, message) = (error.code(), error.to_string());
+            let (code, message) = (error.code(), telemetry::Chain(&error).to_string());
             println!(
                 "{}",
                 serde_json::json!({ "code": code, "message": message })

@@ -1,6 +1,7 @@
 //! `fairlead-agent status`: what runs here, whether it has a link, and whether engine, policy and identity
 //! are as they should be. Servers are told of the versions in it, and upgrades look there too. Reads only.
 
+use std::io::{self, Write};
 use std::path::Path;
 
 use fairlead_identity::digest::hex;
@@ -195,21 +196,29 @@ pub fn print(config: &Config) -> bool {
         Ok(None) => "not enrolled".to_owned(),
         Err(error) => error.to_string(),
     };
-    println!("identity  {enrolled}");
+    say(&format!("identity  {enrolled}"));
     // The installer holds it against a token's.
     if let Ok(Some(identity)) = &identity {
-        println!("ca        {}", hex(&identity.root.hash()));
+        say(&format!("ca        {}", hex(&identity.root.hash())));
     }
-    println!("processes {}", processes.join("\n          "));
-    println!("link      {}", link(said.as_ref(), agent));
+    say(&format!("processes {}", processes.join("\n          ")));
+    say(&format!("link      {}", link(said.as_ref(), agent)));
     let forbidden = policy::PolicyFile::new(&config.policy).summary();
     if forbidden.is_empty() {
-        println!("policy    forbids nothing ({})", config.policy.display());
+        say(&format!(
+            "policy    forbids nothing ({})",
+            config.policy.display()
+        ));
     } else {
-        println!("policy    forbids {forbidden}");
+        say(&format!("policy    forbids {forbidden}"));
     }
-    println!("engine    {}", engine(config));
+    say(&format!("engine    {}", engine(config)));
     identity.is_ok() && agent.is_some() && !revoked
+}
+
+/// Whoever reads may have read enough.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 fn engine(config: &Config) -> String {

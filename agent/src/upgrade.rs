@@ -49,7 +49,7 @@ const FLOORS: &str = "package-floors";
 #[derive(Debug, thiserror::Error)]
 pub enum UpgradeError {
     /// A file cannot be used.
-    #[error("{path}: {source}")]
+    #[error("{path}")]
     File {
         /// Which.
         path: String,
@@ -63,13 +63,13 @@ pub enum UpgradeError {
     )]
     NoKeys,
     /// The signature.
-    #[error("the package is not to be believed: {0}")]
+    #[error("the package is not to be believed")]
     Signature(#[from] VerifyError),
     /// Genuine, and not to be used here and now.
-    #[error("{0}")]
+    #[error(transparent)]
     Refused(#[from] Refusal),
     /// The program is another than it was.
-    #[error("the package is damaged: {0}")]
+    #[error("the package is damaged")]
     Content(#[from] FileRefused),
     /// The machine's clock tells no time.
     #[error("the machine's clock is at a time that no package can be judged by: set it")]
@@ -187,7 +187,9 @@ pub fn upgrade(
     place(&wanted, &layout, &prefix, &version, &entry)?;
     check(config, &layout.program(&version), &version)?;
     remember(&config.state_dir, &verified)?;
-    say("it could work here; it is started beside the one that runs");
+    say(
+        "it could work here; it is started beside the one that runs (Ctrl-C ends this output, not the upgrade)",
+    );
     supervisor.upgrade(&version, say)?;
     Ok(version)
 }

@@ -101,11 +101,15 @@ pub(crate) fn moment(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
         return Ok(at);
     }
-    // Docker takes a date, or a time without zone; both are UTC here.
-    let with_zone = if text.contains('T') {
-        format!("{text}Z")
+    // Docker takes a date, or a time without zone; both are UTC here. So is what this program itself shows.
+    let bare = text
+        .strip_suffix(" UTC")
+        .unwrap_or(text)
+        .replacen(' ', "T", 1);
+    let with_zone = if bare.contains('T') {
+        format!("{bare}Z")
     } else {
-        format!("{text}T00:00:00Z")
+        format!("{bare}T00:00:00Z")
     };
     if text.len() >= 10
         && let Ok(at) = with_zone.parse::<Timestamp>()
@@ -178,6 +182,8 @@ mod tests {
             ("2026-11-20T13:00:00Z", "2026-11-20T13:00:00Z"),
             ("2026-11-20T15:00:00+02:00", "2026-11-20T13:00:00Z"),
             ("2026-11-20T13:00:00", "2026-11-20T13:00:00Z"),
+            ("2026-11-20 13:00:00", "2026-11-20T13:00:00Z"),
+            ("2026-11-20 13:00:00 UTC", "2026-11-20T13:00:00Z"),
             ("2026-11-20", "2026-11-20T00:00:00Z"),
             ("1763640000.5", "2025-11-20T12:00:00.5Z"),
         ] {

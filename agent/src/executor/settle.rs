@@ -354,6 +354,9 @@ fn terminal_lost() -> Outcome {
     )
 }
 
+/// The exit code that an engine notes for an exec that it could not attach to, or not any more.
+const UNREAD: i64 = 126;
+
 /// An exec is known to the engine by its id, which was journalled before it was started.
 async fn executed(
     runtime: &dyn ContainerRuntime,
@@ -394,6 +397,15 @@ async fn executed(
                     super::attached::run_exec(runtime, exec, wanted, None, std::future::pending())
                         .await?;
                 return Ok(Settled::Done(outcome));
+            }
+            // What an engine also notes when it could not write to who read: to the agent before this one.
+            ExecState::Exited(UNREAD) => {
+                return Ok(Settled::Done(Outcome::ended(
+                    State::Unknown,
+                    codes::OUTCOME_UNKNOWN,
+                    "the agent was restarted while the process wrote, and the engine has noted that nobody read \
+                     it (126), and not how it ended",
+                )));
             }
             ExecState::Exited(code) => {
                 let mut outcome = exited(code);

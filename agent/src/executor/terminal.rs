@@ -4,12 +4,14 @@
 //! the stream has ended, or the host's owner has forbidden it meanwhile, whatever still carries it is hung up and, if need be, killed.
 //! Over an orderly restart of its server it is held (`line`).
 
+use std::time::Duration;
+
 use fairlead_link::socket::{StreamReceiver, StreamSender, StreamSocket};
 use fairlead_protocol::{CommandId, Exec, codes};
 
 use super::attached::exit_code;
 use super::outcome::Outcome;
-use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::runtime::{ContainerRuntime, ExecState, RuntimeError};
 use line::{Again, Left, Line, Sink, Source};
 
 pub(super) mod line;
@@ -20,6 +22,10 @@ const MARKER: &str = "FAIRLEAD_TERMINAL";
 const CHOOSE: &str = "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi";
 /// How often a size is tried: an engine may say for a moment that the exec does not run yet.
 const RESIZES_MAX: u32 = 20;
+/// See [`RESIZES_MAX`].
+const RESIZED_AGAIN_AFTER: Duration = Duration::from_millis(10);
+/// How often the engine is asked whether there is still something to resize.
+const LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
 /// The beginning of the output, in which an engine says that there is no shell.
 const BEGINNING_BYTES: usize = 512;
 
@@ -153,11 +159,27 @@ async fn resize(runtime: &dyn ContainerRuntime, exec_id: &str, exec: &Exec) {
     if columns == 0 || rows == 0 {
         return;
     }
-    for _ in 0..RESIZES_MAX {
-        if runtime.exec_resize(exec_id, columns, rows).await.is_ok() {
-            return;
+    let resized = async {
+        for _ in 0..RESIZES_MAX {
+            if runtime.exec_resize(exec_id, columns, rows).await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(RESIZED_AGAIN_AFTER).await;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    // An engine lets who resizes a process that could not be started wait for it, each time for 10 s.
+    let over = async {
+        loop {
+            tokio::time::sleep(LOOKED_AT_EVERY).await;
+            let state = runtime.exec_state(exec_id).await;
+            if matches!(state, Ok(ExecState::Exited(_) | ExecState::Forgotten)) {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = resized => {}
+        () = over => {}
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use fairlead_daemon::clock::ServerTime;
 use fairlead_daemon::files;
+use fairlead_daemon::telemetry::Chain;
 use fairlead_identity::digest::{self, hex, sha256};
 use fairlead_identity::package::{
     FileEntry, MANIFEST_BYTES_MAX, MANIFEST_NAME, PublicKey, Refusal, SIGNATURES_BYTES_MAX,
@@ -59,7 +60,7 @@ impl From<UpgradeError> for Failed {
     fn from(error: UpgradeError) -> Self {
         Self {
             code: error.code(),
-            message: error.to_string(),
+            message: Chain(&error).to_string(),
         }
     }
 }

@@ -137,6 +137,27 @@ fn links_that_lead_out_are_left_out() {
 }
 
 #[test]
+fn a_file_goes_to_what_the_operators_link_leads_to_and_replaces_nothing_special() {
+    let into = tempfile::tempdir().unwrap();
+    let archive = raw(&[("one", FILE, "", b"new")]);
+    let (real, link) = (into.path().join("real"), into.path().join("link"));
+    fs::write(&real, "old").unwrap();
+    std::os::unix::fs::symlink("real", &link).unwrap();
+    to(&link, &archive).unwrap();
+    assert_eq!(fs::read(&real).unwrap(), b"new");
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+
+    let socket = into.path().join("one");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for place in [&socket, into.path()] {
+        let refused = to(place, &archive);
+        assert!(matches!(refused, Err(UnpackError::Destination(_))));
+    }
+    let still = fs::symlink_metadata(&socket).unwrap().file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_socket(&still));
+}
+
+#[test]
 fn nothing_is_written_through_a_link() {
     let outside = tempfile::tempdir().unwrap();
     let into = tempfile::tempdir().unwrap();

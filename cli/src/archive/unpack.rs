@@ -107,6 +107,13 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> UnpackError + '_ {
     }
 }
 
+fn special(path: &Path) -> UnpackError {
+    UnpackError::Destination(format!(
+        "{} is a device, a pipe or a socket: copies go into files and folders, and to standard output as -",
+        path.display()
+    ))
+}
+
 fn set_mode(path: &Path, mode: u32) -> Result<(), UnpackError> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed(path))
 }
@@ -115,6 +122,12 @@ impl Place {
     fn new(destination: &str, top: Option<OsString>, is_dir: bool) -> Result<Self, UnpackError> {
         let path = Path::new(destination);
         let there = fs::metadata(path).ok();
+        if there
+            .as_ref()
+            .is_some_and(|meta| !meta.is_dir() && !meta.is_file())
+        {
+            return Err(special(path));
+        }
         let base = match (&top, there) {
             (Some(top), Some(meta)) if meta.is_dir() => path.join(top),
             (None, Some(meta)) if meta.is_dir() => path.to_owned(),
@@ -128,7 +141,9 @@ impl Place {
                     "there is no folder {destination}"
                 )));
             }
-            (_, Some(_) | None) => path.to_owned(),
+            // A link of the operator's own is followed; what it leads to is what is meant.
+            (_, Some(_)) => fs::canonicalize(path).map_err(failed(path))?,
+            (_, None) => path.to_owned(),
         };
         Ok(Self {
             top,
@@ -207,11 +222,15 @@ impl Place {
         target: &Path,
         mode: u32,
     ) -> Result<(), UnpackError> {
-        if fs::symlink_metadata(target).is_ok_and(|meta| meta.is_dir()) {
-            return Err(UnpackError::Destination(format!(
-                "{} is a folder, and a file is to be copied",
-                target.display()
-            )));
+        match fs::symlink_metadata(target).map(|meta| meta.file_type()) {
+            Ok(there) if there.is_dir() => {
+                return Err(UnpackError::Destination(format!(
+                    "{} is a folder, and a file is to be copied",
+                    target.display()
+                )));
+            }
+            Ok(there) if !there.is_file() && !there.is_symlink() => return Err(special(target)),
+            _ => {}
         }
         let folder = match target.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,

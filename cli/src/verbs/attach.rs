@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::Context;
 use super::act::{self, Patience, Teller};
 use crate::client::Client;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, remote_code, short};
 use crate::output::say;
 use crate::stream::{self, Stream};
 
@@ -98,7 +98,7 @@ pub(crate) async fn attached(
             Ok(mut opened) => loop {
                 let carried = tokio::select! {
                     carried = carry(opened, &mut flow, &mut begun, &mut input, take) => carried?,
-                    never = look_on(context, client, &command, &mut teller) => match never {},
+                    never = look_on(context, client, &command, &mut teller), if !begun => match never {},
                 };
                 match carried {
                     Carried::Ended(end) => return Ok(ended(command, end)),
@@ -112,8 +112,7 @@ pub(crate) async fn attached(
                     Carried::Broken => {}
                 }
                 if begun {
-                    say("the connection to its output broke: what was to come is lost");
-                    return act::wait(context, client, command).await;
+                    return Err(broke(context, client, command).await);
                 }
                 break;
             },
@@ -132,6 +131,34 @@ pub(crate) async fn attached(
         let look = patience.next_look().min(LOOK);
         command = act::look_again(client, command, look, &mut teller).await?;
         patience.check(client, &command).await?;
+    }
+}
+
+/// A part of what it wrote, or of what it was to read, is lost. That is no success, however the process itself ended.
+async fn broke(context: &Context, client: &Client, command: Command) -> Failure {
+    let lost = |exit: Exit, how: &str| {
+        let text = format!("the connection to its output broke, and a part of it is lost{how}");
+        Failure::new(exit, text).code(codes::STREAM_LOST)
+    };
+    if command.kind != "exec" {
+        return lost(Exit::Unreachable, "").hint("ask for it again");
+    }
+    say("the connection to its output broke; the process goes on without input, and is waited for");
+    let id = command.id.clone();
+    let show = format!("fairlead command show {}", short(&id));
+    match act::wait(context, client, command).await {
+        Ok(ended) => {
+            let (exit, how) = match ended.exit_code {
+                Some(0) => (Exit::Unreachable, "; the process ended with 0".to_owned()),
+                Some(code) => {
+                    let how = format!("; the process ended with {code}");
+                    (Exit::Remote(remote_code(code)), how)
+                }
+                None => (Exit::Unreachable, format!("; it is {}", ended.state)),
+            };
+            lost(exit, &how).hint(show)
+        }
+        Err(failure) => failure,
     }
 }
 

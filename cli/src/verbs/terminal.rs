@@ -22,7 +22,13 @@ pub(crate) async fn terminal(context: &Context, verb: TerminalVerb) -> Result<Ex
             })?;
         }
         TerminalVerb::End { sessions } => {
+            let open: Vec<Terminal> = client.list(&["terminals"], &[]).await?;
             for session in &sessions {
+                let mut begun = open.iter().filter(|one| one.session.starts_with(session));
+                let session = match (begun.next(), begun.next()) {
+                    (Some(one), None) => &one.session,
+                    _ => session,
+                };
                 client.delete(&["terminals", session]).await?;
                 say(&format!("{}  ended", clean(session)));
             }

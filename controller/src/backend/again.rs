@@ -20,6 +20,8 @@ use super::dispatch::Dispatching;
 
 /// Frames under way in each direction.
 const FRAMES_MAX: usize = 8;
+/// How often it is looked whether a command has ended whose stream has not begun.
+const LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
 /// How often a host is asked again for what it holds.
 const ASKED_AGAIN_EVERY: Duration = Duration::from_millis(100);
 /// For how long: a host holds no longer.
@@ -30,6 +32,25 @@ struct Of {
     store: Store,
     dispatch: Arc<dyn Dispatching>,
     command: CommandId,
+    /// Who goes on with it was there before, at this process or the one before: when it has gone, the host is told.
+    was_here: bool,
+}
+
+impl Of {
+    /// Ends when the command has ended and its stream has had the time to come: a host that has no stream to dial
+    /// says nothing of it.
+    async fn never_begins(&self) {
+        let mut ended = false;
+        loop {
+            tokio::time::sleep(LOOKED_AT_EVERY).await;
+            let row = self.store.look(|tx| tx.command(self.command));
+            let is_final = matches!(row, Ok(Some(row)) if row.state.is_final());
+            if ended && is_final {
+                return;
+            }
+            ended = is_final;
+        }
+    }
 }
 
 impl ControllerBackend {
@@ -39,8 +60,10 @@ impl ControllerBackend {
         command: CommandId,
         client: Client,
         first: Option<ClientStream>,
+        is_session: bool,
     ) -> ClientStream {
         let of = Of {
+            was_here: first.is_some() || is_session,
             store: self.parts.store.clone(),
             dispatch: Arc::clone(&self.parts.dispatch),
             command,
@@ -96,7 +119,7 @@ impl Ends {
                 None => return,
             }
         };
-        while matches!(self.pass(&mut flow, &mut stream).await, Left::Held) {
+        while matches!(self.pass(&of, &mut flow, &mut stream).await, Left::Held) {
             tracing::info!(command = %of.command, "a stream is held: its access server restarts");
             let word = flow.resume();
             // The server between is not back before, and a host that holds for no reason is not asked in a circle.
@@ -109,10 +132,12 @@ impl Ends {
     }
 
     /// Both ways on one of the host's streams.
-    async fn pass(&mut self, flow: &mut Flow, stream: &mut ClientStream) -> Left {
+    async fn pass(&mut self, of: &Of, flow: &mut Flow, stream: &mut ClientStream) -> Left {
+        let mut never = std::pin::pin!(of.never_begins());
         loop {
             tokio::select! {
                 biased;
+                () = &mut never, if !flow.has_begun() => return Left::Over,
                 () = stream.cut.cancelled() => {
                     self.cut.cancel();
                     return Left::Over;
@@ -149,6 +174,10 @@ impl Ends {
     async fn dialled(&self, of: &Of, flow: &mut Flow, word: Bytes) -> Option<ClientStream> {
         let until = Instant::now() + ASKED_AGAIN_FOR;
         while Instant::now() < until {
+            // One that only says that it has something to go on with holds nothing up by having gone.
+            if !of.was_here && self.to_client.is_closed() {
+                return None;
+            }
             let row = of.store.look(|tx| tx.command(of.command)).ok().flatten()?;
             if row.state.is_final() {
                 return None;

@@ -68,6 +68,16 @@ impl ControllerBackend {
         accepted_us: i64,
     ) -> Result<(CommandRow, bool, HostRow), ApiError> {
         caller.require(Permission::for_kind(request.action.name()))?;
+        // As a terminal does: what reaches out of its container is more than a process in it.
+        if matches!(
+            request.action,
+            Action::Exec {
+                privileged: true,
+                ..
+            }
+        ) {
+            caller.require(Permission::Admin)?;
+        }
         let id = request
             .id
             .as_deref()
@@ -452,10 +462,10 @@ impl ControllerBackend {
             Attach::Plain => Client::Plain,
             Attach::Keeping => Client::Keeps,
             // It is asked for when the client says where it goes on.
-            Attach::Resuming => return Ok(self.lasting(row.id, Client::Keeps, None)),
+            Attach::Resuming => return Ok(self.lasting(row.id, Client::Keeps, None, false)),
         };
         let stream = self.parts.dispatch.open_stream(&row).await?;
-        Ok(self.lasting(row.id, client, Some(stream)))
+        Ok(self.lasting(row.id, client, Some(stream), false))
     }
 }
 

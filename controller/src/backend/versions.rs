@@ -10,6 +10,7 @@ use fairlead_identity::digest::hex;
 use fairlead_identity::package::{Manifest, Version};
 use futures_util::stream::BoxStream;
 
+use super::access::out_of_scope;
 use super::{ControllerBackend, Note};
 use crate::packages::pushed::PushError;
 
@@ -63,6 +64,9 @@ impl ControllerBackend {
         body: BoxStream<'static, io::Result<Bytes>>,
     ) -> Result<PushedFile, ApiError> {
         caller.require(Permission::Admin)?;
+        if !caller.sees_everything() {
+            return Err(out_of_scope("what all hosts run"));
+        }
         let packages = &self.parts.packages;
         let taken = packages
             .take(&self.parts.trusted, version, file, body)

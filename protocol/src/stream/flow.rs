@@ -78,6 +78,12 @@ impl Flow {
         frame(Channel::Resume, &at.to_bytes())
     }
 
+    /// Whether the host has said its first word.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.began.is_some()
+    }
+
     /// Whether the client may say more.
     #[must_use]
     pub fn has_room(&self) -> bool {

@@ -545,6 +545,21 @@ async fn an_api_token_may_do_what_it_was_given_and_nothing_else() {
     let request = fairlead_tests::client::request("box", crate::acts::restart("web"));
     let no = reader.submit(&request, Duration::ZERO).await.unwrap_err();
     assert_eq!((no.status, &no.code[..]), (403, "permission_denied"));
+    // What reaches out of a container is more than a process in it.
+    let made = fleet.api.new_api_token("execer", &[Permission::Exec]).await;
+    let execer = fleet.api.with_token(&made.unwrap().token);
+    let mut reaches_out = crate::acts::exec("web", &["true"]);
+    if let fairlead_api::types::Action::Exec { privileged, .. } = &mut reaches_out {
+        *privileged = true;
+    }
+    for (action, status) in [
+        (reaches_out, 403),
+        (crate::acts::exec("web", &["true"]), 201),
+    ] {
+        let request = fairlead_tests::client::request("box", action);
+        let answer = execer.submit(&request, Duration::ZERO).await;
+        assert_eq!(answer.map_or_else(|no| no.status, |_| 201), status);
+    }
     let no = reader
         .new_api_token("more", &[Permission::Admin])
         .await

@@ -495,6 +495,24 @@ async fn a_container_without_a_shell_says_so() {
     assert!(message.contains("has no shell"), "{message}");
 }
 
+/// An engine lets who resizes what could not be started wait for 10 s, again and again.
+#[tokio::test]
+async fn a_user_whom_the_container_does_not_have_is_said_at_once() {
+    let fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    fleet.api.knows("box", &web, SOON).await;
+    let body = json!({ "host": "box", "container": web, "user": "nobody-here", "columns": 80, "rows": 25 });
+    let given: TerminalTicket = fleet.api.post("terminals", &body).await.unwrap();
+    let asked = std::time::Instant::now();
+    let mut page = Page::enter(&fleet.api, &given.ticket, None).await;
+    page.end().await;
+    assert!(asked.elapsed() < Duration::from_secs(10), "{asked:?}");
+    assert_eq!(page.ended.as_ref().unwrap()["exit_code"], 126);
+    let said = String::from_utf8_lossy(&page.output);
+    assert!(said.contains("unable to find user"), "{said}");
+}
+
 #[tokio::test]
 async fn s23_a_recording_holds_escapes_only_as_text() {
     let fleet = Fleet::start(Options::docker()).await;

@@ -185,10 +185,12 @@ export class Tab {
     this.banner.replaceChildren(element("span", "", text));
     this.banner.className = `banner ${kind}`;
     this.banner.hidden = false;
+    this.refit();
   }
 
   private quiet(): void {
     this.banner.hidden = true;
+    this.refit();
   }
 
   private ended(end: End): void {
@@ -197,6 +199,7 @@ export class Tab {
     clearTimeout(this.idle);
     const words = end.message !== "" ? end.message : `The shell has ended${end.exit_code === null ? "" : ` (${end.exit_code})`}.`;
     this.say(plain(words, 400), "over");
+    this.banner.classList.toggle("well", end.message === "" && end.exit_code === 0);
     this.terminal.options.cursorBlink = false;
     this.terminal.options.disableStdin = true;
     this.changed();

@@ -45,7 +45,7 @@ impl ControllerBackend {
             to_agent,
             from_agent,
             cut,
-        } = self.lasting(session, Client::Keeps, stream);
+        } = self.lasting(session, Client::Keeps, stream, true);
         Pipe {
             to_agent,
             from_agent,
