@@ -155,7 +155,8 @@ struct Link {
     region: Arc<Region>,
     host: HostId,
     connection: u64,
-    is_suspect: bool,
+    /// Shown as suspect; since then it was not heard.
+    suspect_since_us: Option<i64>,
     interval: Duration,
     heard: Instant,
     beat_at: Instant,
@@ -277,8 +278,7 @@ impl Link {
             self.pause = Some(self.heard + pause);
             self.note_slowed();
         }
-        if self.is_suspect {
-            self.is_suspect = false;
+        if self.suspect_since_us.take().is_some() {
             self.tell_state("online", "", self.region.clock.now_us());
         }
     }
@@ -406,9 +406,10 @@ impl Link {
         if silent > self.interval * limits::PINGS_MISSED_OFFLINE {
             return Err(format!("silent for {} s", silent.as_secs()));
         }
-        if silent > self.interval * limits::PINGS_MISSED_SUSPECT && !self.is_suspect {
-            self.is_suspect = true;
-            self.tell_state("suspect", "heartbeats are missing", self.silent_since_us());
+        if silent > self.interval * limits::PINGS_MISSED_SUSPECT && self.suspect_since_us.is_none() {
+            let since_us = self.silent_since_us();
+            self.suspect_since_us = Some(since_us);
+            self.tell_state("suspect", "heartbeats are missing", since_us);
         }
         if self.keys.has_changed().unwrap_or(false) {
             // The next welcome tells the new ones. It is rare, and beats are spread over the links.
@@ -434,11 +435,8 @@ impl Link {
         }
         tracing::warn!(host = %self.host, reason, "link lost");
         // One that was silent is away since it was last heard, not since it was given up.
-        let since_us = if self.is_suspect {
-            self.silent_since_us()
-        } else {
-            self.region.clock.now_us()
-        };
+        let now_us = || self.region.clock.now_us();
+        let since_us = self.suspect_since_us.unwrap_or_else(now_us);
         self.region
             .note_state(self.host, "offline", reason, Some(since_us));
         self.region

@@ -114,7 +114,7 @@ impl Link {
         let link = Self {
             host,
             connection,
-            is_suspect: false,
+            suspect_since_us: None,
             interval,
             heard: now,
             beat_at: now + interval,

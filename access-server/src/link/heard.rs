@@ -179,7 +179,7 @@ impl Link {
         }
         tracing::info!(%host, epoch, connection = self.connection, "the host is owned by this link");
         self.entry.epoch = epoch;
-        self.is_suspect = false;
+        self.suspect_since_us = None;
         let now_us = region.clock.now_us();
         let facts = own.facts.unwrap_or_default();
         let kept = facts.encode_to_vec();

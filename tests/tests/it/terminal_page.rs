@@ -64,7 +64,10 @@ async fn it_comes_back_after_its_servers_restart() {
     let names = Names::new();
     let web = names.polite("web");
     let api = fleet.api.clone();
-    let env = [("TOKEN", api.token.clone())];
+    let env = [
+        ("TOKEN", api.token.clone()),
+        ("SERVER", fleet.regions[0].web.url()),
+    ];
     let page = browse(&api, &web, "restart.mjs", "terminal-page-restart", &env);
     let restarted = async {
         let runs = || docker(&["exec", &web, "test", "-e", "/tmp/runs"]);

@@ -3,10 +3,11 @@
 // SHOTS. A test says what it found as one line of JSON, and ends with 1 at the first thing that is not as it
 // should be.
 import { chromium } from "playwright-core";
+import { apart } from "./apart.mjs";
 
 export const { URL: url, TOKEN: token, HOST: host, CONTAINER: container, SHOTS: shots, SERVER: server } = process.env;
 export const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  ...apart(process.env.CHROMIUM ?? "/usr/bin/chromium", [url, server]),
   args: ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--ignore-certificate-errors", "--force-color-profile=srgb"],
 });
 export const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1100, height: 700 }, colorScheme: "dark" });

@@ -13,6 +13,9 @@ async function inputMethod() {
   await shows("ready");
   await page.evaluate(() => {
     window.typed = "";
+    window.composed = 0;
+    // Counted a turn later, when the terminal has heard of it too.
+    document.addEventListener("compositionend", () => setTimeout(() => (window.composed += 1), 0));
     window.fairleadTerminals()[0].terminal.onData((data) => (window.typed += data));
   });
   for (const part of ["ｎ", "に", "にｈ", "にほ", "にほｎ", "にほん"]) {
@@ -26,11 +29,11 @@ async function inputMethod() {
   await cdp.send("Input.insertText", { text: "日本" });
   await page.keyboard.type("-x");
   // One that is given up leaves nothing. Nobody begins it in the very turn in which the one before is taken in.
+  await until("it is taken in", () => page.evaluate(() => window.composed === 1));
   await until("what was taken in is sent", async () => (await page.evaluate(() => window.typed)) === "日本-x", 20_000, () => page.evaluate(() => window.typed));
   await cdp.send("Input.imeSetComposition", { text: "あ", selectionStart: 1, selectionEnd: 1 });
   await cdp.send("Input.imeSetComposition", { text: "", selectionStart: 0, selectionEnd: 0 });
-  // The terminal hears of it in the page's next turn.
-  await page.evaluate(() => new Promise((heard) => setTimeout(heard, 0)));
+  await until("it is given up", () => page.evaluate(() => window.composed === 2));
   await page.keyboard.press("Enter");
   const expected = `${Buffer.from("日本-x").toString("hex")}:end`;
   await until("the composed text", async () => /[0-9a-f]*:end\n/.test(await text()));
