@@ -406,7 +406,8 @@ impl Link {
         if silent > self.interval * limits::PINGS_MISSED_OFFLINE {
             return Err(format!("silent for {} s", silent.as_secs()));
         }
-        if silent > self.interval * limits::PINGS_MISSED_SUSPECT && self.suspect_since_us.is_none() {
+        if silent > self.interval * limits::PINGS_MISSED_SUSPECT && self.suspect_since_us.is_none()
+        {
             let since_us = self.silent_since_us();
             self.suspect_since_us = Some(since_us);
             self.tell_state("suspect", "heartbeats are missing", since_us);

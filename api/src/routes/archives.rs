@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::State as Axum;
-use axum::http::{HeaderValue, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use fairlead_protocol::stream::{Channel, frame, parse};
@@ -223,13 +223,14 @@ pub(crate) async fn download(
         Ok(begun) => begun,
         Err(error) => return Err(explained(&state, &caller, &id, error).await),
     };
-    let mut answer = Body::from_stream(pieces(copy, first)).into_response();
-    let headers = answer.headers_mut();
-    let kind = HeaderValue::from_static("application/x-tar");
-    headers.insert(header::CONTENT_TYPE, kind);
-    let saved = HeaderValue::from_static("attachment; filename=\"archive.tar\"");
-    headers.insert(header::CONTENT_DISPOSITION, saved);
-    Ok(answer)
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-tar"),
+        (
+            header::CONTENT_DISPOSITION,
+            "attachment; filename=\"archive.tar\"",
+        ),
+    ];
+    Ok((headers, Body::from_stream(pieces(copy, first))).into_response())
 }
 
 /// Sends the archive (tar) of a `copy-in` with `attach`; its size and digest were said with the command. Answers

@@ -4,7 +4,7 @@
 use axum::Json;
 use axum::body::Body as Bytes;
 use axum::extract::State as Axum;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -128,11 +128,12 @@ pub(crate) async fn recording(
     Name(id): Name,
 ) -> Result<Response, ApiError> {
     let pieces = state.backend.recording(&caller, &id).await?;
-    let mut answer = Bytes::from_stream(pieces).into_response();
-    let headers = answer.headers_mut();
-    let kind = HeaderValue::from_static("application/x-asciicast");
-    headers.insert(header::CONTENT_TYPE, kind);
-    let saved = HeaderValue::from_static("attachment; filename=\"terminal.cast\"");
-    headers.insert(header::CONTENT_DISPOSITION, saved);
-    Ok(answer)
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-asciicast"),
+        (
+            header::CONTENT_DISPOSITION,
+            "attachment; filename=\"terminal.cast\"",
+        ),
+    ];
+    Ok((headers, Bytes::from_stream(pieces)).into_response())
 }

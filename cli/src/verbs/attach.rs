@@ -1,6 +1,8 @@
 //! Commands with a stream: hands the command over, opens its stream, carries bytes both ways, and
 //! finds out how it ended when the stream breaks. Where the server restarts in order the stream goes on at the next one.
 
+use std::cell::Cell;
+use std::convert::Infallible;
 use std::io;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -67,8 +69,6 @@ enum Carried {
     Ended(End),
     /// No more is wanted.
     Enough,
-    /// The host holds it: the server restarts.
-    Held,
     /// The connection broke.
     Broken,
 }
@@ -88,34 +88,24 @@ pub(crate) async fn attached(
         .map_err(|e| act::not_known(e, &request))?;
     let mut teller = Teller::default();
     let patience = Patience::with(&command);
-    let mut begun = false;
+    let begun = Cell::new(false);
     loop {
         if command.is_final {
             return Ok(command);
         }
-        let mut flow = Flow::new(flow::Client::Plain);
         match stream::open(client, &command.id, false).await {
-            Ok(mut opened) => loop {
+            Ok(opened) => {
                 let carried = tokio::select! {
-                    carried = carry(opened, &mut flow, &mut begun, &mut input, take) => carried?,
-                    never = look_on(context, client, &command, &mut teller), if !begun => match never {},
+                    carried = carry(client, &command, opened, &begun, &mut input, take) => carried?,
+                    never = look_on(context, client, &command, &begun, &mut teller) => match never {},
                 };
                 match carried {
                     Carried::Ended(end) => return Ok(ended(command, end)),
                     Carried::Enough => return Ok(command),
-                    Carried::Held => {
-                        if let Some(next) = again(client, &command, &mut flow).await? {
-                            opened = next;
-                            continue;
-                        }
-                    }
+                    Carried::Broken if begun.get() => return broke(context, client, command).await,
                     Carried::Broken => {}
                 }
-                if begun {
-                    return Err(broke(context, client, command).await);
-                }
-                break;
-            },
+            }
             Err(failure) if worth_another_try(&failure) => {}
             Err(failure) => {
                 // The reason may be that it has ended: then its end is the better answer.
@@ -134,20 +124,24 @@ pub(crate) async fn attached(
     }
 }
 
-/// A part of what it wrote, or of what it was to read, is lost. That is no success, however the process itself ended.
-async fn broke(context: &Context, client: &Client, command: Command) -> Failure {
+/// What is left to say when a stream breaks that had begun. The end of a copy into a container says whether it is
+/// whole; of what a command wrote a part is lost, and that is no success, however the process itself ended.
+async fn broke(context: &Context, client: &Client, command: Command) -> Result<Command, Failure> {
     let lost = |exit: Exit, how: &str| {
-        let text = format!("the connection to its output broke, and a part of it is lost{how}");
+        let text = format!("the connection to its output broke, and a part of it may be lost{how}");
         Failure::new(exit, text).code(codes::STREAM_LOST)
     };
-    if command.kind != "exec" {
-        return lost(Exit::Unreachable, "").hint("ask for it again");
-    }
-    say("the connection to its output broke; the process goes on without input, and is waited for");
-    let id = command.id.clone();
-    let show = format!("fairlead command show {}", short(&id));
-    match act::wait(context, client, command).await {
-        Ok(ended) => {
+    match command.kind.as_str() {
+        "copy-in" => {
+            say("the connection broke; whether the copy is whole is asked");
+            act::wait(context, client, command).await
+        }
+        "exec" => {
+            say(
+                "the connection to its output broke; the process goes on without input, and is waited for",
+            );
+            let show = format!("fairlead command show {}", short(&command.id));
+            let ended = act::wait(context, client, command).await?;
             let (exit, how) = match ended.exit_code {
                 Some(0) => (Exit::Unreachable, "; the process ended with 0".to_owned()),
                 Some(code) => {
@@ -156,9 +150,9 @@ async fn broke(context: &Context, client: &Client, command: Command) -> Failure 
                 }
                 None => (Exit::Unreachable, format!("; it is {}", ended.state)),
             };
-            lost(exit, &how).hint(show)
+            Err(lost(exit, &how).hint(show))
         }
-        Err(failure) => failure,
+        _ => Err(lost(Exit::Unreachable, "").hint("ask for it again")),
     }
 }
 
@@ -186,10 +180,14 @@ async fn look_on(
     context: &Context,
     client: &Client,
     command: &Command,
+    begun: &Cell<bool>,
     teller: &mut Teller,
-) -> std::convert::Infallible {
+) -> Infallible {
     loop {
         tokio::time::sleep(LOOK).await;
+        if begun.get() {
+            std::future::pending().await
+        }
         match client.command(&command.id, Duration::ZERO).await {
             Ok(newest) if newest.state == "queued" => teller.look(context, client, &newest).await,
             // It is under way (or the stream will say what is wrong): nothing more to tell.
@@ -198,14 +196,35 @@ async fn look_on(
     }
 }
 
-/// Carries bytes both ways until the stream ends.
+/// Carries bytes both ways until the command ends, over streams that are held.
 async fn carry(
-    stream: Stream,
-    flow: &mut Flow,
-    begun: &mut bool,
+    client: &Client,
+    command: &Command,
+    mut stream: Stream,
+    begun: &Cell<bool>,
     input: &mut Option<Input>,
     take: Taker<'_>,
 ) -> Result<Carried, Failure> {
+    let mut flow = Flow::new(flow::Client::Plain);
+    loop {
+        if let Some(carried) = carry_one(stream, &mut flow, begun, input, take).await? {
+            return Ok(carried);
+        }
+        match again(client, command, &mut flow).await? {
+            Some(next) => stream = next,
+            None => return Ok(Carried::Broken),
+        }
+    }
+}
+
+/// The same on one stream; `None` when the host holds it: the server restarts.
+async fn carry_one(
+    stream: Stream,
+    flow: &mut Flow,
+    begun: &Cell<bool>,
+    input: &mut Option<Input>,
+    take: Taker<'_>,
+) -> Result<Option<Carried>, Failure> {
     let (mut sink, mut source) = stream.split();
     let (to_sink, mut frames) = mpsc::channel(INPUT_PIECES);
     // Both directions at once: a process that echoes would otherwise stand still, each side waiting for the other
@@ -223,23 +242,23 @@ async fn carry(
             if let Some(heard) = flow.up.take()
                 && let Some(carried) = heard_of_host(heard, begun, take)?
             {
-                return Ok(carried);
+                return Ok(Some(carried));
             }
             tokio::select! {
                 message = source.next() => match message {
                     Some(Ok(message)) => if let Some(heard) = stream::payload(message)
                         && flow.on_host(heard).is_break()
                     {
-                        return Ok(Carried::Held);
+                        return Ok(None);
                     },
-                    _ => return Ok(Carried::Broken),
+                    _ => return Ok(Some(Carried::Broken)),
                 },
                 place = to_sink.reserve(), if !flow.down.is_empty() => {
                     if let (Ok(place), Some(frame)) = (place, flow.down.pop_front()) {
                         place.send(frame);
                     }
                 }
-                piece = next_piece(input), if *begun && input.is_some() && flow.has_room() => {
+                piece = next_piece(input), if begun.get() && input.is_some() && flow.has_room() => {
                     said_by_us(flow, input, piece)?;
                 }
             }
@@ -276,12 +295,12 @@ fn said_by_us(
 /// What came, and whether no more does.
 fn heard_of_host(
     heard: Bytes,
-    begun: &mut bool,
+    begun: &Cell<bool>,
     take: Taker<'_>,
 ) -> Result<Option<Carried>, Failure> {
     let taken = match parse(heard) {
         Some((Channel::Begun, _)) => {
-            *begun = true;
+            begun.set(true);
             return Ok(None);
         }
         Some((Channel::Output, data)) => take(Piece::Out(data))?,
@@ -315,6 +334,7 @@ async fn again(
     let began = Instant::now();
     let mut told = false;
     while began.elapsed() < HELD_FOR {
+        let mut refused = None;
         match stream::open(client, &command.id, true).await {
             Ok(mut stream) => {
                 let word = Message::Binary(flow.resume());
@@ -329,12 +349,15 @@ async fn again(
                 }
             }
             Err(failure) if worth_another_try(&failure) => {}
-            Err(failure) => return Err(failure),
+            Err(failure) => refused = Some(failure),
         }
         if let Ok(newest) = client.command(&command.id, Duration::ZERO).await
             && newest.is_final
         {
             return Ok(None);
+        }
+        if let Some(refused) = refused {
+            return Err(refused);
         }
         if !told && began.elapsed() > SAID_AFTER {
             told = true;

@@ -54,7 +54,7 @@ impl Of {
 }
 
 impl ControllerBackend {
-    /// One stream for a client of that command; see [`lasting`].
+    /// One stream for a client of that command. Without a `first` one the client's first word says where it goes on.
     pub(super) fn lasting(
         &self,
         command: CommandId,
@@ -68,26 +68,21 @@ impl ControllerBackend {
             dispatch: Arc::clone(&self.parts.dispatch),
             command,
         };
-        lasting(of, client, first)
-    }
-}
-
-/// One stream for the client. Without a `first` one the client's first word says where it goes on.
-fn lasting(of: Of, client: Client, first: Option<ClientStream>) -> ClientStream {
-    let (to_agent, from_client) = mpsc::channel(FRAMES_MAX);
-    let (to_client, from_agent) = mpsc::channel(FRAMES_MAX);
-    let cut = CancellationToken::new();
-    let ends = Ends {
-        from_client,
-        to_client,
-        cut: cut.clone(),
-    };
-    // Ends with the client, with the host's stream, or when the host does not dial in time.
-    tokio::spawn(ends.serve(of, Flow::new(client), first));
-    ClientStream {
-        to_agent,
-        from_agent,
-        cut,
+        let (to_agent, from_client) = mpsc::channel(FRAMES_MAX);
+        let (to_client, from_agent) = mpsc::channel(FRAMES_MAX);
+        let cut = CancellationToken::new();
+        let ends = Ends {
+            from_client,
+            to_client,
+            cut: cut.clone(),
+        };
+        // Ends with the client, with the host's stream, or when the host does not dial in time.
+        tokio::spawn(ends.serve(of, Flow::new(client), first));
+        ClientStream {
+            to_agent,
+            from_agent,
+            cut,
+        }
     }
 }
 
@@ -183,11 +178,12 @@ impl Ends {
                 return None;
             }
             if let Ok(mut stream) = of.dispatch.open_stream(&row).await {
-                // Nobody goes on with it: the host learns that at once, and not when its time is over.
-                let word = if self.to_client.is_closed() {
-                    frame(Channel::Resume, &[])
-                } else {
-                    word.clone()
+                let word = match (self.to_client.is_closed(), of.was_here) {
+                    (false, _) => word.clone(),
+                    // Nobody goes on with it: the host learns that at once, and not when its time is over.
+                    (true, true) => frame(Channel::Resume, &[]),
+                    // What is held there may be another's.
+                    (true, false) => return None,
                 };
                 if stream.to_agent.send(word).await.is_ok()
                     && let Some(said) = stream.from_agent.recv().await

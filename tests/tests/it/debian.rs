@@ -1,6 +1,7 @@
 //! The servers from their Debian packages: `dpkg -i`, the line that they print, and a host from what came
 //! with them; and away again.
 
+use std::path::Path;
 use std::time::Duration;
 
 use fairlead_tests::hosts::{Hosts, Output, TestHost};
@@ -28,9 +29,8 @@ fn after(output: &Output, word: &str) -> String {
         .to_owned()
 }
 
-/// Both packages, as they lie in a repository.
-async fn copy_debs(host: &TestHost) {
-    let repository = package::repository();
+/// Both packages, as they lie in that repository, into a folder of the host.
+pub(crate) async fn copy_debs(host: &TestHost, repository: &Path, folder: &str) {
     let version = std::fs::read_to_string(repository.join("channels/stable")).unwrap();
     let arch = if cfg!(target_arch = "aarch64") {
         "arm64"
@@ -40,7 +40,7 @@ async fn copy_debs(host: &TestHost) {
     for name in ["controller", "access_server"] {
         let deb = format!("fairlead_{name}_{arch}.deb");
         let from = repository.join(version.trim()).join(&deb);
-        host.copy_in(&from, &format!("/srv/{deb}")).await;
+        host.copy_in(&from, &format!("{folder}/{deb}")).await;
     }
 }
 
@@ -51,7 +51,7 @@ async fn the_servers_debian_packages_bring_all_that_a_first_host_needs() {
     };
     let servers = hosts.start_known_as("servers", &[NAME]).await;
     let vm = hosts.start("vm").await;
-    copy_debs(&servers).await;
+    copy_debs(&servers, package::repository(), "/srv").await;
 
     let installed = ran(&servers, "dpkg -i /srv/*.deb").await;
     let line = installed

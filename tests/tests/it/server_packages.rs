@@ -5,6 +5,7 @@ use fairlead_tests::hosts::{Hosts, TestHost};
 use fairlead_tests::package;
 use fairlead_tests::wait::wait_for;
 
+use crate::debian::copy_debs;
 use crate::servers::{NAME, SOON, Servers, ran};
 
 /// One command after the other, each of which leaves its number; and the list of hosts, all the time. A command whose
@@ -148,17 +149,7 @@ async fn newer_debian_packages_upgrade_both_servers_and_go_back_over_no_format()
         (package::repository(), "/srv/first"),
         (package::newer_repository(), "/srv/newer"),
     ] {
-        let version = std::fs::read_to_string(repository.join("channels/stable")).unwrap();
-        let arch = if cfg!(target_arch = "aarch64") {
-            "arm64"
-        } else {
-            "amd64"
-        };
-        for name in ["controller", "access_server"] {
-            let deb = format!("fairlead_{name}_{arch}.deb");
-            let from = repository.join(version.trim()).join(&deb);
-            host.copy_in(&from, &format!("{folder}/{deb}")).await;
-        }
+        copy_debs(&host, repository, folder).await;
     }
     ran(&host, "dpkg -i /srv/first/*.deb").await;
     let line = format!("sh /usr/share/fairlead/install.sh server --name {NAME}");

@@ -120,8 +120,8 @@ impl Open {
         }
     }
 
-    /// Over an access server's restart the streams have gone on. A controller's are its own: they have ended with it,
-    /// and say nothing false of it. The process has not ended either way: its end is on record.
+    /// Over an access server's restart the streams have gone on. A controller's are its own: those of a client that
+    /// holds nothing, as here, have ended with it, and say nothing false of it. The process has not ended either way: its end is on record.
     async fn ended(mut self, api: &Api, which: &str) {
         let process = self.process.rest().await;
         if which == ACCESS_SERVER {

@@ -57,6 +57,16 @@ pub(crate) async fn audit(api: &Api, action: &str) -> Vec<AuditRow> {
         .collect()
 }
 
+/// The row that this action wrote about that session.
+pub(crate) async fn row_of(api: &Api, action: &str, session: &str) -> AuditRow {
+    wait_for(&format!("{action} is in the audit log"), SOON, async || {
+        let rows = audit(api, action).await;
+        let of = rows.into_iter().find(|row| row.detail.contains(session));
+        of.ok_or("no row".to_owned())
+    })
+    .await
+}
+
 pub(crate) async fn alone(container: &str, own: &[String]) {
     wait_for("no process is left of the terminal", SOON, async || {
         let now = processes(container);

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use fairlead_api::types::{AuditRow, Recording, Terminal, TerminalTicket};
+use fairlead_api::types::{Recording, Terminal, TerminalTicket};
 use fairlead_tests::client::Api;
 use fairlead_tests::engine::{Names, docker, docker_says};
 use fairlead_tests::fleet::{Fleet, Options};
@@ -13,7 +13,7 @@ use fairlead_tests::terminal::{Page, connect_at};
 use fairlead_tests::wait::wait_for;
 use serde_json::{Value, json};
 
-use crate::terminal::{again, alone, ask, audit, processes, ticket};
+use crate::terminal::{again, alone, ask, audit, processes, row_of, ticket};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -35,16 +35,6 @@ fn at_region(fleet: &Fleet) -> Vec<PathBuf> {
 fn at_centre(fleet: &Fleet, session: &str) -> String {
     let dir = fleet.dir().join("controller/recordings");
     std::fs::read_to_string(dir.join(format!("{session}.cast"))).unwrap()
-}
-
-/// The row that this action wrote about that session.
-async fn row_of(api: &Api, action: &str, session: &str) -> AuditRow {
-    wait_for(&format!("{action} is in the audit log"), SOON, async || {
-        let rows = audit(api, action).await;
-        let of = rows.into_iter().find(|row| row.detail.contains(session));
-        of.ok_or("no row".to_owned())
-    })
-    .await
 }
 
 async fn come_back(api: &Api, session: &str, from: u64) -> Page {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fairlead_api::types::{AuditRow, Terminal, TerminalTicket};
+use fairlead_api::types::{Terminal, TerminalTicket};
 use fairlead_identity::digest::{hex, sha256};
 use fairlead_tests::client::Api;
 use fairlead_tests::engine::{Names, docker, docker_says};
@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::ChildStdout;
 
 use crate::cli::Cli;
-use crate::terminal::{again, alone, ask, audit, processes, ticket};
+use crate::terminal::{again, alone, ask, audit, processes, row_of, ticket};
 
 const SOON: Duration = Duration::from_secs(30);
 /// How long a session is kept for its page.
@@ -116,15 +116,6 @@ impl Typist {
         self.output.append(&mut self.page.output);
         self.page.ended.clone().unwrap()
     }
-}
-
-async fn row_of(api: &Api, action: &str, session: &str) -> AuditRow {
-    wait_for(&format!("{action} is in the audit log"), SOON, async || {
-        let rows = audit(api, action).await;
-        let of = rows.into_iter().find(|row| row.detail.contains(session));
-        of.ok_or("no row".to_owned())
-    })
-    .await
 }
 
 /// Whether each hash in a recording is that of all lines before it, and the last one ends it.

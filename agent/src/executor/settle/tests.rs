@@ -1,6 +1,7 @@
 //! Settling, at a simulated engine.
 
 use fairlead_protocol::{ContainerSpec, Kill, State};
+use futures_util::StreamExt;
 
 use super::*;
 use crate::executor::act::COMMAND_LABEL;
@@ -128,6 +129,49 @@ async fn a_process_that_was_made_is_begun_in_time_or_not_at_all() {
         assert_eq!(outcome.state, state);
         let then = runtime.exec_state(&made).await.unwrap();
         assert_eq!(then == ExecState::Created, is_late, "{then:?}");
+    }
+}
+
+/// What an engine notes of a process whose reader has gone is not how that ended.
+#[tokio::test]
+async fn the_code_of_a_process_that_nobody_read_is_not_taken_for_its_own() {
+    for (code, state, told) in [
+        (0, State::Succeeded, 0),
+        (3, State::Failed, 3),
+        (126, State::Unknown, 0),
+    ] {
+        let runtime = SimulatedRuntime::new(SimulatedOptions::default()).unwrap();
+        let spec = ContainerSpec {
+            name: "web".to_owned(),
+            image: "demo/web:1".to_owned(),
+            ..ContainerSpec::default()
+        };
+        runtime.create(&spec, &[]).await.unwrap();
+        runtime.start("web").await.unwrap();
+        let exec = fairlead_protocol::Exec {
+            container: "web".to_owned(),
+            command: vec!["sh".to_owned(), "-c".to_owned(), format!("exit {code}")],
+            ..fairlead_protocol::Exec::default()
+        };
+        let id = CommandId::from_bytes([4; 16]);
+        let wanted = crate::executor::attached::exec_spec(id, &exec);
+        let made = runtime.exec_create("web", &wanted).await.unwrap();
+        let mut io = runtime.exec_start(&made, false).await.unwrap();
+        while io.output.next().await.is_some() {}
+        let before = Before {
+            id,
+            kind: &Kind::Exec(exec),
+            intent: &Intent::default(),
+            exec: Some(&made),
+            waited: Duration::ZERO,
+            not_before_us: 0,
+            is_late: &|| false,
+        };
+        let Settled::Done(outcome) = settle(&runtime, &before).await.unwrap() else {
+            panic!("it has an end");
+        };
+        assert_eq!((outcome.state, outcome.exit_code), (state, told), "{code}");
+        assert!(!outcome.message.is_empty(), "{code}");
     }
 }
 

@@ -2,7 +2,7 @@
 //! when the test says so. Streams echo what they are sent.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -33,6 +33,9 @@ pub(super) struct Double {
     pub(super) submitted: Mutex<Vec<NewCommand>>,
     /// What regions were told.
     pub(super) told: Mutex<Vec<(String, uplink_down::Kind)>>,
+    /// No host dials.
+    pub(super) no_streams: AtomicBool,
+    pub(super) streams_asked: AtomicUsize,
 }
 
 impl Double {
@@ -47,6 +50,8 @@ impl Double {
             revocations_pushed: AtomicUsize::new(0),
             submitted: Mutex::default(),
             told: Mutex::default(),
+            no_streams: AtomicBool::new(false),
+            streams_asked: AtomicUsize::new(0),
         })
     }
 
@@ -191,6 +196,10 @@ impl Dispatching for Double {
     }
 
     async fn open_stream(&self, row: &CommandRow) -> Result<ClientStream, ApiError> {
+        self.streams_asked.fetch_add(1, Ordering::SeqCst);
+        if self.no_streams.load(Ordering::SeqCst) {
+            return Err(ApiError::new(codes::HOST_OFFLINE, "nobody dials"));
+        }
         let (to_agent, mut input) = mpsc::channel::<bytes::Bytes>(4);
         let (output, from_agent) = mpsc::channel(4);
         tokio::spawn(async move {

@@ -1,11 +1,13 @@
 //! What stays open: followed events, watched commands, streams, and how they end.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::double::succeeded;
 use super::*;
 use axum::body::BodyDataStream;
 use fairlead_protocol::CommandId;
+use fairlead_protocol::stream::flow::{Client, Flow};
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Message, error::Error as WsError};
@@ -244,6 +246,41 @@ async fn a_stream_carries_frames_both_ways_unread() {
             }
         }
     }
+}
+
+/// A host that has no stream to dial says nothing of it.
+#[tokio::test]
+async fn a_stream_of_a_command_that_ended_before_it_began_is_over_at_once() {
+    let world = World::new().await;
+    let token = world.admin().await;
+    let served = world.serve().await;
+    let id = world.exec(&token).await;
+    let mut socket = dial(&served, &token, &id, &[PROTOCOL]).await.unwrap();
+    world.dispatch.end(id.parse().unwrap(), succeeded()).await;
+    let over = async { while let Some(Ok(_)) = socket.next().await {} };
+    tokio::time::timeout(SOON, over).await.expect("it is over");
+}
+
+/// One that wanted to go on with a stream, and went away before the host could be asked.
+#[tokio::test]
+async fn a_client_that_has_gone_asks_the_host_for_nothing_more() {
+    let world = World::new().await;
+    let token = world.admin().await;
+    let id = world.exec(&token).await.parse().unwrap();
+    world.dispatch.no_streams.store(true, Ordering::SeqCst);
+    let asked = || world.dispatch.streams_asked.load(Ordering::SeqCst);
+    let stream = world.backend.lasting(id, Client::Keeps, None, false);
+    let word = Flow::new(Client::Keeps).resume();
+    stream.to_agent.send(word).await.unwrap();
+    // From here on time passes as soon as nobody has anything to do.
+    tokio::time::pause();
+    while asked() < 3 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(stream);
+    let before = asked();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(asked() <= before + 1, "{} after {before}", asked());
 }
 
 #[tokio::test]
