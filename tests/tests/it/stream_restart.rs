@@ -1,6 +1,6 @@
 //! Streams over an orderly restart of the access server between, and the CLI's over the controller's: what a process
-//! writes and reads, and what a container logs, is exact; who leaves meanwhile leaves nothing open; and what nobody goes
-//! on with goes on alone.
+//! writes and reads, and what a container logs, is exact; who leaves meanwhile leaves nothing open; what nobody goes
+//! on with goes on alone; and what a controller that dies takes with it is said to be lost.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -207,6 +207,44 @@ async fn the_tool_goes_on_over_the_controllers_restarts_byte_for_byte() {
     assert_eq!(code, Some(0), "{err}");
     let numbers = counted(&text);
     println!("{sent} B through a process, {numbers} lines");
+}
+
+/// One that dies holds nothing for anybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_with_a_controller_that_dies_is_no_success() {
+    let mut fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let talker = names.by_hand("talker", &[], &["sh", "-c", COUNTER]);
+    let cli = Cli::of(&fleet);
+    let ends_with = |code: u8| {
+        let gone = format!("/tmp/gone-{code}");
+        format!("echo began; until [ -e {gone} ]; do sleep 0.1; done; exit {code}")
+    };
+    let (good, bad) = (ends_with(0), ends_with(3));
+    let exec = |script| ["exec", talker.as_str(), "sh", "-c", script];
+    let mut running = Vec::new();
+    for words in [&exec(&good)[..], &exec(&bad), &["logs", "-f", &talker]] {
+        let mut child = cli.command(words).spawn().unwrap();
+        let mut first = [0];
+        let stdout = child.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut first).await.unwrap();
+        running.push(child);
+    }
+    fleet.controller.kill();
+    fleet.controller.start_again();
+    fleet.all_online().await;
+    docker_says(&["exec", &talker, "touch", "/tmp/gone-0", "/tmp/gone-3"]);
+
+    let said = [
+        "the process ended with 0",
+        "the process ended with 3",
+        "ask for it again",
+    ];
+    for ((child, code), said) in running.into_iter().zip([8, 3, 8]).zip(said) {
+        let (_, err, ended) = all_of(child).await;
+        assert_eq!(ended, Some(code), "{err}");
+        assert!(err.contains("stream_lost") && err.contains(said), "{err}");
+    }
 }
 
 /// How much it is, when it is the right thing.
