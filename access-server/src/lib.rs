@@ -30,5 +30,6 @@ pub mod streams;
 pub mod packages;
 pub mod terminals;
 pub mod sweeper;
+pub mod under_way;
 pub mod uplink;
 pub mod metrics;

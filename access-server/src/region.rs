@@ -9,9 +9,8 @@ use fairlead_identity::Root;
 use fairlead_identity::authority::{Authority, LeafUse, RequestedKey};
 use fairlead_identity::roles::Role;
 use fairlead_protocol::{
-    AgentVersions, CommandId, CommandKeys, EnrolCheck, EnrolVerdict, HostEvent, HostId,
-    HostPresence, Message, RegionEvent, RenewReply, Revocations, UplinkUp, codes, limits, numbered,
-    uplink_up,
+    AgentVersions, CommandKeys, EnrolCheck, EnrolVerdict, HostEvent, HostId, HostPresence, Message,
+    RegionEvent, RenewReply, Revocations, UplinkUp, codes, limits, numbered, uplink_up,
 };
 use fairlead_store::exchange::CENTRE;
 use fairlead_store::{Enqueued, Store, StoreError};
@@ -27,6 +26,7 @@ use crate::registry::Registry;
 use crate::router::{self, ToHost};
 use crate::streams::Streams;
 use crate::terminals::Desk;
+use crate::under_way::UnderWay;
 
 /// Messages to the controller that may be lost and wait for the uplink; when they are too many the
 /// whole picture is sent again instead.
@@ -88,8 +88,8 @@ pub struct Region {
     verdicts: Mutex<HashMap<u64, oneshot::Sender<EnrolVerdict>>>,
     revoked: RwLock<Revoked>,
     command_keys: watch::Sender<CommandKeys>,
-    /// When each open command was on the ledger's disk, for its timeline.
-    stored_at: Mutex<HashMap<CommandId, (HostId, i64)>>,
+    /// What is told of open commands.
+    pub under_way: UnderWay,
     departure: OnceLock<Departure>,
 }
 
@@ -156,7 +156,7 @@ impl Region {
             verdicts: Mutex::default(),
             revoked: RwLock::default(),
             command_keys: watch::Sender::new(decoded(keys)),
-            stored_at: Mutex::default(),
+            under_way: UnderWay::default(),
             departure: OnceLock::new(),
             clock: parts.clock,
         };
@@ -436,6 +436,10 @@ impl Region {
         whole.extend(self.desk.as_ref().map(|desk| UplinkUp {
             kind: Some(uplink_up::Kind::Terminals(desk.list())),
         }));
+        let newest = self.under_way.newest().into_iter();
+        whole.extend(newest.map(|newest| UplinkUp {
+            kind: Some(uplink_up::Kind::Progress(newest)),
+        }));
         whole
     }
 
@@ -499,37 +503,6 @@ impl Region {
             .map_err(|error| unavailable(&error))?;
         self.outbox_grew.notify_one();
         Ok(reply)
-    }
-
-    // === timelines
-
-    /// The command is on the ledger's disk since then.
-    pub fn note_stored(&self, id: CommandId, host: HostId, at_us: i64) {
-        self.stored_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, (host, at_us));
-    }
-
-    /// Forgets times that nobody has asked for: commands of hosts that stay away.
-    pub fn tidy_stored(&self, before_us: i64) {
-        self.stored_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|_, (_, at_us)| *at_us >= before_us);
-    }
-
-    /// When it was; asked once, at its end, by the host whose command it is.
-    pub fn take_stored(&self, id: CommandId, host: HostId) -> Option<i64> {
-        let mut stored_at = self
-            .stored_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let (of, at_us) = stored_at.get(&id).copied()?;
-        (of == host).then(|| {
-            stored_at.remove(&id);
-            at_us
-        })
     }
 }
 

@@ -42,7 +42,7 @@ pub async fn run(region: Arc<Region>, shutdown: Shutdown) {
         }
         if rounds.is_multiple_of(120) {
             let before = region.clock.now_us() - KEPT_US;
-            region.tidy_stored(before);
+            region.under_way.tidy(before);
             region.comings.tidy(tokio::time::Instant::now());
             if let Err(error) = forget(&region.ledger, before).await {
                 tracing::error!(%error, "old rows could not be forgotten");

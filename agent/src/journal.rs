@@ -81,15 +81,16 @@ impl Journal {
         let mut theirs = HashMap::new();
         let mut blocked = None;
         let mut taken_over: Vec<PathBuf> = Vec::new();
-        for path in file::others(dir, instance)? {
-            match read(&path) {
+        for other in file::read_others(dir, instance)? {
+            let path = other.path;
+            match other.reading {
                 Ok(reading) if reading.is_of_another(host) => file::put_aside(&path),
                 Ok(reading) => {
                     if reading.torn {
                         tracing::warn!(path = %path.display(), "journal has a torn tail; what was synced is used");
                     }
                     // An instance that does not own the host takes nothing over.
-                    if epoch != 0 && file::is_dead(&path) {
+                    if epoch != 0 && other.is_dead {
                         replay(&reading, &mut entries);
                         taken_over.push(path);
                     } else {
@@ -347,8 +348,8 @@ pub fn check(dir: &Path) -> Result<(), JournalError> {
         return Ok(());
     }
     // No instance has this id.
-    for path in file::others(dir, InstanceId::from_bytes([0; 16]))? {
-        read(&path)?;
+    for other in file::read_others(dir, InstanceId::from_bytes([0; 16]))? {
+        other.reading?;
     }
     Ok(())
 }
@@ -359,11 +360,10 @@ pub fn check(dir: &Path) -> Result<(), JournalError> {
 /// When the directory cannot be read.
 pub fn of_the_dead(dir: &Path, own: InstanceId, host: HostId) -> Result<Vec<Dead>, JournalError> {
     let mut dead = Vec::new();
-    for path in file::others(dir, own)?
-        .into_iter()
-        .filter(|path| file::is_dead(path))
-    {
-        match read(&path) {
+    let others = file::read_others(dir, own)?.into_iter();
+    for other in others.filter(|other| other.is_dead) {
+        let path = other.path;
+        match other.reading {
             Ok(reading) if reading.is_of_another(host) => file::put_aside(&path),
             Ok(reading) => {
                 let mut entries = HashMap::new();

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use fairlead_protocol::{
-    CancelRefused, CommandId, CommandProgress, CommandResult, EventAck, HostId, HostInventory,
-    HostMetrics, HostPresence, LinkDown, LinkUp, Message, Numbered, Own, ProbeAnswer, Progress,
-    Proven, RegionResult, ResultAck, ResultPart, Stage, Stamp, State, StreamId, StreamRefused,
-    Unsupported, codes, events, limits, link_down, link_up, numbered, uplink_up,
+    CancelRefused, CommandId, CommandResult, EventAck, HostId, HostInventory, HostMetrics,
+    HostPresence, LinkDown, LinkUp, Message, Numbered, Own, ProbeAnswer, Progress, Proven,
+    RegionResult, ResultAck, ResultPart, Stage, Stamp, State, StreamId, StreamRefused, Unsupported,
+    codes, events, limits, link_down, link_up, numbered, uplink_up,
 };
 use fairlead_store::commands::CommandRow;
 use fairlead_store::exchange::CENTRE;
@@ -60,7 +60,7 @@ impl Link {
         }
         let host = self.host.to_wire();
         match message.kind {
-            Some(K::Progress(progress)) => self.progress(progress).await,
+            Some(K::Progress(progress)) => self.progress(progress),
             Some(K::ResultPart(part)) => return self.result_part(&part),
             Some(K::Result(result)) => return self.result(result).await,
             // Pictures are the owner's to send; one that was on the way at a hand-over is of no use.
@@ -215,12 +215,9 @@ impl Link {
         may
     }
 
-    async fn progress(&self, progress: Progress) {
-        let said = CommandProgress {
-            host: self.host.to_wire(),
-            progress: Some(progress),
-        };
-        self.region.tell(uplink_up::Kind::Progress(said));
+    fn progress(&self, progress: Progress) {
+        let newest = self.region.under_way.progress(self.host, progress);
+        self.region.tell(uplink_up::Kind::Progress(newest));
     }
 
     fn stream_refused(&self, refused: StreamRefused) {
@@ -272,7 +269,7 @@ impl Link {
             return Ok(());
         }
         let host = self.host;
-        let stored_us = self.region.take_stored(id, host);
+        let stored_us = self.region.under_way.ended(id, host);
         let now_us = self.region.clock.now_us();
         self.send_ahead(id, &result, stored_us, now_us);
         let recording = self

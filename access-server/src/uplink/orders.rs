@@ -93,6 +93,7 @@ impl Uplink {
             .ledger
             .enqueue(move |tx| Ok(tx.take_from(CENTRE, seq)? && tx.insert_command(&row)?))
             .await?;
+        region.under_way.taken(id, host, received_us);
         let deliver = Deliver {
             command: Some(signed),
             // Whose it is the router knows.
@@ -122,7 +123,7 @@ impl Uplink {
                     continue;
                 }
             }
-            region.note_stored(id, host, region.clock.now_us());
+            region.under_way.stored(id, region.clock.now_us());
             region.counters.commands_taken.increment();
             let now_at = region.registry.get(host).map(|entry| entry.connection);
             if now_at.is_some() && now_at != command.sent_at {

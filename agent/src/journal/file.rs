@@ -154,8 +154,37 @@ fn check_header(record: &JournalRecord, path: &Path) -> Result<(), JournalError>
     }
 }
 
+/// A journal of another instance, and what could be read of it.
+pub(super) struct Other {
+    pub(super) path: PathBuf,
+    /// Before it was read: nothing more was written.
+    pub(super) is_dead: bool,
+    pub(super) reading: Result<Reading, JournalError>,
+}
+
+/// What each of the others has written. A living instance takes over what a dead one wrote, and removes that file
+/// then: a journal that was read before may be the one that has it now, so all are read again.
+pub(super) fn read_others(dir: &Path, own: InstanceId) -> Result<Vec<Other>, JournalError> {
+    'again: loop {
+        let mut all = Vec::new();
+        for path in others(dir, own)? {
+            let is_dead = is_dead(&path);
+            let reading = read(&path);
+            if reading.is_err() && !path.exists() {
+                continue 'again;
+            }
+            all.push(Other {
+                path,
+                is_dead,
+                reading,
+            });
+        }
+        return Ok(all);
+    }
+}
+
 /// Journal files in the directory except this instance's own.
-pub(super) fn others(dir: &Path, own: InstanceId) -> Result<Vec<PathBuf>, JournalError> {
+fn others(dir: &Path, own: InstanceId) -> Result<Vec<PathBuf>, JournalError> {
     let unreadable = |error: io::Error| JournalError::Read {
         path: dir.display().to_string(),
         reason: error.to_string(),

@@ -50,6 +50,34 @@ async fn gone(dir: &Path, instance: u8) {
     }
 }
 
+/// What it wrote is in another's journal by then.
+#[test]
+fn a_journal_that_is_taken_over_while_all_are_read_blocks_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |n: u8| dir.path().join(InstanceId::from_bytes([n; 16]).to_string());
+    drop(open(dir.path(), 1, 0));
+    let written = std::fs::read(path(1)).unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                for n in 3..20 {
+                    std::fs::write(path(n), &written).unwrap();
+                    std::fs::remove_file(path(n)).unwrap();
+                }
+            }
+        });
+        for _ in 0..2_000 {
+            let all = file::read_others(dir.path(), InstanceId::from_bytes([2; 16])).unwrap();
+            // One that is being written is whole or has not begun.
+            for other in all {
+                assert!(other.reading.is_ok(), "{:?}", other.reading.err());
+            }
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
 #[tokio::test]
 async fn the_next_instance_takes_over_what_is_live_and_removes_the_dead_file() {
     let dir = tempfile::tempdir().unwrap();

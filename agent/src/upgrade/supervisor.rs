@@ -73,10 +73,18 @@ impl Supervisor {
     /// As `ask`, also when the supervisor becomes another version of itself meanwhile. It does so only while no
     /// upgrade is under way: what it has not answered it has not begun.
     fn ask_again(&mut self, word: &ToSupervisor) -> Result<FromSupervisor, UpgradeError> {
-        self.ask(word).or_else(|_| {
-            *self = Self::connect_to(std::mem::take(&mut self.path))?;
-            self.ask(word)
-        })
+        let until = Instant::now() + BACK_WITHIN;
+        loop {
+            match self.ask(word) {
+                Ok(answer) => return Ok(answer),
+                Err(error) if Instant::now() >= until => return Err(error),
+                // The next dial may still reach the one that goes, which resets it.
+                Err(_) => {
+                    std::thread::sleep(ASK_EVERY);
+                    *self = Self::connect_to(self.path.clone())?;
+                }
+            }
+        }
     }
 
     pub(super) fn upgrade(

@@ -343,9 +343,10 @@ async fn again(
                     && let Ok(Some(said)) = tokio::time::timeout(left, first(&mut stream)).await
                 {
                     flow.begin_again();
-                    // It begins with a word that holds nothing.
-                    let _ = flow.on_host(said);
-                    return Ok(Some(stream));
+                    // It is held still when that server restarts as well.
+                    if flow.on_host(said).is_continue() {
+                        return Ok(Some(stream));
+                    }
                 }
             }
             Err(failure) if worth_another_try(&failure) => {}

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use fairlead_api::ClientStream;
 use fairlead_protocol::CommandId;
 use fairlead_protocol::stream::flow::{Client, Flow};
-use fairlead_protocol::stream::{Channel, frame};
+use fairlead_protocol::stream::{Channel, frame, parse};
 use fairlead_store::Store;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -109,7 +109,7 @@ impl Ends {
             let nowhere = || frame(Channel::Resume, &[]);
             let word = word.unwrap_or_else(nowhere);
             flow.go_on_at(&word);
-            match self.dialled(&of, &mut flow, word).await {
+            match self.goes_on(&of, &mut flow, word).await {
                 Some(stream) => stream,
                 None => return,
             }
@@ -119,9 +119,11 @@ impl Ends {
             let word = flow.resume();
             // The server between is not back before, and a host that holds for no reason is not asked in a circle.
             tokio::time::sleep(ASKED_AGAIN_EVERY).await;
-            match self.dialled(&of, &mut flow, word).await {
+            match self.goes_on(&of, &mut flow, word).await {
                 Some(next) => stream = next,
-                None => return tracing::warn!(command = %of.command, "a held stream did not go on"),
+                None => {
+                    return tracing::warn!(command = %of.command, "a held stream did not go on here");
+                }
             }
         }
     }
@@ -165,8 +167,8 @@ impl Ends {
     }
 
     /// The stream on which the host has answered that first word. It is asked for whenever the region is there, until
-    /// the host's time is over.
-    async fn dialled(&self, of: &Of, flow: &mut Flow, word: Bytes) -> Option<ClientStream> {
+    /// the host's time is over. `None` as well when this server restarts meanwhile: it goes on at the next one.
+    async fn goes_on(&mut self, of: &Of, flow: &mut Flow, word: Bytes) -> Option<ClientStream> {
         let until = Instant::now() + ASKED_AGAIN_FOR;
         while Instant::now() < until {
             // One that only says that it has something to go on with holds nothing up by having gone.
@@ -177,7 +179,11 @@ impl Ends {
             if row.state.is_final() {
                 return None;
             }
-            if let Ok(mut stream) = of.dispatch.open_stream(&row).await {
+            let opened = tokio::select! {
+                opened = of.dispatch.open_stream(&row) => opened.ok(),
+                () = asked_to_hold(&mut self.from_client, flow) => return self.is_held(flow).await,
+            };
+            if let Some(mut stream) = opened {
                 let word = match (self.to_client.is_closed(), of.was_here) {
                     (false, _) => word.clone(),
                     // Nobody goes on with it: the host learns that at once, and not when its time is over.
@@ -194,8 +200,30 @@ impl Ends {
                     return Some(stream);
                 }
             }
-            tokio::time::sleep(ASKED_AGAIN_EVERY).await;
+            tokio::select! {
+                () = tokio::time::sleep(ASKED_AGAIN_EVERY) => {}
+                () = asked_to_hold(&mut self.from_client, flow) => return self.is_held(flow).await,
+            }
         }
         None
     }
+
+    /// The host holds it already.
+    async fn is_held(&self, flow: &Flow) -> Option<ClientStream> {
+        let _ = self.to_client.send(flow.held()).await;
+        None
+    }
+}
+
+/// Until the client is to be held as well; what it says before is kept. It waits when it may go on.
+async fn asked_to_hold(from_client: &mut mpsc::Receiver<Bytes>, flow: &mut Flow) {
+    while flow.may_keep()
+        && let Some(word) = from_client.recv().await
+    {
+        if matches!(parse(word.clone()), Some((Channel::Hold, _))) {
+            return;
+        }
+        flow.keep(word);
+    }
+    std::future::pending().await
 }

@@ -71,11 +71,20 @@ impl Flow {
     /// The first word on the next stream.
     #[must_use]
     pub fn resume(&self) -> Bytes {
-        let at = Position {
+        frame(Channel::Resume, &self.position().to_bytes())
+    }
+
+    fn position(&self) -> Position {
+        Position {
             output: self.output,
             input: self.taken,
-        };
-        frame(Channel::Resume, &at.to_bytes())
+        }
+    }
+
+    /// What a host says that holds it here.
+    #[must_use]
+    pub fn held(&self) -> Bytes {
+        frame(Channel::Held, &self.position().to_bytes())
     }
 
     /// Whether the host has said its first word.
@@ -103,6 +112,18 @@ impl Flow {
         if self.input_ended {
             self.down.push_back(frame(Channel::InputEnd, &[]));
         }
+    }
+
+    /// Whether more can be kept while there is no stream. A client that keeps what it says stops earlier by itself.
+    #[must_use]
+    pub fn may_keep(&self) -> bool {
+        self.untaken.len() < 2 * UNTAKEN_MAX
+    }
+
+    /// The client has said that while there is no stream: it is said when it begins again.
+    pub fn keep(&mut self, word: Bytes) {
+        self.on_client(word);
+        self.down.clear();
     }
 
     /// The client has said that.
@@ -213,6 +234,7 @@ mod tests {
         assert_eq!(flow.on_host(at(Channel::Taken, 0, 2)), Continue(()));
         assert_eq!(flow.on_host(at(Channel::Held, 5, 4)), Break(()));
         assert_eq!(flow.resume(), at(Channel::Resume, 5, 4));
+        assert_eq!(flow.held(), at(Channel::Held, 5, 4));
         flow.begin_again();
         flow.up = None;
         let _ = flow.on_host(begun);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use fairlead_api::types::{Command, Page as Rows};
 use fairlead_protocol::stream::Channel;
 use fairlead_tests::engine::{Names, docker, docker_says};
 use fairlead_tests::fleet::{Fleet, Options};
@@ -185,6 +186,21 @@ async fn the_tool_goes_on_over_the_controllers_restarts_byte_for_byte() {
     fleet.all_online().await;
     more(came.load(Ordering::Relaxed) + AHEAD).await;
 
+    // The controller goes while it asks for what the access server's restart has left held.
+    let held = || fleet.controller.said().matches("a stream is held").count();
+    let before = held();
+    assert!(fleet.regions[0].process.leave().await.success());
+    wait_for("both are held", SOON, async || {
+        let held = held() - before;
+        (held == 2).then_some(()).ok_or(format!("{held}"))
+    })
+    .await;
+    assert!(fleet.controller.leave().await.success());
+    fleet.controller.start_again();
+    fleet.regions[0].process.start_again();
+    fleet.all_online().await;
+    more(came.load(Ordering::Relaxed) + AHEAD).await;
+
     enough.store(true, Ordering::Relaxed);
     let (sent, came) = (writes.await.unwrap(), echoes.await.unwrap());
     assert_eq!(sent, came);
@@ -233,6 +249,15 @@ async fn what_is_lost_with_a_controller_that_dies_is_no_success() {
     fleet.controller.kill();
     fleet.controller.start_again();
     fleet.all_online().await;
+    // How far they are was on no disk of its own.
+    wait_for("both are shown as running", SOON, async || {
+        let all: Rows<Command> = fleet.api.get("commands?limit=10").await.unwrap();
+        let execs = all.items.into_iter().filter(|row| row.kind == "exec");
+        let states: Vec<_> = execs.map(|row| row.state).collect();
+        let are = states == ["running"; 2];
+        are.then_some(()).ok_or(format!("{states:?}"))
+    })
+    .await;
     docker_says(&["exec", &talker, "touch", "/tmp/gone-0", "/tmp/gone-3"]);
 
     let said = [

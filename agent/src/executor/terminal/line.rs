@@ -489,9 +489,11 @@ impl Again<'_> {
             let news = News::Held { id: self.id, slot };
             self.news.send(news).await.ok()?;
             match tokio::time::timeout_at(until, coming).await {
-                Ok(Ok(mut stream)) => {
-                    return resumes(&mut stream, at).await.then_some(stream);
-                }
+                Ok(Ok(mut stream)) => match first(&mut stream).await {
+                    Some(word) => return resumes(word, at).then_some(stream),
+                    // Who came for it has gone without a word: its server restarts as well.
+                    None => tokio::time::sleep(AGAIN_AFTER).await,
+                },
                 // It could not be dialled.
                 Ok(Err(_)) => tokio::time::sleep(AGAIN_AFTER).await,
                 Err(_) => return None,
@@ -500,12 +502,13 @@ impl Again<'_> {
     }
 }
 
-async fn resumes(stream: &mut StreamSocket, at: Position) -> bool {
+async fn first(stream: &mut StreamSocket) -> Option<Bytes> {
     let first = tokio::time::timeout(RESUME_WITHIN, stream.hear()).await;
-    let Ok(Ok(Some(first))) = first else {
-        return false;
-    };
-    matches!(parse(first), Some((Channel::Resume, said)) if Position::parse(&said) == Some(at))
+    first.ok()?.ok()?
+}
+
+fn resumes(word: Bytes, at: Position) -> bool {
+    matches!(parse(word), Some((Channel::Resume, said)) if Position::parse(&said) == Some(at))
 }
 
 #[cfg(test)]

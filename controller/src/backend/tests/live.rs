@@ -8,6 +8,7 @@ use super::*;
 use axum::body::BodyDataStream;
 use fairlead_protocol::CommandId;
 use fairlead_protocol::stream::flow::{Client, Flow};
+use fairlead_protocol::stream::{Channel, frame};
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Message, error::Error as WsError};
@@ -281,6 +282,29 @@ async fn a_client_that_has_gone_asks_the_host_for_nothing_more() {
     let before = asked();
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert!(asked() <= before + 1, "{} after {before}", asked());
+}
+
+/// The access server went first, and the controller before it was back.
+#[tokio::test]
+async fn a_stream_that_is_held_is_handed_on_by_a_server_that_restarts_as_well() {
+    let world = World::new().await;
+    let token = world.admin().await;
+    let id = world.exec(&token).await.parse().unwrap();
+    world.dispatch.no_streams.store(true, Ordering::SeqCst);
+    let mut stream = world.backend.lasting(id, Client::Keeps, None, false);
+    let mut flow = Flow::new(Client::Keeps);
+    let words = [
+        flow.resume(),
+        frame(Channel::Input, b"typed meanwhile"),
+        frame(Channel::Hold, &[]),
+    ];
+    for word in words {
+        flow.on_client(word.clone());
+        stream.to_agent.send(word).await.unwrap();
+    }
+    let heard = tokio::time::timeout(SOON, stream.from_agent.recv()).await;
+    assert_eq!(heard.expect("in time"), Some(flow.held()));
+    assert_eq!(stream.from_agent.recv().await, None);
 }
 
 #[tokio::test]
