@@ -186,7 +186,7 @@ async fn look_on(
     loop {
         tokio::time::sleep(LOOK).await;
         if begun.get() {
-            std::future::pending().await
+            return std::future::pending().await;
         }
         match client.command(&command.id, Duration::ZERO).await {
             Ok(newest) if newest.state == "queued" => teller.look(context, client, &newest).await,

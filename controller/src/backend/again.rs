@@ -225,5 +225,5 @@ async fn asked_to_hold(from_client: &mut mpsc::Receiver<Bytes>, flow: &mut Flow)
         }
         flow.keep(word);
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
