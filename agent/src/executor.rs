@@ -34,6 +34,7 @@ use crate::journal::{Dead, Known};
 pub mod lanes;
 mod act;
 mod attached;
+mod copy;
 mod exec;
 mod fleeting;
 pub mod host_shell;

@@ -1,22 +1,19 @@
-//! exec, logs and copies: what flows, over a stream where its issuer attached one.
+//! exec and logs: what flows, over a stream where its issuer attached one.
 //!
 //! TCP is the flow control: the engine is read only as fast as the stream takes it. Without a stream
-//! the last part of the output becomes the result's body. A lost stream ends logs and copies, but not
+//! the last part of the output becomes the result's body. A lost stream ends logs, but not
 //! a process: its output is read on so that it does not block, and its exit code is reported. Over an orderly restart
-//! of a server a process and a log are held (`terminal::line`).
+//! of a server both are held (`terminal::line`).
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fairlead_identity::digest::Sha256;
 use fairlead_link::socket::{StreamReceiver, StreamSender, StreamSocket};
-use fairlead_protocol::stream::{Channel, frame, parse};
-use fairlead_protocol::{CommandId, CopyIn, CopyOut, Exec, Logs, codes, limits};
+use fairlead_protocol::stream::{Channel, frame};
+use fairlead_protocol::{CommandId, Exec, Logs, codes, limits};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::outcome::Outcome;
 use super::settle::exited;
@@ -193,142 +190,6 @@ pub(super) async fn run_logs(
     let outcome = Outcome::done();
     end((sender, receiver), &outcome).await;
     Ok(outcome)
-}
-
-/// A path of a container, as a tar archive, to the stream.
-pub(super) async fn run_copy_out(
-    runtime: &dyn ContainerRuntime,
-    copy: &CopyOut,
-    stream: Option<StreamSocket>,
-) -> Result<Outcome, RuntimeError> {
-    let Some(mut stream) = stream else {
-        return Ok(needs_stream());
-    };
-    let mut archive = runtime.copy_out(&copy.container, &copy.path).await?;
-    let _ = stream.send(frame(Channel::Begun, &[])).await;
-    while let Some(piece) = archive.next().await {
-        for chunk in piece?.chunks(limits::STREAM_CHUNK_BYTES) {
-            if let Err(error) = stream.send(frame(Channel::Output, chunk)).await {
-                return Ok(Outcome::failed(
-                    codes::STREAM_LOST,
-                    format!("the reader left before the copy was whole: {error}"),
-                ));
-            }
-        }
-    }
-    let outcome = Outcome::done();
-    let _ = stream.send(super::end_frame(&outcome)).await;
-    stream.close().await;
-    Ok(outcome)
-}
-
-/// Takes an archive in whole, checks it against the signed digest, and only then lets the engine
-/// unpack it: a lost stream or an altered archive changes nothing.
-pub(super) async fn run_copy_in(
-    runtime: &dyn ContainerRuntime,
-    id: CommandId,
-    copy: &CopyIn,
-    stream: Option<StreamSocket>,
-    spool: &Path,
-) -> Result<Outcome, RuntimeError> {
-    let Some(mut stream) = stream else {
-        return Ok(needs_stream());
-    };
-    if copy.size > limits::COPY_IN_BYTES_MAX {
-        return Ok(Outcome::failed(
-            codes::INVALID_REQUEST,
-            format!(
-                "an archive may have {} bytes at most",
-                limits::COPY_IN_BYTES_MAX
-            ),
-        ));
-    }
-    let path = spool.join(format!("copy-{id}"));
-    let outcome = match receive(&mut stream, copy, &path).await {
-        Ok(()) => unpack(runtime, copy, &path).await,
-        Err(outcome) => Ok(outcome),
-    };
-    // What is left over is removed at the next start as well.
-    let _ = tokio::fs::remove_file(&path).await;
-    let outcome = outcome.unwrap_or_else(Outcome::from);
-    let _ = stream.send(super::end_frame(&outcome)).await;
-    stream.close().await;
-    Ok(outcome)
-}
-
-async fn receive(stream: &mut StreamSocket, copy: &CopyIn, path: &Path) -> Result<(), Outcome> {
-    let cannot_keep = |error: std::io::Error| {
-        Outcome::failed(
-            codes::STORAGE_UNAVAILABLE,
-            format!("the host cannot keep the archive: {error}; make room on its disk"),
-        )
-    };
-    let lost = |reason: String| {
-        Outcome::failed(codes::STREAM_LOST, format!("{reason}; nothing was copied"))
-    };
-    let _ = stream.send(frame(Channel::Begun, &[])).await;
-    let mut file = tokio::fs::File::create(path).await.map_err(cannot_keep)?;
-    let mut digest = Sha256::default();
-    let mut received = 0u64;
-    loop {
-        let heard = stream
-            .hear()
-            .await
-            .map_err(|error| lost(error.to_string()))?;
-        match heard.and_then(parse) {
-            Some((Channel::Input, data)) => {
-                received += data.len() as u64;
-                if received > copy.size {
-                    return Err(lost("more came than was announced".to_owned()));
-                }
-                digest.update(&data);
-                file.write_all(&data).await.map_err(cannot_keep)?;
-            }
-            Some((Channel::InputEnd, _)) => break,
-            Some(_) | None => return Err(lost("the sender left before the end".to_owned())),
-        }
-    }
-    file.flush().await.map_err(cannot_keep)?;
-    if received == copy.size && digest.finish()[..] == copy.sha256[..] {
-        Ok(())
-    } else {
-        Err(Outcome::failed(
-            codes::DIGEST_MISMATCH,
-            "what arrived is not what was signed; nothing was copied",
-        ))
-    }
-}
-
-async fn unpack(
-    runtime: &dyn ContainerRuntime,
-    copy: &CopyIn,
-    path: &Path,
-) -> Result<Outcome, RuntimeError> {
-    let file = tokio::fs::File::open(path)
-        .await
-        .map_err(|error| RuntimeError::Engine(format!("the archive is gone: {error}")))?;
-    let archive = futures_util::stream::unfold(file, |mut file| async move {
-        let mut chunk = vec![0; limits::STREAM_CHUNK_BYTES];
-        match file.read(&mut chunk).await {
-            Ok(0) => None,
-            Ok(read) => {
-                chunk.truncate(read);
-                Some((Ok(Bytes::from(chunk)), file))
-            }
-            Err(error) => Some((Err(error), file)),
-        }
-    });
-    runtime
-        .copy_in(&copy.container, &copy.path, archive.boxed())
-        .await?;
-    Ok(Outcome::done())
-}
-
-fn needs_stream() -> Outcome {
-    Outcome::failed(
-        codes::STREAM_NOT_ATTACHED,
-        "a copy needs a stream, and none was attached",
-    )
 }
 
 /// The last part of what flowed by.

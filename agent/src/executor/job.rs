@@ -28,7 +28,7 @@ use super::outcome::Outcome;
 use super::settle::{Before, Settled, settle};
 use super::terminal::line::Again;
 use super::turn::Turn;
-use super::{act, attached, exec, host_shell, own, stamp};
+use super::{act, attached, copy, exec, host_shell, own, stamp};
 use crate::app::RenewNow;
 use crate::journal::Appender;
 use crate::observe::Picture;
@@ -52,7 +52,9 @@ pub(super) enum News {
     Called { id: CommandId, again: bool },
     /// The exec's id is on disk.
     ExecMade { id: CommandId, exec: String },
-    /// Its terminal is held: its next stream goes there.
+    /// It only reads, and may do so for long: its client is there.
+    Attached { id: CommandId },
+    /// Its next stream goes there: what runs is held, or the last one could not be dialled.
     Held {
         id: CommandId,
         slot: oneshot::Sender<StreamSocket>,
@@ -366,6 +368,9 @@ async fn begin(
         Err(outcome) => return outcome,
     };
     let id = job.id;
+    if stream.is_some() && !has_effect(kind) {
+        let _ = around.news.send(News::Attached { id }).await;
+    }
     let mut call = has_effect(kind).then_some(News::Called { id, again });
     loop {
         // The stream, a slow disk or a broken answer may have used the time up.
@@ -500,9 +505,13 @@ async fn ask_engine(
             let stream = stream.take().map(|stream| (stream, around.again(id)));
             Box::pin(attached::run_logs(runtime, logs, stream)).await
         }
-        Kind::CopyOut(copy) => attached::run_copy_out(runtime, copy, stream.take()).await,
-        Kind::CopyIn(copy) => {
-            attached::run_copy_in(runtime, id, copy, stream.take(), &around.spool).await
+        Kind::CopyOut(wanted) => {
+            let stream = stream.take().map(|stream| (stream, around.again(id)));
+            Box::pin(copy::run_out(runtime, wanted, stream)).await
+        }
+        Kind::CopyIn(wanted) => {
+            let stream = stream.take().map(|stream| (stream, around.again(id)));
+            Box::pin(copy::run_in(runtime, id, wanted, stream, &around.spool)).await
         }
         Kind::Inspect(inspect) if inspect.kind == INSPECT_HOST => Ok(own::check_host(around).await),
         Kind::RenewCertificate(_) => Ok(own::renew(around).await),

@@ -1,15 +1,15 @@
 //! A client's stream over several of its host's: where the access server between restarts in order, the host holds what
-//! flows (`fairlead_protocol::stream`), and here its stream is asked for again and goes on at the same byte. The client
-//! notices a pause. May use: the commands in the store, and what opens their streams.
+//! flows (`fairlead_protocol::stream`), and here its stream is asked for again and goes on at the same byte. One that was
+//! lost before it began is asked for again as well. The client notices a pause. May use: the commands in the store, and what opens their streams.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use fairlead_api::ClientStream;
-use fairlead_protocol::CommandId;
 use fairlead_protocol::stream::flow::{Client, Flow};
 use fairlead_protocol::stream::{Channel, frame, parse};
+use fairlead_protocol::{CommandId, limits};
 use fairlead_store::Store;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -37,14 +37,18 @@ struct Of {
 }
 
 impl Of {
+    fn has_ended(&self) -> bool {
+        let row = self.store.look(|tx| tx.command(self.command));
+        matches!(row, Ok(Some(row)) if row.state.is_final())
+    }
+
     /// Ends when the command has ended and its stream has had the time to come: a host that has no stream to dial
     /// says nothing of it.
     async fn never_begins(&self) {
         let mut ended = false;
         loop {
             tokio::time::sleep(LOOKED_AT_EVERY).await;
-            let row = self.store.look(|tx| tx.command(self.command));
-            let is_final = matches!(row, Ok(Some(row)) if row.state.is_final());
+            let is_final = self.has_ended();
             if ended && is_final {
                 return;
             }
@@ -97,10 +101,14 @@ struct Ends {
 enum Left {
     Over,
     Held,
+    /// The stream was lost before the host has said a word on it.
+    Unbegun,
 }
 
 impl Ends {
     async fn serve(mut self, of: Of, mut flow: Flow, first: Option<ClientStream>) {
+        // A host waits no longer for the first one.
+        let begins_until = Instant::now() + limits::STREAM_DIAL_TIMEOUT;
         let mut stream = if let Some(first) = first {
             first
         } else {
@@ -109,21 +117,33 @@ impl Ends {
             let nowhere = || frame(Channel::Resume, &[]);
             let word = word.unwrap_or_else(nowhere);
             flow.go_on_at(&word);
-            match self.goes_on(&of, &mut flow, word).await {
+            let until = Instant::now() + ASKED_AGAIN_FOR;
+            match self.goes_on(&of, &mut flow, Some(word), until).await {
                 Some(stream) => stream,
                 None => return,
             }
         };
-        while matches!(self.pass(&of, &mut flow, &mut stream).await, Left::Held) {
-            tracing::info!(command = %of.command, "a stream is held: its access server restarts");
-            let word = flow.resume();
+        loop {
+            let (word, until) = match self.pass(&of, &mut flow, &mut stream).await {
+                Left::Over => return,
+                Left::Unbegun => (None, begins_until),
+                Left::Held => {
+                    tracing::info!(command = %of.command, "a stream is held: its access server restarts");
+                    (Some(flow.resume()), Instant::now() + ASKED_AGAIN_FOR)
+                }
+            };
+            let was_held = word.is_some();
+            if !was_held && of.has_ended() {
+                return;
+            }
             // The server between is not back before, and a host that holds for no reason is not asked in a circle.
             tokio::time::sleep(ASKED_AGAIN_EVERY).await;
-            match self.goes_on(&of, &mut flow, word).await {
+            match self.goes_on(&of, &mut flow, word, until).await {
                 Some(next) => stream = next,
-                None => {
+                None if was_held => {
                     return tracing::warn!(command = %of.command, "a held stream did not go on here");
                 }
+                None => return,
             }
         }
     }
@@ -149,7 +169,8 @@ impl Ends {
                     Some(heard) => if flow.on_host(heard).is_break() {
                         return Left::Held;
                     },
-                    None => return Left::Over,
+                    None if flow.has_begun() => return Left::Over,
+                    None => return Left::Unbegun,
                 },
                 place = stream.to_agent.reserve(), if !flow.down.is_empty() => match place {
                     Ok(place) => if let Some(frame) = flow.down.pop_front() {
@@ -166,13 +187,23 @@ impl Ends {
         }
     }
 
-    /// The stream on which the host has answered that first word. It is asked for whenever the region is there, until
-    /// the host's time is over. `None` as well when this server restarts meanwhile: it goes on at the next one.
-    async fn goes_on(&mut self, of: &Of, flow: &mut Flow, word: Bytes) -> Option<ClientStream> {
-        let until = Instant::now() + ASKED_AGAIN_FOR;
+    /// The stream on which the host has answered that first word; without a word, one on which nothing has been said.
+    /// It is asked for whenever the region is there, until the host's time is over. `None` as well when this server
+    /// restarts meanwhile: it goes on at the next one.
+    async fn goes_on(
+        &mut self,
+        of: &Of,
+        flow: &mut Flow,
+        word: Option<Bytes>,
+        until: Instant,
+    ) -> Option<ClientStream> {
+        // What was asked of a stream that is lost.
+        if flow.holds() {
+            return self.is_held(flow).await;
+        }
         while Instant::now() < until {
             // One that only says that it has something to go on with holds nothing up by having gone.
-            if !of.was_here && self.to_client.is_closed() {
+            if self.to_client.is_closed() && (!of.was_here || word.is_none()) {
                 return None;
             }
             let row = of.store.look(|tx| tx.command(of.command)).ok().flatten()?;
@@ -184,6 +215,10 @@ impl Ends {
                 () = asked_to_hold(&mut self.from_client, flow) => return self.is_held(flow).await,
             };
             if let Some(mut stream) = opened {
+                let Some(word) = &word else {
+                    flow.begin_again();
+                    return Some(stream);
+                };
                 let word = match (self.to_client.is_closed(), of.was_here) {
                     (false, _) => word.clone(),
                     // Nobody goes on with it: the host learns that at once, and not when its time is over.

@@ -33,6 +33,8 @@ pub struct Flow {
     taken: u64,
     /// Input from `taken` on.
     untaken: BytesMut,
+    /// The host has said something.
+    heard: bool,
     /// The host has said whether it can be held.
     began: Option<bool>,
     keeps: bool,
@@ -53,6 +55,7 @@ impl Flow {
             output: 0,
             taken: 0,
             untaken: BytesMut::new(),
+            heard: false,
             began: None,
             keeps: false,
             holds: false,
@@ -90,7 +93,13 @@ impl Flow {
     /// Whether the host has said its first word.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        self.began.is_some()
+        self.heard
+    }
+
+    /// Whether the client has asked to be held.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.holds
     }
 
     /// Whether the client may say more.
@@ -143,6 +152,7 @@ impl Flow {
 
     /// Breaks when the host holds it.
     pub fn on_host(&mut self, heard: Bytes) -> ControlFlow<()> {
+        self.heard = true;
         match parse(heard.clone()) {
             Some((Channel::Begun, said)) => {
                 let is_first = self.began.is_none();

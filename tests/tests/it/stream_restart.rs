@@ -2,14 +2,16 @@
 //! writes and reads, and what a container logs, is exact; who leaves meanwhile leaves nothing open; what nobody goes
 //! on with goes on alone; and what a controller that dies takes with it is said to be lost.
 
+use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fairlead_api::types::{Command, Page as Rows};
 use fairlead_protocol::stream::Channel;
 use fairlead_tests::engine::{Names, docker, docker_says};
 use fairlead_tests::fleet::{Fleet, Options};
+use fairlead_tests::line::Weather;
 use fairlead_tests::wait::wait_for;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin};
@@ -22,6 +24,10 @@ const RESTARTS: usize = 3;
 const CHUNK: usize = 16 * 1024;
 /// What may be under way in a `cat`: far more than the pipes between hold.
 const AHEAD: usize = 4 * 1024 * 1024;
+/// Clients that begin something at a time.
+const BESIDE: usize = 3;
+/// Bytes of a copy.
+const COPIED: usize = 24 * 1024 * 1024;
 /// Numbers that tell their place.
 const COUNTER: &str = "n=0; while [ ! -e /tmp/enough ]; do n=$((n+1)); echo line $n; done; echo the end; \
     while :; do sleep 1; done";
@@ -69,10 +75,11 @@ async fn a_process_and_a_log_go_on_over_their_access_servers_restarts_byte_for_b
             }
         }
         process.send(Channel::InputEnd, &[]).await;
-        while came < sent {
-            came += same(came, process.hear().await.expect("it goes on"));
-        }
-        (sent, process.rest().await)
+        // The two outputs are two pipes: what is written last to one may overtake the other.
+        let end = process.rest().await;
+        came += same(came, (Channel::Output, end.output.clone().into()));
+        assert_eq!(came, sent);
+        (sent, end)
     });
     let lines = tokio::spawn(async move { log.rest().await });
     for _ in 0..RESTARTS {
@@ -80,7 +87,7 @@ async fn a_process_and_a_log_go_on_over_their_access_servers_restarts_byte_for_b
     }
     let _ = enough.send(());
     let (sent, end) = echoes.await.unwrap();
-    assert_eq!((end.output.len(), &end.errors[..]), (0, &b"read\n"[..]));
+    assert_eq!(end.errors, b"read\n");
     assert_eq!(end.end.expect("an end")["exit_code"], 7);
     let ended = fleet.api.ended(&ran.id, SOON).await;
     assert_eq!(ended.exit_code, Some(7), "{ended:#?}");
@@ -142,12 +149,12 @@ async fn the_tool_goes_on_over_the_controllers_restarts_byte_for_byte() {
     let cli = Cli::of(&fleet);
     let script = "cat; echo read >&2; exit 7";
     let mut process = cli.command(&["exec", "-i", &talker, "sh", "-c", script]);
-    let mut process = process.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let mut process = process.stdin(Stdio::piped()).spawn().unwrap();
     let log = cli.command(&["logs", "-f", "--tail", "0", &talker]).spawn();
     let lines = tokio::spawn(all_of(log.unwrap()));
 
     let enough = Arc::new(AtomicBool::new(false));
-    let came = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let came = Arc::new(AtomicUsize::new(0));
     let writes = write_until(Arc::clone(&enough), process.stdin.take().unwrap());
     let writes = tokio::spawn(writes);
     let mut stdout = process.stdout.take().unwrap();
@@ -223,6 +230,102 @@ async fn the_tool_goes_on_over_the_controllers_restarts_byte_for_byte() {
     assert_eq!(code, Some(0), "{err}");
     let numbers = counted(&text);
     println!("{sent} B through a process, {numbers} lines");
+}
+
+/// Over a line on which a copy takes some seconds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_go_on_over_the_servers_restarts_byte_for_byte() {
+    let mut fleet = Fleet::start(Options::docker().lines()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let cli = Cli::of(&fleet);
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let whole: Vec<u8> = (0..COPIED).step_by(CHUNK).flat_map(piece).collect();
+    std::fs::write(path("there"), &whole).unwrap();
+    fleet.regions[0].line().set(Weather {
+        bytes_per_s: Some(4 * 1024 * 1024),
+        ..Weather::default()
+    });
+    let inside = format!("{web}:/tmp/copied");
+    for (kind, from, to) in [
+        ("copy-in", path("there"), inside.clone()),
+        ("copy-out", inside.clone(), path("back")),
+    ] {
+        let mut copying = cli.command(&["cp", &from, &to]).spawn().unwrap();
+        wait_for("it is copied", SOON, async || {
+            let all: Rows<Command> = fleet.api.get("commands?limit=10").await.unwrap();
+            let is_it = |row: &Command| row.kind == kind && row.state == "running";
+            let over = copying.try_wait().unwrap();
+            assert!(over.is_none(), "{kind} was over too soon: {over:?}");
+            all.items.iter().any(is_it).then_some(()).ok_or("not yet")?;
+            Ok(())
+        })
+        .await;
+        restart(&mut fleet).await;
+        assert!(fleet.controller.leave().await.success());
+        fleet.controller.start_again();
+        fleet.all_online().await;
+        let over = copying.try_wait().unwrap();
+        assert!(over.is_none(), "{kind} was over too soon: {over:?}");
+        let (_, err, code) = all_of(copying).await;
+        assert_eq!(code, Some(0), "{kind}: {err}");
+    }
+    assert!(
+        std::fs::read(path("back")).unwrap() == whole,
+        "it is the same"
+    );
+}
+
+/// At any moment of a restart: before the host was asked for the stream, before it has dialled, before it was joined.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_begins_while_a_server_restarts_begins() {
+    let mut fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let web = names.polite("web");
+    let cli = Arc::new(Cli::of(&fleet));
+    let enough = Arc::new(AtomicBool::new(false));
+    let times = Arc::new(AtomicUsize::new(0));
+    let mut begun = Vec::new();
+    for _ in 0..BESIDE {
+        let (enough, cli, web) = (Arc::clone(&enough), Arc::clone(&cli), web.clone());
+        let times = Arc::clone(&times);
+        begun.push(tokio::spawn(async move {
+            while !enough.load(Ordering::Relaxed) {
+                let words = ["exec", "-i", web.as_str(), "sh", "-c", "cat; echo said"];
+                let mut child = cli.command(&words).stdin(Stdio::piped()).spawn().unwrap();
+                let mut input = child.stdin.take().unwrap();
+                input.write_all(b"heard ").await.unwrap();
+                drop(input);
+                let (out, err, code) = all_of(child).await;
+                let is_good = (out.as_str(), code) == ("heard said\n", Some(0));
+                assert!(is_good, "{code:?} {out} {err}");
+                times.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    for turn in 0..4 * RESTARTS {
+        let before = times.load(Ordering::Relaxed);
+        wait_for("more have begun", SOON, async || {
+            let failed = begun.iter().any(tokio::task::JoinHandle::is_finished);
+            let more = times.load(Ordering::Relaxed) - before;
+            let is_enough = failed || more >= 2 * BESIDE;
+            is_enough.then_some(()).ok_or(format!("{more}"))
+        })
+        .await;
+        if turn % 4 == 3 {
+            assert!(fleet.controller.leave().await.success());
+            fleet.controller.start_again();
+        } else {
+            restart(&mut fleet).await;
+        }
+    }
+    enough.store(true, Ordering::Relaxed);
+    for begun in begun {
+        begun.await.unwrap();
+    }
+    let times = times.load(Ordering::Relaxed);
+    println!("{} restarts, {times} processes", 4 * RESTARTS);
 }
 
 /// One that dies holds nothing for anybody.

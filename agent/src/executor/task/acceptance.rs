@@ -93,12 +93,13 @@ impl Executor {
             let outcome = Outcome::ended(State::Cancelled, codes::WITHDRAWN, message);
             return self.end_before_it_began(id, outcome);
         }
-        if let Some(at) = self
-            .early_streams
-            .iter()
-            .position(|(open, _)| open.command == id.to_wire())
-        {
-            let (open, _) = self.early_streams.remove(at);
+        let early = std::mem::take(&mut self.early_streams);
+        let (its_own, others): (Vec<_>, _) = early
+            .into_iter()
+            .partition(|(open, _)| open.command == id.to_wire());
+        self.early_streams = others;
+        // Somebody waits for the newest; those before it were asked for by a server that has gone.
+        for (open, _) in its_own.into_iter().rev() {
             self.open_stream(open);
         }
     }

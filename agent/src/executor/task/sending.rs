@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{EARLY_STREAMS_MAX, Executor, SEND_AGAIN_AFTER};
 use crate::executor::StreamDialler;
+use crate::executor::job::News;
 
 impl Executor {
     /// The server asks for a stream: the command that it serves, once verified, gives the right to it.
@@ -35,6 +36,7 @@ impl Executor {
         };
         let Some(link) = &self.link else { return };
         let streams = link.streams.clone();
+        let news = self.around.news.clone();
         // The task ends by itself: dialling has a deadline, and the socket goes to the job.
         tokio::spawn(async move {
             let StreamDialler {
@@ -44,7 +46,11 @@ impl Executor {
             } = streams;
             match dialler.stream(&address, stream_id, &server).await {
                 Ok(socket) => drop(slot.send(socket)),
-                Err(error) => tracing::warn!(command = %id, %error, "stream could not be opened"),
+                Err(error) => {
+                    tracing::warn!(command = %id, %error, "stream could not be opened");
+                    // The server may have ended in between, and whoever asked for it asks again.
+                    let _ = news.send(News::Held { id, slot }).await;
+                }
             }
         });
     }

@@ -1,9 +1,9 @@
-//! The two directions of a terminal, a process or a container's log, on one stream after another.
+//! The two directions of a terminal, a process, a copy or a container's log, on one stream after another.
 //!
 //! A server that restarts in order asks for them to be held. Then nothing more is read of the process, what
 //! was read is sent, and the server is told how much input the process has taken; so nothing is on its way, and
 //! nothing has to be kept here. On the stream that the server's next process asks for both go on at the same byte.
-//! A stream that breaks without that ends a terminal or the log, but not a process: its output is read on.
+//! A stream that breaks without that ends a terminal, a copy or the log, but not a process: its output is read on.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,6 +21,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::super::attached::{send_output, size};
+use super::super::copy::Spooled;
 use super::super::job::News;
 use crate::pty::Pty;
 use crate::runtime::{ContainerRuntime, Output, RuntimeError};
@@ -74,6 +75,8 @@ pub(in crate::executor) enum Sink<'a> {
         input: std::pin::Pin<Box<dyn AsyncWrite + Send>>,
         is_closed: bool,
     },
+    /// To the disk: a copy.
+    File(&'a mut Spooled),
     /// Nowhere: a log.
     Nothing,
 }
@@ -93,6 +96,7 @@ impl Sink<'_> {
                 }
                 Ok(data.len())
             }
+            Self::File(spooled) => spooled.take(data).await,
             Self::Nothing => Ok(data.len()),
         }
     }
@@ -104,15 +108,20 @@ impl Sink<'_> {
                 *is_closed |= input.flush().await.is_err();
                 Ok(())
             }
+            Self::File(spooled) => spooled.flush().await,
             Self::Own(_) | Self::Nothing => Ok(()),
         }
     }
 
     /// The client sends nothing more.
     async fn end(&mut self) {
-        if let Self::Process { input, is_closed } = self {
-            let _ = input.shutdown().await;
-            *is_closed = true;
+        match self {
+            Self::Process { input, is_closed } => {
+                let _ = input.shutdown().await;
+                *is_closed = true;
+            }
+            Self::File(spooled) => spooled.end(),
+            Self::Engine { .. } | Self::Own(_) | Self::Nothing => {}
         }
     }
 
@@ -120,6 +129,7 @@ impl Sink<'_> {
         match self {
             Self::Engine { .. } | Self::Own(_) => Tie::Terminal,
             Self::Process { .. } => Tie::Process,
+            Self::File(_) => Tie::Copy,
             Self::Nothing => Tie::Log,
         }
     }
@@ -135,7 +145,7 @@ impl Sink<'_> {
             Self::Own(pty) => {
                 let _ = pty.resize(columns, rows);
             }
-            Self::Process { .. } | Self::Nothing => {}
+            Self::Process { .. } | Self::File(_) | Self::Nothing => {}
         }
     }
 }
@@ -147,6 +157,8 @@ enum Tie {
     Terminal,
     /// It outlives its client, whose input may end.
     Process,
+    /// It ends with its client, who is heard to the end.
+    Copy,
     /// It ends with its client, who has nothing to say.
     Log,
 }
@@ -267,7 +279,10 @@ struct Way {
 enum Word {
     Input(BytesMut),
     Resize(u16, u16),
+    /// Of the input.
     End,
+    /// Of the client.
+    Gone,
 }
 
 impl Way {
@@ -292,7 +307,7 @@ impl Way {
         let heard = self.heard();
         let bytes = heard.iter().map(|word| match word {
             Word::Input(data) => data.len(),
-            Word::Resize(..) | Word::End => 0,
+            Word::Resize(..) | Word::End | Word::Gone => 0,
         });
         heard.len() >= AHEAD_PIECES_MAX || bytes.sum::<usize>() >= AHEAD_BYTES_MAX
     }
@@ -368,11 +383,16 @@ async fn inward(
     let is_held = tokio::select! {
         is_held = hear(receiver, way, tie) => is_held,
         // It takes nothing any more.
-        _ = &mut giving => false,
+        _ = &mut giving => return false,
     };
-    if !is_held && tie == Tie::Process {
-        // It gets all that its client has said before it went.
-        way.push(Word::End);
+    // It gets all that its client has said before it went.
+    let last = match tie {
+        Tie::Process => Word::End,
+        Tie::Copy => Word::Gone,
+        Tie::Terminal | Tie::Log => return is_held,
+    };
+    if !is_held {
+        way.push(last);
         let _ = giving.await;
     }
     is_held
@@ -397,6 +417,9 @@ async fn hear(receiver: &mut StreamReceiver, way: &Way, tie: Tie) -> bool {
             }
             Some((Channel::InputEnd, _)) if tie != Tie::Terminal => way.push(Word::End),
             Some((Channel::Hold, _)) => return true,
+            // Who was asked to hold before it began.
+            Some((Channel::Resume, said))
+                if Position::parse(&said) == Some(Position::default()) => {}
             Some(_) | None if tie == Tie::Log => {}
             // Nothing else may come from a client; and a terminal ends with its client's input.
             Some(_) | None => return false,
@@ -404,7 +427,7 @@ async fn hear(receiver: &mut StreamReceiver, way: &Way, tie: Tie) -> bool {
     }
 }
 
-/// Returns when the process takes nothing any more. Dropped at any moment, `taken` says how far it came.
+/// Returns when the process takes nothing any more, or its client has gone. Dropped at any moment, `taken` says how far it came.
 async fn give(sink: &mut Sink<'_>, taken: &AtomicU64, way: &Way) -> std::io::Result<()> {
     loop {
         match way.next().await {
@@ -422,6 +445,7 @@ async fn give(sink: &mut Sink<'_>, taken: &AtomicU64, way: &Way) -> std::io::Res
             }
             Word::Resize(columns, rows) => sink.resize(columns, rows).await,
             Word::End => sink.end().await,
+            Word::Gone => return Ok(()),
         }
     }
 }
@@ -465,7 +489,7 @@ impl Outward<'_, '_> {
                 *self.sent += data.len() as u64;
                 listens = listens && send_output(sender, piece).await;
             }
-            if !listens && self.tie != Tie::Process {
+            if !listens && matches!(self.tie, Tie::Terminal | Tie::Log) {
                 return Left::Gone;
             }
         }
