@@ -19,7 +19,7 @@ pub enum Channel {
     /// Agent to client, last frame: JSON `{"state":"succeeded","code":"","message":"","exit_code":0}`.
     End,
     /// Agent to client, first frame: the work has begun, input may be sent. Of what can be held (a terminal, a
-    /// process, a log) it has a payload ([`CAN_BE_HELD`]).
+    /// process, a log, a copy) it has a payload ([`CAN_BE_HELD`]).
     Begun,
     /// Client to agent: JSON `{"columns":80,"rows":25}`.
     Resize,

@@ -482,6 +482,7 @@ async fn ask_engine(
     let runtime = &*around.runtime;
     let id = CommandId::from_wire(&command.id)
         .map_err(|error| RuntimeError::Engine(error.to_string()))?;
+    let on = |stream: &mut Option<StreamSocket>| Some((stream.take()?, around.again(id)));
     match kind {
         Kind::Exec(wanted) => {
             let asked = exec::Asked {
@@ -501,17 +502,10 @@ async fn ask_engine(
             ))
             .await
         }
-        Kind::Logs(logs) => {
-            let stream = stream.take().map(|stream| (stream, around.again(id)));
-            Box::pin(attached::run_logs(runtime, logs, stream)).await
-        }
-        Kind::CopyOut(wanted) => {
-            let stream = stream.take().map(|stream| (stream, around.again(id)));
-            Box::pin(copy::run_out(runtime, wanted, stream)).await
-        }
+        Kind::Logs(logs) => Box::pin(attached::run_logs(runtime, logs, on(stream))).await,
+        Kind::CopyOut(wanted) => Box::pin(copy::run_out(runtime, wanted, on(stream))).await,
         Kind::CopyIn(wanted) => {
-            let stream = stream.take().map(|stream| (stream, around.again(id)));
-            Box::pin(copy::run_in(runtime, id, wanted, stream, &around.spool)).await
+            Box::pin(copy::run_in(runtime, id, wanted, on(stream), &around.spool)).await
         }
         Kind::Inspect(inspect) if inspect.kind == INSPECT_HOST => Ok(own::check_host(around).await),
         Kind::RenewCertificate(_) => Ok(own::renew(around).await),

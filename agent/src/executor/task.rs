@@ -295,6 +295,10 @@ impl Executor {
                 });
                 // What the last link's peer was sent, this one's may not have.
                 self.sent.clear();
+                for (open, _) in std::mem::take(&mut self.early_streams) {
+                    let why = "it was asked for on a link that has ended";
+                    self.refuse_stream(open.id, codes::NO_STREAM, why);
+                }
                 self.send_unacked();
             }
             Request::LinkDown { connection } => {

@@ -266,7 +266,12 @@ pub(crate) async fn upload(
         Ok(command) => Ok(Json(command)),
         Err(error) => {
             throw_away(&mut body).await;
-            Err(explained(&state, &caller, &id, error).await)
+            let error = explained(&state, &caller, &id, error).await;
+            // All of it may have been there before the stream broke.
+            match state.backend.command(&caller, &id, 0).await {
+                Ok(command) if command.state == "succeeded" => Ok(Json(command)),
+                _ => Err(error),
+            }
         }
     }
 }

@@ -91,7 +91,7 @@ pub(crate) async fn attached(
     let begun = Cell::new(false);
     loop {
         if command.is_final {
-            return Ok(command);
+            return over(context, client, command).await;
         }
         match stream::open(client, &command.id, false).await {
             Ok(opened) => {
@@ -111,7 +111,7 @@ pub(crate) async fn attached(
                 // The reason may be that it has ended: then its end is the better answer.
                 let newest = client.command(&command.id, Duration::ZERO).await?;
                 return if newest.is_final {
-                    Ok(newest)
+                    over(context, client, newest).await
                 } else {
                     Err(failure)
                 };
@@ -122,6 +122,15 @@ pub(crate) async fn attached(
         command = act::look_again(client, command, look, &mut teller).await?;
         patience.check(client, &command).await?;
     }
+}
+
+/// It has ended, and nothing of its stream was seen. What has run has lost its stream before the first word.
+async fn over(context: &Context, client: &Client, command: Command) -> Result<Command, Failure> {
+    let has_run = command.state == "succeeded" || command.exit_code.is_some();
+    if has_run && command.kind != "copy-in" {
+        return broke(context, client, command).await;
+    }
+    Ok(command)
 }
 
 /// What is left to say when a stream breaks that had begun. The end of a copy into a container says whether it is
@@ -137,9 +146,11 @@ async fn broke(context: &Context, client: &Client, command: Command) -> Result<C
             act::wait(context, client, command).await
         }
         "exec" => {
-            say(
-                "the connection to its output broke; the process goes on without input, and is waited for",
-            );
+            if !command.is_final {
+                say(
+                    "the connection to its output broke; the process goes on without input, and is waited for",
+                );
+            }
             let show = format!("fairlead command show {}", short(&command.id));
             let ended = act::wait(context, client, command).await?;
             let (exit, how) = match ended.exit_code {

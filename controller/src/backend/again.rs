@@ -24,6 +24,8 @@ const FRAMES_MAX: usize = 8;
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
 /// How often a host is asked again for what it holds.
 const ASKED_AGAIN_EVERY: Duration = Duration::from_millis(100);
+/// One that does not begin is asked less and less often.
+const ASKED_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 /// For how long: a host holds no longer.
 const ASKED_AGAIN_FOR: Duration = Duration::from_secs(60);
 
@@ -34,6 +36,7 @@ struct Of {
     command: CommandId,
     /// Who goes on with it was there before, at this process or the one before: when it has gone, the host is told.
     was_here: bool,
+    is_session: bool,
 }
 
 impl Of {
@@ -68,6 +71,7 @@ impl ControllerBackend {
     ) -> ClientStream {
         let of = Of {
             was_here: first.is_some() || is_session,
+            is_session,
             store: self.parts.store.clone(),
             dispatch: Arc::clone(&self.parts.dispatch),
             command,
@@ -107,8 +111,6 @@ enum Left {
 
 impl Ends {
     async fn serve(mut self, of: Of, mut flow: Flow, first: Option<ClientStream>) {
-        // A host waits no longer for the first one.
-        let begins_until = Instant::now() + limits::STREAM_DIAL_TIMEOUT;
         let mut stream = if let Some(first) = first {
             first
         } else {
@@ -116,6 +118,10 @@ impl Ends {
             let word = self.from_client.recv().await;
             let nowhere = || frame(Channel::Resume, &[]);
             let word = word.unwrap_or_else(nowhere);
+            if is_hold(&word) {
+                // It comes again.
+                return;
+            }
             flow.go_on_at(&word);
             let until = Instant::now() + ASKED_AGAIN_FOR;
             match self.goes_on(&of, &mut flow, Some(word), until).await {
@@ -123,11 +129,19 @@ impl Ends {
                 None => return,
             }
         };
+        let mut begins_until = None;
+        let mut pause = ASKED_AGAIN_EVERY / 2;
         loop {
             let (word, until) = match self.pass(&of, &mut flow, &mut stream).await {
                 Left::Over => return,
-                Left::Unbegun => (None, begins_until),
+                // A host waits no longer for the first one.
+                Left::Unbegun => {
+                    pause = (pause * 2).min(ASKED_AT_LEAST_EVERY);
+                    let until = Instant::now() + limits::STREAM_DIAL_TIMEOUT;
+                    (None, *begins_until.get_or_insert(until))
+                }
                 Left::Held => {
+                    pause = ASKED_AGAIN_EVERY;
                     tracing::info!(command = %of.command, "a stream is held: its access server restarts");
                     (Some(flow.resume()), Instant::now() + ASKED_AGAIN_FOR)
                 }
@@ -137,7 +151,7 @@ impl Ends {
                 return;
             }
             // The server between is not back before, and a host that holds for no reason is not asked in a circle.
-            tokio::time::sleep(ASKED_AGAIN_EVERY).await;
+            tokio::time::sleep(pause).await;
             match self.goes_on(&of, &mut flow, word, until).await {
                 Some(next) => stream = next,
                 None if was_held => {
@@ -199,7 +213,7 @@ impl Ends {
     ) -> Option<ClientStream> {
         // What was asked of a stream that is lost.
         if flow.holds() {
-            return self.is_held(flow).await;
+            return self.is_held(of, flow).await;
         }
         while Instant::now() < until {
             // One that only says that it has something to go on with holds nothing up by having gone.
@@ -212,7 +226,7 @@ impl Ends {
             }
             let opened = tokio::select! {
                 opened = of.dispatch.open_stream(&row) => opened.ok(),
-                () = asked_to_hold(&mut self.from_client, flow) => return self.is_held(flow).await,
+                () = asked_to_hold(&mut self.from_client, flow) => return self.is_held(of, flow).await,
             };
             if let Some(mut stream) = opened {
                 let Some(word) = &word else {
@@ -237,17 +251,23 @@ impl Ends {
             }
             tokio::select! {
                 () = tokio::time::sleep(ASKED_AGAIN_EVERY) => {}
-                () = asked_to_hold(&mut self.from_client, flow) => return self.is_held(flow).await,
+                () = asked_to_hold(&mut self.from_client, flow) => return self.is_held(of, flow).await,
             }
         }
         None
     }
 
-    /// The host holds it already.
-    async fn is_held(&self, flow: &Flow) -> Option<ClientStream> {
-        let _ = self.to_client.send(flow.held()).await;
+    /// The host holds it already; or it has not begun, and a client that is told nothing attaches again by itself.
+    async fn is_held(&self, of: &Of, flow: &Flow) -> Option<ClientStream> {
+        if flow.has_begun() || !of.was_here || of.is_session {
+            let _ = self.to_client.send(flow.held()).await;
+        }
         None
     }
+}
+
+fn is_hold(word: &Bytes) -> bool {
+    matches!(parse(word.clone()), Some((Channel::Hold, _)))
 }
 
 /// Until the client is to be held as well; what it says before is kept. It waits when it may go on.
@@ -255,7 +275,7 @@ async fn asked_to_hold(from_client: &mut mpsc::Receiver<Bytes>, flow: &mut Flow)
     while flow.may_keep()
         && let Some(word) = from_client.recv().await
     {
-        if matches!(parse(word.clone()), Some((Channel::Hold, _))) {
+        if is_hold(&word) {
             return;
         }
         flow.keep(word);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use fairlead_api::types::{Command, Page as Rows};
 use fairlead_protocol::stream::Channel;
+use fairlead_tests::client::request;
 use fairlead_tests::engine::{Names, docker, docker_says};
 use fairlead_tests::fleet::{Fleet, Options};
 use fairlead_tests::line::Weather;
@@ -16,7 +17,7 @@ use fairlead_tests::wait::wait_for;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin};
 
-use crate::acts::{attach, exec, logs};
+use crate::acts::{self, attach, exec, logs};
 use crate::cli::Cli;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -326,6 +327,44 @@ async fn what_begins_while_a_server_restarts_begins() {
     }
     let times = times.load(Ordering::Relaxed);
     println!("{} restarts, {times} processes", 4 * RESTARTS);
+}
+
+/// A command that waits for its turn may have been given a stream by a server that is gone when the turn comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_its_turn_while_a_server_restarts_has_its_reader() {
+    let mut fleet = Fleet::start(Options::docker()).await;
+    let names = Names::new();
+    let slow = names.deaf("slow", 15);
+    let cli = Cli::of(&fleet);
+    let begun = request("box", acts::restart(&slow));
+    let before = fleet.api.submit(&begun, Duration::ZERO).await.unwrap();
+    wait_for("it has the turn", SOON, async || {
+        let now: Command = fleet
+            .api
+            .get(&format!("commands/{}", before.id))
+            .await
+            .unwrap();
+        (now.state == "running").then_some(()).ok_or(now.state)
+    })
+    .await;
+    let waits = cli.command(&["exec", &slow, "echo", "said"]).spawn();
+    wait_for("it waits", SOON, async || {
+        let all: Rows<Command> = fleet.api.get("commands?limit=10").await.unwrap();
+        let is_there = all.items.iter().any(|row| row.kind == "exec");
+        is_there.then_some(()).ok_or("not yet".to_owned())
+    })
+    .await;
+    for _ in 0..RESTARTS {
+        restart(&mut fleet).await;
+    }
+    let now: Command = fleet
+        .api
+        .get(&format!("commands/{}", before.id))
+        .await
+        .unwrap();
+    assert!(!now.is_final, "its turn came before the restarts: {now:#?}");
+    let (out, err, code) = all_of(waits.unwrap()).await;
+    assert_eq!((out.as_str(), code), ("said\n", Some(0)), "{err}");
 }
 
 /// One that dies holds nothing for anybody.

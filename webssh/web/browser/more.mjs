@@ -49,8 +49,8 @@ async function mouse() {
     return [box.x + (column - 0.5) * (box.width / columns), box.y + (row - 0.5) * (box.height / rows)];
   };
   const heard = async (expected, label, act) => {
-    await type(`clear; stty raw -echo; printf '\\033[?1000h\\033[?1006h'; printf 'rea''dy'; head -c ${expected.length} | od -An -tx1 | tr -d ' \\n'; printf '\\033[?1006l\\033[?1000l'; stty sane; echo :${label}''`);
-    await shows("ready");
+    await type(`clear; stty raw -echo; printf '\\033[?1000h\\033[?1006h'; printf 'rea''dy-${label}'; head -c ${expected.length} | od -An -tx1 | tr -d ' \\n'; printf '\\033[?1006l\\033[?1000l'; stty sane; echo :${label}''`);
+    await shows(`ready-${label}`);
     await act();
     await until(`what the mouse did (${label})`, async () => (await text()).includes(`:${label}`));
     const bytes = Buffer.from(expected).toString("hex");
@@ -63,8 +63,8 @@ async function mouse() {
     await page.mouse.wheel(0, 60);
   });
   // Asked for no more: a click selects, and says nothing.
-  await type("clear; stty raw -echo; printf 'rea''dy'; head -c 1 | od -An -tx1 | tr -d ' \\n'; stty sane; echo :quiet''");
-  await shows("ready");
+  await type("clear; stty raw -echo; printf 'rea''dy-quiet'; head -c 1 | od -An -tx1 | tr -d ' \\n'; stty sane; echo :quiet''");
+  await shows("ready-quiet");
   await page.mouse.click(...(await at(7, 3)));
   await page.keyboard.press("q");
   await shows("71:quiet");

@@ -98,8 +98,7 @@ impl Executor {
             .into_iter()
             .partition(|(open, _)| open.command == id.to_wire());
         self.early_streams = others;
-        // Somebody waits for the newest; those before it were asked for by a server that has gone.
-        for (open, _) in its_own.into_iter().rev() {
+        for (open, _) in its_own {
             self.open_stream(open);
         }
     }

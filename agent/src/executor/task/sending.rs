@@ -1,10 +1,12 @@
 //! What the actor says: streams, progress, results. All of it to the present link's bounded queue.
 
 use bytes::Bytes;
+use fairlead_link::socket::StreamSocket;
 use fairlead_protocol::{
     CommandId, CommandResult, LinkUp, OpenStream, Progress, ResultPart, Stamp, State, StreamId,
     StreamRefused, codes, limits, link_up,
 };
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{EARLY_STREAMS_MAX, Executor, SEND_AGAIN_AFTER};
@@ -23,7 +25,11 @@ impl Executor {
         if open.host[..] != self.parts.host.as_bytes()[..] {
             return self.refuse_stream(open.id, codes::NO_STREAM, "the stream is for another host");
         }
-        let Some(slot) = self.stream_slots.remove(&id) else {
+        let slot = self
+            .stream_slots
+            .remove(&id)
+            .or_else(|| self.another_slot(id));
+        let Some(slot) = slot else {
             let ended = self.parts.journal.entry(id).is_some()
                 || self.fleeting.get(id).is_some()
                 || self.lanes.holds(id);
@@ -53,6 +59,15 @@ impl Executor {
                 }
             }
         });
+    }
+
+    /// For a command that has not had its turn: what was dialled for it before may be a stream of a server that has
+    /// gone, and who asks last is there.
+    fn another_slot(&mut self, id: CommandId) -> Option<oneshot::Sender<StreamSocket>> {
+        let stream = self.live.get_mut(&id)?.stream.as_mut()?;
+        let (slot, next) = oneshot::channel();
+        *stream = next;
+        Some(slot)
     }
 
     pub(super) fn refuse_stream(&mut self, id: Bytes, code: &str, message: &str) {

@@ -44,7 +44,7 @@ const BEAT_EVERY: Duration = Duration::from_secs(3);
 
 /// Where a terminal's output comes from.
 pub(in crate::executor) enum Source<'a> {
-    /// An exec.
+    /// An exec, a log, or an archive.
     Engine(BoxStream<'static, Result<Output, RuntimeError>>),
     /// A terminal of our own; its end is learnt elsewhere.
     Own(&'a Pty),
@@ -159,7 +159,7 @@ enum Tie {
     Process,
     /// It ends with its client, who is heard to the end.
     Copy,
-    /// It ends with its client, who has nothing to say.
+    /// It ends with its client, who has nothing to say: a log, or a copy out of a container.
     Log,
 }
 
@@ -514,11 +514,11 @@ impl Again<'_> {
             self.news.send(news).await.ok()?;
             match tokio::time::timeout_at(until, coming).await {
                 Ok(Ok(mut stream)) => match first(&mut stream).await {
-                    Some(word) => return resumes(word, at).then_some(stream),
-                    // Who came for it has gone without a word: its server restarts as well.
-                    None => tokio::time::sleep(AGAIN_AFTER).await,
+                    Some(word) if !is_hold(&word) => return resumes(word, at).then_some(stream),
+                    // Who came for it has gone without a word of its own: its server restarts as well.
+                    Some(_) | None => tokio::time::sleep(AGAIN_AFTER).await,
                 },
-                // It could not be dialled.
+                // There was no link to dial on.
                 Ok(Err(_)) => tokio::time::sleep(AGAIN_AFTER).await,
                 Err(_) => return None,
             }
@@ -529,6 +529,10 @@ impl Again<'_> {
 async fn first(stream: &mut StreamSocket) -> Option<Bytes> {
     let first = tokio::time::timeout(RESUME_WITHIN, stream.hear()).await;
     first.ok()?.ok()?
+}
+
+fn is_hold(word: &Bytes) -> bool {
+    matches!(parse(word.clone()), Some((Channel::Hold, _)))
 }
 
 fn resumes(word: Bytes, at: Position) -> bool {
