@@ -379,6 +379,7 @@ impl Dispatching for Dispatch {
             id: id.to_wire(),
             host: row.host.to_wire(),
             command: row.id.to_wire(),
+            speaks_first: true,
         };
         if self
             .regions

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fairlead_api::ClientStream;
 use fairlead_link::carry::carry;
 use fairlead_link::socket::StreamSocket;
+use fairlead_protocol::stream::{Channel, frame};
 use fairlead_protocol::{HostId, StreamId, limits};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -73,7 +74,9 @@ impl Streams {
         tokio::spawn(async move {
             // The access server waits this long for the host, and then dials itself.
             let patience = limits::STREAM_DIAL_TIMEOUT * 2;
-            if let Ok(Ok(socket)) = tokio::time::timeout(patience, socket).await {
+            if let Ok(Ok(mut socket)) = tokio::time::timeout(patience, socket).await {
+                // The host begins now. Where it is not so far, its end comes below.
+                let _ = socket.send(frame(Channel::Input, &[])).await;
                 tokio::select! {
                     () = ended.cancelled() => {}
                     () = carry(socket, from_client, to_client) => {}

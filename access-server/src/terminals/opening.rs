@@ -75,6 +75,7 @@ impl Counter {
             id: id.to_wire(),
             host: host.to_wire(),
             command: info.session.to_wire(),
+            ..OpenStream::default()
         };
         if !open_stream(region, open, host) {
             region.streams.forget(id);
@@ -180,6 +181,7 @@ async fn dialled_again(
                 id: id.to_wire(),
                 host: host.to_wire(),
                 command: session.to_wire(),
+                ..OpenStream::default()
             };
             if !open_stream(region, open, host) {
                 region.streams.forget(id);

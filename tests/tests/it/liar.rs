@@ -403,6 +403,7 @@ async fn a_taken_over_access_server_cannot_command_anything() {
         id: random::bytes::<16>().to_vec().into(),
         host: liar.host.to_wire(),
         command: random::bytes::<16>().to_vec().into(),
+        ..OpenStream::default()
     };
     tell(&mut socket, link_down::Kind::OpenStream(open)).await;
     loop {

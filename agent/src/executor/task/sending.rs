@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use fairlead_link::socket::StreamSocket;
+use fairlead_protocol::stream::{Channel, parse};
 use fairlead_protocol::{
     CommandId, CommandResult, LinkUp, OpenStream, Progress, ResultPart, Stamp, State, StreamId,
     StreamRefused, codes, limits, link_up,
@@ -50,10 +51,15 @@ impl Executor {
                 address,
                 server,
             } = streams;
-            match dialler.stream(&address, stream_id, &server).await {
+            let dialled = match dialler.stream(&address, stream_id, &server).await {
+                Ok(socket) if open.speaks_first => spoken_to(socket).await,
+                Ok(socket) => Ok(socket),
+                Err(error) => Err(error.to_string()),
+            };
+            match dialled {
                 Ok(socket) => drop(slot.send(socket)),
                 Err(error) => {
-                    tracing::warn!(command = %id, %error, "stream could not be opened");
+                    tracing::warn!(command = %id, error, "stream could not be opened");
                     // The server may have ended in between, and whoever asked for it asks again.
                     let _ = news.send(News::Held { id, slot }).await;
                 }
@@ -155,5 +161,19 @@ impl Executor {
                 self.send_result(result);
             }
         }
+    }
+}
+
+/// The stream, once who asked for it has it too: until then a server between may end and take it along, and what had
+/// begun would have no reader.
+async fn spoken_to(mut socket: StreamSocket) -> Result<StreamSocket, String> {
+    match tokio::time::timeout(limits::STREAM_DIAL_TIMEOUT, socket.hear()).await {
+        Ok(Ok(Some(word))) => match parse(word) {
+            Some((Channel::Input, data)) if data.is_empty() => Ok(socket),
+            _ => Err("its server restarts".to_owned()),
+        },
+        Ok(Ok(None)) => Err("it was closed before a word was said".to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("nobody said a word".to_owned()),
     }
 }

@@ -191,6 +191,7 @@ async fn floods_of_an_access_server_cost_its_agent_bounded_memory() {
             id: random::bytes::<16>().to_vec().into(),
             host: liar.host.to_wire(),
             command: random::bytes::<16>().to_vec().into(),
+            ..OpenStream::default()
         };
         tell(&mut socket, link_down::Kind::OpenStream(open)).await;
         ack(
