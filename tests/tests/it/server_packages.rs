@@ -1,6 +1,7 @@
 //! A newer package of the servers, installed at any hour, on machines of their own: by the servers' line and by dpkg. Under
 //! commands, each of which runs once, and no host is shown as down.
 
+use fairlead_tests::engine;
 use fairlead_tests::hosts::{Hosts, TestHost};
 use fairlead_tests::package;
 use fairlead_tests::wait::wait_for;
@@ -160,14 +161,14 @@ async fn newer_debian_packages_upgrade_both_servers_and_go_back_over_no_format()
     scene.are(package::NEWER).await;
     scene.was_not_noticed().await;
 
-    // A program that is older than the database leaves that alone and says so in one sentence. The number in the
-    // file's header is what tells; what lies beside it would go before.
+    // A program that is older than the database leaves that alone and says so in one sentence.
     let ledger = "/var/lib/fairlead-access-server/ledger.db";
+    ran(host, "systemctl stop fairlead-access-server").await;
+    of_format_99(host, ledger);
     ran(
         host,
         &format!(
-            "systemctl stop fairlead-access-server; rm -f {ledger}-wal {ledger}-shm; printf '\\000\\000\\000\\143' | dd of={ledger} bs=1 seek=60 \
-             conv=notrunc 2>/dev/null; cksum {ledger} >/tmp/ledger; dpkg -i /srv/first/*.deb; \
+            "cksum {ledger} >/tmp/ledger; dpkg -i /srv/first/*.deb; \
              systemctl start --no-block fairlead-access-server"
         ),
     )
@@ -189,4 +190,22 @@ async fn newer_debian_packages_upgrade_both_servers_and_go_back_over_no_format()
         "{said}"
     );
     ran(host, &format!("cksum {ledger} | cmp - /tmp/ledger")).await;
+}
+
+/// Done to a copy, into which goes what lies beside it: a library follows the link of `/proc` to our own files.
+fn of_format_99(host: &TestHost, file: &str) {
+    let init = engine::field(host.container(), "{{.State.Pid}}").expect("it runs");
+    let there = |suffix: &str| format!("/proc/{init}/root{file}{suffix}");
+    let dir = tempfile::tempdir().unwrap();
+    let here = |suffix: &str| dir.path().join(format!("copy{suffix}"));
+    std::fs::copy(there(""), here("")).unwrap();
+    let beside = std::fs::copy(there("-wal"), here("-wal"));
+    let database = rusqlite::Connection::open(here("")).unwrap();
+    database.pragma_update(None, "user_version", 99).unwrap();
+    database.close().unwrap();
+    // In place, so that it stays its owner's.
+    std::fs::write(there(""), std::fs::read(here("")).unwrap()).unwrap();
+    if beside.is_ok() {
+        std::fs::remove_file(there("-wal")).unwrap();
+    }
 }
