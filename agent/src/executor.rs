@@ -13,8 +13,9 @@
 //! | `turn` | who is first: the job that begins, or the person who withdraws |
 //! | `handover` | another instance beside this one: what is given away, what is left alone |
 //! | `fleeting` | results that are not journalled |
-//! | `attached` | exec, logs and copies, with or without a stream |
-//! | `terminal` | terminals; and (`line`) both ways of them, of processes and of logs, on one stream after another |
+//! | `attached` | exec and logs, with or without a stream |
+//! | `copy` | copies into a container and out of one |
+//! | `terminal` | terminals; and (`line`) both ways of them, of processes, logs and copies, on one stream after another |
 //! | `host_shell` | a shell on the host itself |
 //! | `settle` | after a crash: what became of a command that had begun |
 //!

@@ -120,6 +120,12 @@ pub fn parse(mut frame: Bytes) -> Option<(Channel, Bytes)> {
     Some((channel, frame.split_off(1)))
 }
 
+/// Whether it says that the stream ends and another one follows.
+#[must_use]
+pub fn is_hold(frame: &Bytes) -> bool {
+    frame.first() == Some(&Channel::Hold.tag())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -55,7 +55,7 @@ pub(super) enum News {
     /// It only reads, and may do so for long: its client is there.
     Attached { id: CommandId },
     /// Its next stream goes there: what runs is held, or the last one could not be dialled.
-    Held {
+    AwaitsStream {
         id: CommandId,
         slot: oneshot::Sender<StreamSocket>,
     },

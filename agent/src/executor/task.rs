@@ -392,7 +392,7 @@ impl Executor {
             }
             News::ExecMade { id, exec } => self.parts.journal.note_exec(id, &exec),
             News::Attached { id } => self.send_progress(id, None),
-            News::Held { id, slot } => {
+            News::AwaitsStream { id, slot } => {
                 if self.live.contains_key(&id) {
                     self.stream_slots.insert(id, slot);
                 }

@@ -4,14 +4,12 @@
 //! the stream has ended, or the host's owner has forbidden it meanwhile, whatever still carries it is hung up and, if need be, killed.
 //! Over an orderly restart of its server it is held (`line`).
 
-use std::time::Duration;
-
 use fairlead_link::socket::{StreamReceiver, StreamSender, StreamSocket};
 use fairlead_protocol::{CommandId, Exec, codes};
 
 use super::attached::exit_code;
 use super::outcome::Outcome;
-use crate::runtime::{ContainerRuntime, ExecState, RuntimeError};
+use crate::runtime::{ContainerRuntime, RuntimeError};
 use line::{Again, Left, Line, Sink, Source};
 
 pub(super) mod line;
@@ -20,12 +18,6 @@ pub(super) mod line;
 const MARKER: &str = "FAIRLEAD_TERMINAL";
 /// What a terminal runs when no program is named. Nothing of a request is ever part of it.
 const CHOOSE: &str = "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi";
-/// How often a size is tried: an engine may say for a moment that the exec does not run yet.
-const RESIZES_MAX: u32 = 20;
-/// See [`RESIZES_MAX`].
-const RESIZED_AGAIN_AFTER: Duration = Duration::from_millis(10);
-/// How often the engine is asked whether there is still something to resize.
-const LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
 /// The beginning of the output, in which an engine says that there is no shell.
 const BEGINNING_BYTES: usize = 512;
 
@@ -67,11 +59,11 @@ pub(super) async fn run(
         ));
     };
     let io = runtime.exec_start(exec_id, true).await?;
-    resize(runtime, exec_id, exec).await;
     let sink = Sink::Engine {
         runtime,
         exec_id,
         input: io.input,
+        size: size(exec),
     };
     let mut line = Line::new(Source::Engine(io.output), sink, BEGINNING_BYTES);
     let (mut sender, mut receiver) = stream.split();
@@ -152,35 +144,11 @@ pub(super) fn closed() -> Outcome {
     }
 }
 
-async fn resize(runtime: &dyn ContainerRuntime, exec_id: &str, exec: &Exec) {
-    let (Ok(columns), Ok(rows)) = (u16::try_from(exec.columns), u16::try_from(exec.rows)) else {
-        return;
-    };
-    if columns == 0 || rows == 0 {
-        return;
-    }
-    let resized = async {
-        for _ in 0..RESIZES_MAX {
-            if runtime.exec_resize(exec_id, columns, rows).await.is_ok() {
-                return;
-            }
-            tokio::time::sleep(RESIZED_AGAIN_AFTER).await;
-        }
-    };
-    // An engine lets who resizes a process that could not be started wait for it, each time for 10 s.
-    let over = async {
-        loop {
-            tokio::time::sleep(LOOKED_AT_EVERY).await;
-            let state = runtime.exec_state(exec_id).await;
-            if matches!(state, Ok(ExecState::Exited(_) | ExecState::Forgotten)) {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        () = resized => {}
-        () = over => {}
-    }
+/// The size that was asked for, where one was.
+fn size(exec: &Exec) -> Option<(u16, u16)> {
+    let columns = u16::try_from(exec.columns).ok().filter(|n| *n > 0)?;
+    let rows = u16::try_from(exec.rows).ok().filter(|n| *n > 0)?;
+    Some((columns, rows))
 }
 
 /// A container without any shell says so in the engine's words; here it is said in ours.

@@ -266,10 +266,11 @@ pub(crate) async fn upload(
         Ok(command) => Ok(Json(command)),
         Err(error) => {
             throw_away(&mut body).await;
+            let was_lost = error.code == codes::STREAM_LOST;
             let error = explained(&state, &caller, &id, error).await;
-            // All of it may have been there before the stream broke.
+            // All of it may have been there before the stream broke. Who had no stream has sent nothing.
             match state.backend.command(&caller, &id, 0).await {
-                Ok(command) if command.state == "succeeded" => Ok(Json(command)),
+                Ok(command) if was_lost && command.state == "succeeded" => Ok(Json(command)),
                 _ => Err(error),
             }
         }

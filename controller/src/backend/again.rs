@@ -1,6 +1,7 @@
 //! A client's stream over several of its host's: where the access server between restarts in order, the host holds what
 //! flows (`fairlead_protocol::stream`), and here its stream is asked for again and goes on at the same byte. One that was
-//! lost before it began is asked for again as well. The client notices a pause. May use: the commands in the store, and what opens their streams.
+//! lost before it began is asked for again as well. The client notices a pause. May use: the commands in the store, and
+//! what opens their streams.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fairlead_api::ClientStream;
 use fairlead_protocol::stream::flow::{Client, Flow};
-use fairlead_protocol::stream::{Channel, frame, parse};
+use fairlead_protocol::stream::{Channel, frame, is_hold};
 use fairlead_protocol::{CommandId, limits};
 use fairlead_store::Store;
 use tokio::sync::mpsc;
@@ -264,10 +265,6 @@ impl Ends {
         }
         None
     }
-}
-
-fn is_hold(word: &Bytes) -> bool {
-    matches!(parse(word.clone()), Some((Channel::Hold, _)))
 }
 
 /// Until the client is to be held as well; what it says before is kept. It waits when it may go on.

@@ -110,6 +110,12 @@ async fn what_goes_in_comes_out_byte_for_byte_and_nobody_elses_command_is_served
     );
     let (status, body, _) = at(&fleet.api, Method::PUT, &command.id, &archive).await;
     assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    // It has been done, but not by these.
+    let path = format!("commands/{}/archive", command.id);
+    for api in [&fleet.api, &eve] {
+        let (status, body, _) = api.raw(Method::PUT, &path, archive.clone()).await;
+        assert!(status >= 400, "{}", String::from_utf8_lossy(&body));
+    }
     let (status, body, whole) = out(&fleet.api, &web, "/tmp/in.bin").await;
     assert_eq!((status, whole), (200, true));
     assert!(only(&body) == content, "{} bytes came", body.len());

@@ -1,6 +1,7 @@
 //! Streams over an orderly restart of the access server between, and the CLI's over the controller's: what a process
-//! writes and reads, and what a container logs, is exact; who leaves meanwhile leaves nothing open; what nobody goes
-//! on with goes on alone; and what a controller that dies takes with it is said to be lost.
+//! writes and reads, what a container logs, and what is copied, is exact; what begins meanwhile begins, and what waits
+//! for its turn has its reader; who leaves meanwhile leaves nothing open; what nobody goes on with goes on alone; and
+//! what a controller that dies takes with it is said to be lost.
 
 use std::process::Stdio;
 use std::sync::Arc;

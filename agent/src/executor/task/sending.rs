@@ -61,7 +61,7 @@ impl Executor {
                 Err(error) => {
                     tracing::warn!(command = %id, error, "stream could not be opened");
                     // The server may have ended in between, and whoever asked for it asks again.
-                    let _ = news.send(News::Held { id, slot }).await;
+                    let _ = news.send(News::AwaitsStream { id, slot }).await;
                 }
             }
         });

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use fairlead_link::socket::{StreamReceiver, StreamSender, StreamSocket};
 use fairlead_protocol::CommandId;
-use fairlead_protocol::stream::{CAN_BE_HELD, Channel, Position, frame, parse};
+use fairlead_protocol::stream::{CAN_BE_HELD, Channel, Position, frame, is_hold, parse};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -41,6 +41,10 @@ const RESUME_WITHIN: Duration = Duration::from_secs(10);
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// How often a client is tried that cannot be heard.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
+/// How often a size is tried: an engine may say for a moment that the exec does not run yet.
+const RESIZES_MAX: u32 = 20;
+/// See [`RESIZES_MAX`].
+const RESIZED_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// Where a terminal's output comes from.
 pub(in crate::executor) enum Source<'a> {
@@ -66,6 +70,8 @@ pub(in crate::executor) enum Sink<'a> {
         runtime: &'a dyn ContainerRuntime,
         exec_id: &'a str,
         input: std::pin::Pin<Box<dyn AsyncWrite + Send>>,
+        /// The size (columns, rows) that it is to have, and may not have yet.
+        size: Option<(u16, u16)>,
     },
     /// To a terminal of our own.
     Own(&'a Pty),
@@ -138,9 +144,19 @@ impl Sink<'_> {
     async fn resize(&mut self, columns: u16, rows: u16) {
         match self {
             Self::Engine {
-                runtime, exec_id, ..
+                runtime,
+                exec_id,
+                size,
+                ..
             } => {
-                let _ = runtime.exec_resize(exec_id, columns, rows).await;
+                *size = Some((columns, rows));
+                for _ in 0..RESIZES_MAX {
+                    if runtime.exec_resize(exec_id, columns, rows).await.is_ok() {
+                        break;
+                    }
+                    tokio::time::sleep(RESIZED_AGAIN_AFTER).await;
+                }
+                *size = None;
             }
             Self::Own(pty) => {
                 let _ = pty.resize(columns, rows);
@@ -427,8 +443,17 @@ async fn hear(receiver: &mut StreamReceiver, way: &Way, tie: Tie) -> bool {
     }
 }
 
-/// Returns when the process takes nothing any more, or its client has gone. Dropped at any moment, `taken` says how far it came.
+/// Returns when the process takes nothing any more, or its client has gone. Dropped at any moment, `taken` says how far
+/// it came.
 async fn give(sink: &mut Sink<'_>, taken: &AtomicU64, way: &Way) -> std::io::Result<()> {
+    // An engine takes it when the process has begun. Beside that its output flows.
+    if let Sink::Engine {
+        size: Some((columns, rows)),
+        ..
+    } = *sink
+    {
+        sink.resize(columns, rows).await;
+    }
     loop {
         match way.next().await {
             Word::Input(mut data) => {
@@ -510,7 +535,7 @@ impl Again<'_> {
         let until = Instant::now() + self.within;
         loop {
             let (slot, coming) = oneshot::channel();
-            let news = News::Held { id: self.id, slot };
+            let news = News::AwaitsStream { id: self.id, slot };
             self.news.send(news).await.ok()?;
             match tokio::time::timeout_at(until, coming).await {
                 Ok(Ok(mut stream)) => match first(&mut stream).await {
@@ -529,10 +554,6 @@ impl Again<'_> {
 async fn first(stream: &mut StreamSocket) -> Option<Bytes> {
     let first = tokio::time::timeout(RESUME_WITHIN, stream.hear()).await;
     first.ok()?.ok()?
-}
-
-fn is_hold(word: &Bytes) -> bool {
-    matches!(parse(word.clone()), Some((Channel::Hold, _)))
 }
 
 fn resumes(word: Bytes, at: Position) -> bool {

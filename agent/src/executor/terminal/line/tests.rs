@@ -10,7 +10,7 @@ fn whole(length: u32) -> Vec<u8> {
 }
 
 /// A hold may come while a piece is being taken: what is said to be taken is what the process gets.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_dropped_at_any_moment_has_taken_what_it_says() {
     let runtime = SimulatedRuntime::new(SimulatedOptions::default()).unwrap();
     let (near, mut far) = tokio::io::duplex(1000);
@@ -18,6 +18,7 @@ async fn what_is_dropped_at_any_moment_has_taken_what_it_says() {
         runtime: &runtime,
         exec_id: "none",
         input: Box::pin(near),
+        size: Some((80, 25)),
     };
     let (taken, whole) = (AtomicU64::new(0), whole(60_000));
     let (mut came, mut holds) = (Vec::new(), 0);
