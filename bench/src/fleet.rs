@@ -134,7 +134,8 @@ impl Simulation {
     /// # Panics
     /// When it does not learn it in time.
     pub async fn settled(&self) {
-        let wanted = self.hosts() as u64;
+        // A real agent may be among them.
+        let wanted = (self.hosts() + self.fleet.hosts.len()) as u64;
         wait_for("all hosts online", ALL_WITHIN, async || {
             match self.fleet.api.status().await {
                 Ok(status) if status.hosts_online == wanted => Ok(()),

@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::Parser;
 use fairlead_access_server::{app::App, config::Config};
 use fairlead_daemon::shutdown::Shutdown;
 use fairlead_fuzz::{Installation, REGION, RUNTIME, dir, now_s, pieces};
@@ -32,6 +33,12 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 const IN_TIME: Duration = Duration::from_secs(20);
 /// Inputs under one host; then comes another, because the region holds what behaves as a copy.
 const INPUTS_A_HOST: u64 = 32;
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    config: Config,
+}
 
 struct Server {
     installation: Installation,
@@ -65,20 +72,18 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     std::fs::write(data_dir.join("certificates"), reply.encode_to_vec()).expect("written");
     let free = || std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port").local_addr().expect("its own");
     let (agents, listen) = (free(), free());
-    let config = Config {
-        data_dir,
+    let flag = |name: &str, value: &str| format!("--{name}={value}");
+    let flags = Flags::try_parse_from([
+        "fairlead-access-server".to_owned(),
+        flag("data-dir", &data_dir.display().to_string()),
         // Nobody is there: a region by itself.
-        controller: "127.0.0.1:1".to_owned(),
-        token_file: None,
-        name: "a1".to_owned(),
-        agent_listen: agents,
-        agent_addresses: vec![agents.to_string()],
-        front_listen: None,
-        front_socket: None,
-        listen,
-        public_url: format!("https://{listen}"),
-        ping_interval_ms: 15_000,
-    };
+        flag("controller", "127.0.0.1:1"),
+        flag("agent-listen", &agents.to_string()),
+        flag("agent-address", &agents.to_string()),
+        flag("listen", &listen.to_string()),
+        flag("public-url", &format!("https://{listen}")),
+    ]);
+    let config = flags.expect("a configuration").config;
     let app = RUNTIME.block_on(App::build(config)).expect("an access server");
     RUNTIME.spawn(app.run(Shutdown::new()));
     Server { installation, agents }
