@@ -190,8 +190,9 @@ impl Writer {
 /// As JSON, with every control character escaped: a recording that is looked at by mistake steers nobody's
 /// terminal.
 fn escaped(data: &str) -> String {
-    let json = serde_json::Value::from(data).to_string();
-    if !json.contains(char::is_control) {
+    // A text always has a JSON form.
+    let json = serde_json::to_string(data).unwrap_or_default();
+    if !steers(&json) {
         return json;
     }
     json.chars()
@@ -203,6 +204,15 @@ fn escaped(data: &str) -> String {
             }
             text
         })
+}
+
+/// Whether a control character is in it, other than the end of a line.
+fn steers(text: &str) -> bool {
+    // Looked at as bytes first, many at once: those beyond ASCII all begin with C2, as few letters do.
+    let suspicious = text.bytes().fold(false, |seen, byte| {
+        seen | (byte < 0x20 && byte != b'\n') | (byte == 0x7F) | (byte == 0xC2)
+    });
+    suspicious && text.contains(|c: char| c.is_control() && c != '\n')
 }
 
 /// How many bytes from the beginning hold only whole characters (or what is none): at most three bytes of
@@ -369,6 +379,11 @@ mod tests {
             let (cast, hash) = recorded(&pieces);
             prop_assert!(!cast.contains(|c: char| c.is_control() && c != '\n'), "escapes are escaped");
             prop_assert_eq!(verify(&cast), Ok((header(), hash)));
+        }
+
+        #[test]
+        fn what_steers_a_terminal_is_seen(text in "(é|£|\u{7f}|\u{85}|\u{9f}|\u{a0}|\n|\t|\u{1b}|[a-z]){0,6}") {
+            prop_assert_eq!(steers(&text), text.contains(|c: char| c.is_control() && c != '\n'));
         }
 
         #[test]

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use fairlead_protocol::CommandId;
 
 use super::file::{RECORDING_BYTES_MAX, Recordings, blocking, leaves_room, look, take_off};
-use super::{About, Broken, EXTENSION, Header, Verification};
+use super::{About, Broken, EXTENSION, Header, Verification, steers};
 
 /// A piece is not larger; no line is.
 pub const PIECE_BYTES: usize = 256 * 1024;
@@ -211,8 +211,7 @@ fn is_lines(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else {
         return false;
     };
-    (text.is_empty() || text.ends_with('\n'))
-        && !text.contains(|c: char| c.is_control() && c != '\n')
+    (text.is_empty() || text.ends_with('\n')) && !steers(text)
 }
 
 fn begins_as(data: &[u8], is_its: impl Fn(&About) -> bool) -> bool {
