@@ -73,6 +73,17 @@ ensure_fuzz_tool() {
         die "cargo-fuzz could not be built"
 }
 
+# The program itself: by cargo a source that changed meanwhile would be built in the middle of it.
+fuzz_run() {
+    fuzz_program=$1
+    shift
+    fuzz_host=$(cargo +nightly -vV | sed -n 's/^host: //p')
+    (
+        cd "$ROOT/fuzz" || exit
+        ASAN_OPTIONS=detect_odr_violation=0 exec "$FUZZ_WORK/target/$fuzz_host/release/$fuzz_program" "$@"
+    )
+}
+
 # The corpus that is kept is one small archive a target; what a run finds goes to .dev/ beside it.
 fuzz_one() {
     fuzz_corpus="$FUZZ_WORK/corpus/$1"
@@ -85,7 +96,7 @@ fuzz_one() {
     fuzz_leaks=1
     ! grep -q RUNTIME "$ROOT/fuzz/fuzz_targets/$1.rs" || fuzz_leaks=0
     fuzz_from=$(now_ms)
-    if fuzz_cargo run "$1" "$fuzz_corpus" -- -max_total_time="$fuzz_seconds" -timeout=30 -rss_limit_mb=4096 \
+    if fuzz_run "$1" "$fuzz_corpus" -max_total_time="$fuzz_seconds" -timeout=30 -rss_limit_mb=4096 \
         -detect_leaks="$fuzz_leaks" \
         -artifact_prefix="$FUZZ_WORK/findings/$1/" -print_final_stats=1 >"$fuzz_log" 2>&1; then
         fuzz_runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$fuzz_log")
@@ -101,7 +112,7 @@ fuzz_one() {
     fuzz_smallest="$FUZZ_WORK/smallest/$1"
     rm -rf "$fuzz_smallest"
     mkdir -p "$fuzz_smallest" "$ROOT/fuzz/corpus"
-    fuzz_cargo run "$1" "$fuzz_smallest" "$fuzz_corpus" -- -merge=1 -detect_leaks="$fuzz_leaks" >>"$fuzz_log" 2>&1 ||
+    fuzz_run "$1" -merge=1 -detect_leaks="$fuzz_leaks" "$fuzz_smallest" "$fuzz_corpus" >>"$fuzz_log" 2>&1 ||
         die "the corpus could not be made smaller: $fuzz_log"
     tar -C "$fuzz_smallest" --sort=name --owner=0 --group=0 --mtime=@0 -cf - . | gzip -n -9 >"$fuzz_kept"
 }
