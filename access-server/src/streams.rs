@@ -113,9 +113,14 @@ impl Streams {
         tokio::select! {
             biased;
             () = cut.cancelled() => {}
-            () = self.relays.track_future(relay_both(socket, to_controller, &self.leaves)) => {}
+            () = relay_both(socket, to_controller, &self.leaves) => {}
         }
         self.joined().remove(&id);
+    }
+
+    /// What a host has dialled for is waited for before this server has ended: it is joined, so that it can be held.
+    pub async fn seen_to_its_end(&self, relay: impl Future<Output = ()>) {
+        self.relays.track_future(relay).await;
     }
 
     /// This server ends: hosts are asked to hold what is relayed here, and what is on its way passes.

@@ -486,18 +486,23 @@ impl Uplink {
             let Some(from_host) = region.streams.wait(id, arrival).await else {
                 return;
             };
-            match dialler.stream(&address, id, &server).await {
-                Ok(to_controller) => {
-                    region.counters.streams_joined.increment();
-                    region
-                        .streams
-                        .join(id, host, from_host, to_controller, |host, serial| {
-                            region.revoked(host, serial).is_some()
-                        })
-                        .await;
+            let joined = async {
+                match dialler.stream(&address, id, &server).await {
+                    Ok(to_controller) => {
+                        region.counters.streams_joined.increment();
+                        region
+                            .streams
+                            .join(id, host, from_host, to_controller, |host, serial| {
+                                region.revoked(host, serial).is_some()
+                            })
+                            .await;
+                    }
+                    Err(error) => {
+                        tracing::warn!(stream = %id, %error, "no stream to the controller");
+                    }
                 }
-                Err(error) => tracing::warn!(stream = %id, %error, "no stream to the controller"),
-            }
+            };
+            region.streams.seen_to_its_end(Box::pin(joined)).await;
         });
         None
     }

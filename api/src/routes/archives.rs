@@ -246,11 +246,11 @@ pub(crate) async fn upload(
     body: Body,
 ) -> Result<Json<Command>, ApiError> {
     let mut body = body.into_data_stream();
-    let sent = async {
+    let opened = async {
         let (mut copy, command) = CopyStream::open(&state, &caller, &id, "copy-in").await?;
         loop {
             match copy.hear().await? {
-                (Channel::Begun, _) => break,
+                (Channel::Begun, _) => return Ok((copy, command)),
                 (Channel::End, payload) => {
                     // It ended before anything was wanted of us: nothing was copied.
                     End::of(&payload).judged()?;
@@ -259,18 +259,22 @@ pub(crate) async fn upload(
                 _ => {}
             }
         }
-        copy.send(&mut body).await?;
-        Ok(command)
     };
-    match sent.await {
-        Ok(command) => Ok(Json(command)),
+    let (mut copy, command) = match opened.await {
+        Ok(opened) => opened,
         Err(error) => {
             throw_away(&mut body).await;
-            let was_lost = error.code == codes::STREAM_LOST;
+            return Err(explained(&state, &caller, &id, error).await);
+        }
+    };
+    match copy.send(&mut body).await {
+        Ok(()) => Ok(Json(command)),
+        Err(error) => {
+            throw_away(&mut body).await;
             let error = explained(&state, &caller, &id, error).await;
-            // All of it may have been there before the stream broke. Who had no stream has sent nothing.
+            // All of it may have been there before the stream broke.
             match state.backend.command(&caller, &id, 0).await {
-                Ok(command) if was_lost && command.state == "succeeded" => Ok(Json(command)),
+                Ok(command) if command.state == "succeeded" => Ok(Json(command)),
                 _ => Err(error),
             }
         }

@@ -82,6 +82,8 @@ pub(super) async fn run(
             .await;
         return socket.close().await;
     };
+    // What the server before was asked for in its last moments.
+    centre.streams.lost(&region);
     let wire = centre.regions.attach(&region);
     let connection = wire.connection;
     let mut uplink = Uplink {
@@ -100,7 +102,10 @@ pub(super) async fn run(
     if centre.regions.detach(&region, connection) {
         tracing::warn!(region, reason = %end, "uplink lost");
         centre.desk.detached(&region);
-        centre.streams.lost(&region);
+        // One that ends in order still brings what it was asked for.
+        if !matches!(end, UplinkEnd::Left { .. }) {
+            centre.streams.lost(&region);
+        }
         uplink.ended(&end).await;
     }
 }
