@@ -8,6 +8,7 @@
 //! | `job` | one command's life in a task of its own: checks, intent, act, result |
 //! | `look` | before the act: the container, precondition and policy |
 //! | `act` | what each kind asks of the engine |
+//! | `issuer` | the stream on which who issued a command wants to hear of it |
 //! | `exec` | a process: made, journalled, started |
 //! | `own` | what is asked of the agent itself |
 //! | `turn` | who is first: the job that begins, or the person who withdraws |
@@ -40,6 +41,7 @@ mod exec;
 mod fleeting;
 pub mod host_shell;
 mod handover;
+mod issuer;
 mod job;
 mod lane_lock;
 mod look;

@@ -25,6 +25,9 @@ const CONTAINER: &str = "web";
 /// Of the samples, those that are looked at: caches fill first.
 const WARM_SHARE: f64 = 1.0 / 3.0;
 
+/// Parts of the time whose means are told.
+const PARTS: usize = 10;
+
 /// `90s`, `30m`, `2h`.
 ///
 /// # Errors
@@ -63,6 +66,17 @@ impl Watched {
             size_max,
             series: Vec::new(),
         }
+    }
+
+    /// The means of ten equal parts: whether it grows still, or has come to an end.
+    fn course(&self) -> String {
+        let part = self.series.len().div_ceil(PARTS).max(1);
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        let means = self
+            .series
+            .chunks(part)
+            .map(|part| format!("{:.1}", mean(part)));
+        means.collect::<Vec<_>>().join(" ")
     }
 
     /// First, last, growth, and whether it is flat.
@@ -159,18 +173,19 @@ pub async fn run(program: &Path, during: Duration, hosts: usize) -> ExitCode {
 
 fn said(watched: &[Watched]) -> ExitCode {
     println!(
-        "{:28} {:>10} {:>10} {:>10}",
-        "FIGURE", "FIRST", "LAST", "GROWTH"
+        "{:28} {:>10} {:>10} {:>10} {:15} MEANS OF TEN PARTS",
+        "FIGURE", "FIRST", "LAST", "GROWTH", ""
     );
     let mut all_flat = true;
     for one in watched {
         let (first, last, grown, flat) = one.verdict();
         all_flat &= flat;
         println!(
-            "{:28} {first:>10.1} {last:>10.1} {grown:>+10.2} {:8} {}",
+            "{:28} {first:>10.1} {last:>10.1} {grown:>+10.2} {:8} {:6} {}",
             one.what,
             one.unit,
-            if flat { "flat" } else { "GROWS" }
+            if flat { "flat" } else { "GROWS" },
+            one.course()
         );
     }
     println!("growth: of the straight line through all samples but the first third");

@@ -12,8 +12,11 @@ use tokio::sync::{mpsc, oneshot};
 const WRITES_WAITING_MAX: usize = 1024;
 /// Writes that share one transaction: bounds how long the first of them waits for its sync.
 const WRITES_PER_COMMIT_MAX: usize = 256;
-/// Connections for reading, opened on demand.
+/// Connections for reading, opened on demand; so many are kept.
 const READERS_MAX: usize = 4;
+/// Pages that each of them keeps, in SQLite's way of writing KiB. The kernel has them all; SQLite's own measure, 2 MiB
+/// for each connection, fills over hours.
+const READER_CACHE_KIB: i64 = -512;
 /// The first SQLite in which the WAL reset race is mended.
 const SQLITE_NUMBER_MIN: i32 = 3_051_003;
 /// What this program's tables are called in the file's header ("FLD1").
@@ -301,14 +304,15 @@ impl Readers {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.busy_timeout(Duration::from_secs(5))?;
+        connection.pragma_update(None, "cache_size", READER_CACHE_KIB)?;
         Ok(connection)
     }
 
     fn give_back(&self, connection: Connection) {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(connection);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < READERS_MAX {
+            idle.push(connection);
+        }
     }
 }
 

@@ -15,10 +15,11 @@ use fairlead_link::socket::StreamSocket;
 use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::command::{INSPECT_HOST, Kind};
 use fairlead_protocol::{
-    Command, CommandId, CommandResult, Intent, SignedCommand, Stage, Stamp, State, codes, limits,
+    Command, CommandId, CommandResult, Intent, SignedCommand, Stage, Stamp, State, codes,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::issuer::stream_of;
 use super::lane_lock::{self, LaneLock, LaneLocks};
 use super::look::{
     allowed, existing_container, forbidden, look_before, needs_no_look, wait_for_engine, withdrawn,
@@ -82,6 +83,8 @@ pub(super) struct Surroundings {
     pub(super) departure: Departure,
     /// How long a terminal is held for a server that restarts.
     pub(super) terminals_held: Duration,
+    /// The number of the link that is up, if one is.
+    pub(super) link: watch::Receiver<Option<u64>>,
     pub(super) upgrades: Arc<Orders>,
     pub(super) news: mpsc::Sender<News>,
 }
@@ -363,7 +366,7 @@ async fn begin(
         0 => act::default_timeout(kind),
         asked => Duration::from_millis(u64::from(asked)),
     };
-    let mut stream = match stream_of(job).await {
+    let mut stream = match stream_of(job, around).await {
         Ok(stream) => stream,
         Err(outcome) => return outcome,
     };
@@ -512,30 +515,6 @@ async fn ask_engine(
         Kind::UpgradeAgent(upgrade) => Ok(own::upgrade(id, upgrade, around).await),
         Kind::UninstallAgent(_) => Ok(own::depart(id, around).await),
         other => act::act(runtime, id, other).await,
-    }
-}
-
-/// The stream that the issuer wanted, once it is there.
-async fn stream_of(job: &mut Job) -> Result<Option<StreamSocket>, Outcome> {
-    if !job.command.attach {
-        return Ok(None);
-    }
-    let not_attached = |why: &str| {
-        Outcome::failed(
-            codes::STREAM_NOT_ATTACHED,
-            format!("nobody attached to the command's stream {why}; nothing was run"),
-        )
-    };
-    let Some(coming) = job.stream.take() else {
-        return Err(not_attached("since the agent was restarted"));
-    };
-    match tokio::time::timeout(limits::STREAM_DIAL_TIMEOUT, coming).await {
-        Ok(Ok(stream)) => Ok(Some(stream)),
-        Ok(Err(_)) => Err(not_attached("because it could not be opened")),
-        Err(_) => Err(not_attached(&format!(
-            "within {} s",
-            limits::STREAM_DIAL_TIMEOUT.as_secs()
-        ))),
     }
 }
 

@@ -19,7 +19,7 @@ use fairlead_protocol::{
     Command, CommandId, CommandResult, HostId, InstanceId, LinkUp, Message, OpenStream,
     SignedCommand, Stamp, State, codes, limits,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::fleeting::Fleeting;
@@ -133,6 +133,8 @@ pub struct Executor {
     early_streams: Vec<(OpenStream, Instant)>,
     withdrawn_early: HashMap<CommandId, String>,
     pub(super) link: Option<Link>,
+    /// Its number, for the jobs.
+    link_is: watch::Sender<Option<u64>>,
     around: Arc<Surroundings>,
     news: mpsc::Receiver<News>,
     /// Results of commands without effect: kept until acknowledged, not journalled.
@@ -150,6 +152,7 @@ impl Executor {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let (news_sender, news) = mpsc::channel(256);
+        let (link_is, link) = watch::channel(None);
         let around = Arc::new(Surroundings {
             runtime: Arc::clone(&parts.runtime),
             policy: Arc::clone(&parts.policy),
@@ -162,6 +165,7 @@ impl Executor {
             renew: parts.renew.clone(),
             departure: parts.departure.clone(),
             terminals_held: parts.terminals_held,
+            link,
             upgrades: Arc::clone(&parts.upgrades),
             news: news_sender,
         });
@@ -174,6 +178,7 @@ impl Executor {
             early_streams: Vec::new(),
             withdrawn_early: HashMap::new(),
             link: None,
+            link_is,
             around,
             news,
             fleeting: Fleeting::default(),
@@ -288,6 +293,7 @@ impl Executor {
                 streams,
             } => {
                 self.parts.upgrades.linked(Some(streams.clone()));
+                self.link_is.send_replace(Some(connection));
                 self.link = Some(Link {
                     outbound,
                     connection,
@@ -308,6 +314,7 @@ impl Executor {
                     .is_some_and(|link| link.connection == connection)
                 {
                     self.parts.upgrades.linked(None);
+                    self.link_is.send_replace(None);
                     self.link = None;
                 }
             }

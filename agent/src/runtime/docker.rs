@@ -288,10 +288,7 @@ impl ContainerRuntime for DockerRuntime {
     }
 
     async fn start(&self, container: &str) -> Result<(), RuntimeError> {
-        let name = container_name(container)?;
-        let result = self.client.start_container(name, None).await;
-        self.changed(container);
-        result.map_err(|error| runtime_error(error, Subject::Container(name)))
+        self.start_container(container).await
     }
 
     async fn stop(

@@ -92,6 +92,64 @@ async fn an_answer_that_breaks_off_is_told_from_an_engine_that_is_away() {
     );
 }
 
+/// Three refusals in containerd's words, and of another kind one that is passed on at once.
+#[tokio::test]
+async fn a_container_whose_last_run_is_not_tidied_up_is_started_a_moment_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("engine.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let server = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 1024];
+            let n = tokio::io::AsyncReadExt::read(&mut stream, &mut buffer)
+                .await
+                .unwrap();
+            let line = String::from_utf8_lossy(&buffer[..n]);
+            let path = line.split(' ').nth(1).unwrap().to_owned();
+            let (status, body) = if path.ends_with("/version") {
+                ("200 OK", r#"{"ApiVersion":"1.53"}"#)
+            } else if path.ends_with("/other/start") {
+                (
+                    "500 No",
+                    r#"{"message":"mounting x: mkdir /x: file exists"}"#,
+                )
+            } else if asked.len() < 3 {
+                asked.push(path.clone());
+                (
+                    "500 No",
+                    r#"{"message":"failed to create task for container: failed to start shim: mkdir /run/c/1: file exists"}"#,
+                )
+            } else {
+                ("200 OK", "")
+            };
+            let head = format!(
+                "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            stream.write_all(head.as_bytes()).await.unwrap();
+            if path.ends_with("/last/start") {
+                return asked;
+            }
+        }
+    });
+    let engine = DockerRuntime::new(&socket).unwrap();
+    let refused = engine.start("other").await;
+    assert!(
+        matches!(&refused, Err(RuntimeError::Engine(why)) if why.contains("mounting")),
+        "{refused:?}"
+    );
+    engine.restart("web", None, "").await.unwrap();
+    engine.start("last").await.unwrap();
+    let asked = server.await.unwrap();
+    let words: Vec<_> = asked
+        .iter()
+        .map(|path| path.rsplit('/').next().unwrap().split('?').next().unwrap())
+        .collect();
+    assert_eq!(words, ["restart", "start", "start"]);
+}
+
 fn label(key: &str, value: &str) -> Label {
     Label {
         key: key.into(),

@@ -135,10 +135,10 @@ impl Ends {
         loop {
             let (word, until) = match self.pass(&of, &mut flow, &mut stream).await {
                 Left::Over => return,
-                // A host waits no longer for the first one.
+                // A host waits no longer for the first one, however often its link goes and comes.
                 Left::Unbegun => {
                     pause = (pause * 2).min(ASKED_AT_LEAST_EVERY);
-                    let until = Instant::now() + limits::STREAM_DIAL_TIMEOUT;
+                    let until = Instant::now() + limits::STREAM_DIAL_TIMEOUT + ASKED_AGAIN_FOR;
                     (None, *begins_until.get_or_insert(until))
                 }
                 Left::Held => {

@@ -1,4 +1,4 @@
-//! Stop and restart, with a signal of one's own where the engine is too old to take one.
+//! Start, stop and restart, with a signal of one's own where the engine is too old to take one.
 //!
 //! Engines before API 1.42 know no `signal` in stop and restart. For them it is done in steps: the
 //! signal by `kill`, a wait for the end up to the grace, then the engine's own stop with no grace,
@@ -6,6 +6,9 @@
 //! the signal is not the container's stop signal). Such a restart is stop and start and not one act
 //! of the engine: a crash between the two leaves the container stopped, which the executor's
 //! settling reports.
+//!
+//! An engine that was restarted while a container ended takes requests before it has tidied up what is left
+//! of that container, and refuses to start it meanwhile. Nothing has been done then: it is asked again.
 
 use std::time::Duration;
 
@@ -14,6 +17,7 @@ use bollard::query_parameters::{
     KillContainerOptions, RestartContainerOptions, StopContainerOptions,
 };
 use hyper::Method;
+use tokio::time::Instant;
 
 use super::DockerRuntime;
 use super::answers::Inspected;
@@ -25,8 +29,32 @@ use crate::runtime::RuntimeError;
 const API_STOP_SIGNAL: ApiVersion = ApiVersion::new(1, 42);
 /// The engine's own grace, for a container that has none.
 const GRACE_DEFAULT_S: u32 = 10;
+/// An engine has tidied up by then, or never will.
+const TIDIED_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is asked again until then.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 impl DockerRuntime {
+    pub(super) async fn start_container(&self, container: &str) -> Result<(), RuntimeError> {
+        let name = container_name(container)?;
+        let result = self.start_once_tidied(name).await;
+        self.changed(container);
+        result.map_err(|error| runtime_error(error, Subject::Container(name)))
+    }
+
+    async fn start_once_tidied(&self, name: &str) -> Result<(), Error> {
+        let until = Instant::now() + TIDIED_WITHIN;
+        loop {
+            match self.client.start_container(name, None).await {
+                Err(error) if is_untidied(&error) && Instant::now() < until => {
+                    tracing::debug!(container = name, %error, "asked again");
+                    tokio::time::sleep(ASK_AGAIN_AFTER).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
     pub(super) async fn stop_container(
         &self,
         container: &str,
@@ -59,11 +87,15 @@ impl DockerRuntime {
         let result = if signal.is_empty() || self.takes_stop_signal(subject).await? {
             let signal = (!signal.is_empty()).then(|| signal.to_owned());
             let options = RestartContainerOptions { signal, t };
-            self.client.restart_container(name, Some(options)).await
+            match self.client.restart_container(name, Some(options)).await {
+                // It does not run: only its start is left to do.
+                Err(error) if is_untidied(&error) => self.start_once_tidied(name).await,
+                ended => ended,
+            }
         } else {
             self.refuse_auto_remove(name).await?;
             match self.stop_in_steps(name, grace_s, signal).await {
-                Ok(()) => self.client.start_container(name, None).await,
+                Ok(()) => self.start_once_tidied(name).await,
                 Err(error) => Err(error),
             }
         };
@@ -136,4 +168,13 @@ impl DockerRuntime {
             Some(grace) => tokio::time::timeout(grace, wait).await.unwrap_or(Ok(())),
         }
     }
+}
+
+/// What is left of the container's last run is in the way of the next: its directory, in containerd's words.
+fn is_untidied(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::DockerResponseServerError { status_code: 500, message }
+            if message.contains("failed to start shim") && message.contains("file exists")
+    )
 }
