@@ -48,8 +48,9 @@ mod look;
 mod outcome;
 mod own;
 mod settle;
-mod terminal;
+mod surroundings;
 mod task;
+mod terminal;
 mod turn;
 
 pub use lane_lock::LaneLocks;

@@ -264,6 +264,13 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     async fn load(&self) -> Load;
     /// Events from `since_us` (0: from now) on; ends with an error when the engine goes away.
     async fn events(&self, since_us: i64) -> BoxStream<'static, Result<EngineEvent, RuntimeError>>;
+    /// All events from `since_us` until `listening` after now, oldest first, as far back as the engine
+    /// remembers.
+    async fn past_events(
+        &self,
+        since_us: i64,
+        listening: Duration,
+    ) -> Result<Vec<EngineEvent>, RuntimeError>;
 }
 
 /// How long the engine may take to answer a question that changes nothing.

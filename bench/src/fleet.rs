@@ -129,11 +129,18 @@ impl Simulation {
         self.crowds.iter().map(|crowd| crowd.count).sum()
     }
 
+    /// Waits until the controller knows that all are there, and what that left to write is written.
+    pub async fn settled(&self) {
+        self.online().await;
+        // The ledger's queue and the outbox run empty within seconds; memory for them is not a host's.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+
     /// Waits until the controller knows that all are there.
     ///
     /// # Panics
     /// When it does not learn it in time.
-    pub async fn settled(&self) {
+    pub async fn online(&self) {
         // A real agent may be among them.
         let wanted = (self.hosts() + self.fleet.hosts.len()) as u64;
         wait_for("all hosts online", ALL_WITHIN, async || {
@@ -144,8 +151,6 @@ impl Simulation {
             }
         })
         .await;
-        // The ledger's queue and the outbox run empty within seconds; memory for them is not a host's.
-        tokio::time::sleep(Duration::from_secs(5)).await;
     }
 
     /// What a host costs in memory: access server, controller, kernel.

@@ -18,6 +18,11 @@ use crate::measuring::{growth, millis, percentile, usage};
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 /// Commands to simulated hosts in each round.
 const PINGS: usize = 40;
+/// Between two kills of the agent. One that has not lived for ten seconds is started again after a wait that
+/// grows, and the soak would measure that wait.
+const AGENT_KILLED_EVERY: Duration = Duration::from_secs(20);
+/// Between two kills of a process of simulated hosts: no multiple of the other.
+const HOSTS_KILLED_EVERY: Duration = Duration::from_secs(13);
 /// The real agent, under the simulated engine.
 const HOST: &str = "box";
 const CONTAINER: &str = "web";
@@ -115,10 +120,10 @@ pub async fn run(program: &Path, during: Duration, hosts: usize) -> ExitCode {
         Watched::new("ping through the API, p99", "ms", 0.5, 2.0),
     ];
     let began = Instant::now();
-    let (mut round, mut pings, mut sampled_at) = (0u64, Vec::new(), Instant::now());
+    let (mut pings, mut sampled_at) = (Vec::new(), Instant::now());
+    let (mut agent_killed_at, mut hosts_killed_at) = (Instant::now(), Instant::now());
     let (mut commands, mut follows, mut kills) = (0u64, 0u64, 0u64);
     while began.elapsed() < during {
-        round += 1;
         for _ in 0..PINGS {
             let chance = u32::from_le_bytes(fairlead_identity::random::bytes()) as usize;
             let asked = Instant::now();
@@ -133,19 +138,19 @@ pub async fn run(program: &Path, during: Duration, hosts: usize) -> ExitCode {
         restart(&simulation.fleet).await;
         follow(&simulation.fleet).await;
         (commands, follows) = (commands + 2, follows + 1);
-        if round.is_multiple_of(10) {
+        if agent_killed_at.elapsed() >= AGENT_KILLED_EVERY {
+            agent_killed_at = Instant::now();
             simulation.fleet.hosts[0].kill_agent().await;
             kills += 1;
         }
-        if round.is_multiple_of(15) {
-            let process = usize::from(round.is_multiple_of(2));
+        if hosts_killed_at.elapsed() >= HOSTS_KILLED_EVERY {
+            hosts_killed_at = Instant::now();
             let crowd = &mut simulation.crowds[0];
-            if process < crowd.processes() {
-                crowd.restart(process).await;
-                crowd.connected(hosts, Duration::from_secs(60)).await;
-                simulation.settled().await;
-                kills += 1;
-            }
+            let process = kills as usize % crowd.processes();
+            crowd.restart(process).await;
+            crowd.connected(hosts, Duration::from_secs(60)).await;
+            simulation.online().await;
+            kills += 1;
         }
         if sampled_at.elapsed() >= SAMPLE_EVERY {
             sampled_at = Instant::now();

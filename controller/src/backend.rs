@@ -4,8 +4,9 @@
 //! |---|---|
 //! | `access` | who is asking, API tokens, join tokens, audit |
 //! | `hosts` | hosts and containers, within scope |
-//! | `commands`, `aim` | asking (of which host and container), waiting, withdrawing, streams |
-//! | `regions` | regions, status, events, metrics |
+//! | `commands`, `aim`, `watch` | asking (of which host and container), waiting, withdrawing, streams, following |
+//! | `regions` | regions, packages |
+//! | `glance`, `events` | status, metrics; events |
 //! | `convert`, `spec`, `names` | from the API's words to the wire's, checked |
 //! | `show` | from rows to the API's words |
 //! | `versions`, `rollouts` | versions of the agent, and upgrades of many hosts |
@@ -51,6 +52,8 @@ mod again;
 mod aim;
 mod commands;
 pub mod convert;
+mod events;
+mod glance;
 mod hosts;
 mod names;
 mod regions;
@@ -59,6 +62,7 @@ mod show;
 mod spec;
 pub mod terminals;
 mod versions;
+mod watch;
 
 use dispatch::Dispatching;
 use live::Live;

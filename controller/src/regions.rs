@@ -28,6 +28,7 @@ use crate::streams::Streams;
 
 mod clones;
 mod enrolment;
+mod reports;
 pub mod terminals;
 mod uplink;
 

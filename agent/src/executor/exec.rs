@@ -5,9 +5,10 @@ use fairlead_link::socket::StreamSocket;
 use fairlead_protocol::{Command, CommandId, Exec, codes};
 
 use super::attached;
-use super::job::{News, Surroundings, tell};
+use super::job::tell;
 use super::look::forbidden;
 use super::outcome::Outcome;
+use super::surroundings::{News, Surroundings};
 use crate::runtime::RuntimeError;
 
 /// What was asked.

@@ -11,8 +11,9 @@ use fairlead_protocol::{codes, limits};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::job::{Job, Surroundings};
+use super::job::Job;
 use super::outcome::Outcome;
+use super::surroundings::Surroundings;
 
 /// The stream that the issuer wanted, once it is there; none where none was wanted.
 pub(super) async fn stream_of(

@@ -10,100 +10,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairlead_daemon::clock::{Clock, ServerTime};
 use fairlead_link::socket::StreamSocket;
 use fairlead_planted::{self as planted, Defect};
 use fairlead_protocol::command::{INSPECT_HOST, Kind};
 use fairlead_protocol::{
     Command, CommandId, CommandResult, Intent, SignedCommand, Stage, Stamp, State, codes,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::issuer::stream_of;
-use super::lane_lock::{self, LaneLock, LaneLocks};
+use super::lane_lock::{self, LaneLock};
 use super::look::{
     allowed, existing_container, forbidden, look_before, needs_no_look, wait_for_engine, withdrawn,
     withdrawn_by,
 };
 use super::outcome::Outcome;
 use super::settle::{Before, Settled, settle};
-use super::terminal::line::Again;
+use super::surroundings::{News, Surroundings, waits};
 use super::turn::Turn;
 use super::{act, attached, copy, exec, host_shell, own, stamp};
-use crate::app::RenewNow;
-use crate::journal::Appender;
-use crate::observe::Picture;
-use crate::policy::PolicyFile;
-use crate::runtime::{ContainerDetail, ContainerRuntime, RuntimeError};
-use crate::uninstall::Departure;
-use crate::upgrade::ordered::Orders;
+use crate::runtime::{ContainerDetail, RuntimeError};
 
 /// How often an engine that is not there, or a disk that is full, is tried again.
 pub(super) const TRY_AGAIN_AFTER: Duration = Duration::from_millis(500);
-
-/// What a job tells the actor while it goes on.
-pub(super) enum News {
-    /// The intent is on disk.
-    Begun {
-        id: CommandId,
-        intent: Intent,
-        stamps: Vec<Stamp>,
-    },
-    /// The engine is about to be asked for it; `again`: an earlier instance was at it and had not done it.
-    Called { id: CommandId, again: bool },
-    /// The exec's id is on disk.
-    ExecMade { id: CommandId, exec: String },
-    /// It only reads, and may do so for long: its client is there.
-    Attached { id: CommandId },
-    /// Its next stream goes there: what runs is held, or the last one could not be dialled.
-    AwaitsStream {
-        id: CommandId,
-        slot: oneshot::Sender<StreamSocket>,
-    },
-    /// It waits for something outside.
-    Waits { id: CommandId, why: String },
-    /// It has ended; its result is on disk, where its kind has an effect.
-    Ended {
-        id: CommandId,
-        result: CommandResult,
-    },
-}
-
-/// What every job needs.
-pub(super) struct Surroundings {
-    pub(super) runtime: Arc<dyn ContainerRuntime>,
-    pub(super) policy: Arc<PolicyFile>,
-    pub(super) time: Arc<ServerTime>,
-    pub(super) clock: Clock,
-    pub(super) appender: Appender,
-    pub(super) picture: Picture,
-    pub(super) spool: std::path::PathBuf,
-    pub(super) lane_locks: LaneLocks,
-    pub(super) renew: mpsc::Sender<RenewNow>,
-    pub(super) departure: Departure,
-    /// How long a terminal is held for a server that restarts.
-    pub(super) terminals_held: Duration,
-    /// The number of the link that is up, if one is.
-    pub(super) link: watch::Receiver<Option<u64>>,
-    pub(super) upgrades: Arc<Orders>,
-    pub(super) news: mpsc::Sender<News>,
-}
-
-impl Surroundings {
-    /// Where a terminal that is held goes on.
-    pub(super) fn again(&self, id: CommandId) -> Again<'_> {
-        Again {
-            id,
-            news: &self.news,
-            within: self.terminals_held,
-        }
-    }
-
-    /// Whether a deadline has passed.
-    pub(super) fn is_past(&self, not_after_us: i64) -> bool {
-        self.time.now_us() > not_after_us && !planted::is(Defect::ExpiredIsBegun)
-    }
-}
 
 /// A command that may begin.
 pub(super) struct Job {
@@ -199,16 +128,6 @@ async fn hold_lane(job: &Job, around: &Surroundings) -> Option<LaneLock> {
             }
         }
     }
-}
-
-pub(super) async fn waits(around: &Surroundings, id: CommandId, why: &str) {
-    let _ = around
-        .news
-        .send(News::Waits {
-            id,
-            why: why.to_owned(),
-        })
-        .await;
 }
 
 /// From the first check to the outcome.

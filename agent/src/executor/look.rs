@@ -6,8 +6,9 @@ use std::time::Duration;
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{Command, State, codes};
 
-use super::job::{Job, Surroundings, TRY_AGAIN_AFTER, has_effect, waits};
+use super::job::{Job, TRY_AGAIN_AFTER, has_effect};
 use super::outcome::Outcome;
+use super::surroundings::{Surroundings, waits};
 use crate::runtime::{ContainerDetail, RuntimeError};
 
 /// An engine that has not answered a question for so long is waited for, and said to be; deadline and

@@ -6,9 +6,9 @@ use std::time::Duration;
 use fairlead_protocol::{CommandId, State, UpgradeAgent, codes};
 use tokio::sync::oneshot;
 
-use super::job::{Surroundings, waits};
 use super::outcome::Outcome;
 use super::settle::Settled;
+use super::surroundings::{Surroundings, waits};
 use crate::app::RenewNow;
 use crate::host_check;
 use crate::uninstall::Way;

@@ -9,8 +9,6 @@ use std::time::Duration;
 
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::{CommandId, Intent, State, codes};
-use futures_util::StreamExt;
-use tokio::time::Instant;
 
 use super::act::{grace, is_made_by};
 use super::outcome::Outcome;
@@ -21,10 +19,8 @@ use crate::signals;
 const AFTER_GRACE: Duration = Duration::from_secs(5);
 /// How often the engine is asked.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
-/// The engine's past events are all there when it has been silent for so long.
-const EVENTS_SILENT_AFTER: Duration = Duration::from_millis(500);
-/// And in any case after so long.
-const EVENTS_ALL_WITHIN: Duration = Duration::from_secs(3);
+/// What the engine is just doing, asked for by who died, is among its events by then.
+const EVENTS_COME_WITHIN: Duration = Duration::from_millis(500);
 /// How long an engine may take to remove a container.
 const REMOVED_WITHIN: Duration = Duration::from_secs(60);
 /// An engine that answers has begun by then what it was asked to start before.
@@ -242,7 +238,7 @@ async fn made_meanwhile(
     start: bool,
 ) -> Result<Meanwhile, RuntimeError> {
     let label = before.id.to_string();
-    let past = past_events(runtime, before.intent.at_us).await;
+    let past = remembered(runtime, before).await?;
     let created = past
         .iter()
         .find(|event| event.action == "create" && event.command_label == label);
@@ -306,7 +302,7 @@ async fn killed(
         // One that had ended before was never sent anything: the engine is to say so itself.
         return Ok(Settled::NotDone);
     }
-    let past = past_events(runtime, before.intent.at_us).await;
+    let past = remembered(runtime, before).await?;
     let mut kills = past
         .iter()
         .filter(|event| event.action == "kill" && event.id == now.container.id)
@@ -331,20 +327,22 @@ fn is_same_signal(told: &str, asked: &str) -> bool {
     }
 }
 
-/// What the engine remembers since then. On a busy engine new events come all the time; they are not
-/// what is waited for.
-async fn past_events(runtime: &dyn ContainerRuntime, since_us: i64) -> Vec<EngineEvent> {
-    let until = Instant::now() + EVENTS_ALL_WITHIN;
-    let mut events = runtime.events(since_us).await;
-    let mut past = Vec::new();
-    while Instant::now() < until {
-        let silent = (Instant::now() + EVENTS_SILENT_AFTER).min(until);
-        match tokio::time::timeout_at(silent, events.next()).await {
-            Ok(Some(Ok(event))) => past.push(event),
-            _ => break,
+/// What the engine remembers since the intent, all of it: half an answer would be taken for a deed that was not
+/// done. An engine that keeps no record remembers nothing.
+async fn remembered(
+    runtime: &dyn ContainerRuntime,
+    before: &Before<'_>,
+) -> Result<Vec<EngineEvent>, RuntimeError> {
+    match runtime
+        .past_events(before.not_before_us, EVENTS_COME_WITHIN)
+        .await
+    {
+        Err(RuntimeError::Engine(why)) => {
+            tracing::warn!(command = %before.id, why, "the engine does not say what it remembers");
+            Ok(Vec::new())
         }
+        answer => answer,
     }
-    past
 }
 
 fn terminal_lost() -> Outcome {

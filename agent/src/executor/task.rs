@@ -24,10 +24,11 @@ use tokio::time::Instant;
 
 use super::fleeting::Fleeting;
 use super::handover::{Beside, resolved};
-use super::job::{Job, News, Surroundings, carry_out, has_effect};
+use super::job::{Job, carry_out, has_effect};
 use super::lane_lock::LaneLocks;
 use super::lanes::{Lanes, Manner};
 use super::outcome::Outcome;
+use super::surroundings::{News, Surroundings};
 use super::turn::Turn;
 use super::{Request, StreamDialler, in_words, unix};
 use crate::app::RenewNow;

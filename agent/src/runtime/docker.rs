@@ -492,6 +492,14 @@ impl ContainerRuntime for DockerRuntime {
     async fn events(&self, since_us: i64) -> BoxStream<'static, Result<EngineEvent, RuntimeError>> {
         self.follow_events(since_us).await
     }
+
+    async fn past_events(
+        &self,
+        since_us: i64,
+        listening: Duration,
+    ) -> Result<Vec<EngineEvent>, RuntimeError> {
+        self.remembered_events(since_us, listening).await
+    }
 }
 
 #[cfg(test)]

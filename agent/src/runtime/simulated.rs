@@ -429,6 +429,14 @@ impl ContainerRuntime for SimulatedRuntime {
     async fn events(&self, since_us: i64) -> BoxStream<'static, Result<EngineEvent, RuntimeError>> {
         self.follow_events(since_us)
     }
+
+    async fn past_events(
+        &self,
+        since_us: i64,
+        _listening: Duration,
+    ) -> Result<Vec<EngineEvent>, RuntimeError> {
+        Ok(self.inner.now().0.events_from(0, since_us))
+    }
 }
 
 #[cfg(test)]

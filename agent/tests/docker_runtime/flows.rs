@@ -1,6 +1,6 @@
 //! Exec, logs, archives, events, numbers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fairlead_agent::runtime::{
@@ -288,6 +288,18 @@ async fn events_from_a_time_on() {
             .count(),
         3
     );
+    // The same, asked for afterwards: the answer has an end.
+    let past = engine.past_events(since, Duration::ZERO).await.unwrap();
+    let past: Vec<&str> = past
+        .iter()
+        .filter(|event| event.id == id)
+        .map(|event| event.action.as_str())
+        .filter(|action| ["create", "start", "die"].contains(action))
+        .collect();
+    assert_eq!(past, ["create", "start", "die"]);
+    let later = jiff::Timestamp::now().as_microsecond() + 60_000_000;
+    let later = engine.past_events(later, Duration::ZERO).await.unwrap();
+    assert!(later.iter().all(|event| event.id != id), "{later:?}");
 }
 
 async fn engines_stats(socket: &std::path::Path, id: &str) -> serde_json::Value {

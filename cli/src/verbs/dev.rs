@@ -6,7 +6,6 @@
 //!
 //! `DIR/ready.json` appears once all are connected and is replaced whenever a process was.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +18,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use self::process::Process;
+use self::programs::{
+    Ports, access_server_arguments, agent_arguments, controller_arguments, program,
+};
 use super::Context;
 use crate::args::Dev;
 use crate::client::Client;
@@ -28,6 +30,7 @@ use crate::output::{clean, say};
 use crate::tls::Trust;
 
 mod process;
+mod programs;
 
 /// The region that is made.
 const REGION: &str = "local";
@@ -45,27 +48,6 @@ const FAST_DEATHS_MAX: u32 = 5;
 struct Kept {
     url: String,
     ports: Ports,
-}
-
-/// Which port is whose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Ports {
-    api: u16,
-    uplink: u16,
-    region: u16,
-    agents: u16,
-}
-
-impl Ports {
-    /// A row from `first` on.
-    fn from(first: u16) -> Self {
-        Self {
-            api: first,
-            uplink: first + 1,
-            region: first + 2,
-            agents: first + 3,
-        }
-    }
 }
 
 /// `DIR/ready.json`.
@@ -498,91 +480,6 @@ fn read_if_there(path: &Path) -> Result<Option<String>, Failure> {
             &e,
         )),
     }
-}
-
-/// A daemon's program: beside this one, else wherever PATH has it.
-fn program(name: &str) -> Result<PathBuf, Failure> {
-    let own = std::env::current_exe()
-        .map_err(|e| Failure::local("cannot find out where this program is", &e))?;
-    let beside = own.with_file_name(name);
-    if beside.is_file() {
-        return Ok(beside);
-    }
-    let path = config::process_env("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|program| program.is_file())
-        .ok_or_else(|| {
-            Failure::new(
-                Exit::Failed,
-                format!("there is no {name} beside `fairlead` or in PATH"),
-            )
-        })
-}
-
-/// `--flag value` pairs as arguments.
-fn arguments(verb: &str, pairs: &[(&str, OsString)]) -> Vec<OsString> {
-    let mut arguments = vec![OsString::from(verb)];
-    for (flag, value) in pairs {
-        arguments.push(format!("--{flag}").into());
-        arguments.push(value.clone());
-    }
-    arguments
-}
-
-fn loopback(port: u16) -> OsString {
-    format!("127.0.0.1:{port}").into()
-}
-
-fn https(port: u16) -> OsString {
-    format!("https://localhost:{port}").into()
-}
-
-fn controller_arguments(dir: &Path, ports: Ports) -> Vec<OsString> {
-    arguments(
-        "run",
-        &[
-            ("data-dir", dir.join("controller").into()),
-            ("listen", loopback(ports.api)),
-            ("uplink-listen", loopback(ports.uplink)),
-            ("uplink-address", loopback(ports.uplink)),
-            ("public-url", https(ports.api)),
-            ("web-name", "localhost".into()),
-            ("web-name", "127.0.0.1".into()),
-        ],
-    )
-}
-
-fn access_server_arguments(dir: &Path, ports: Ports, token: Option<&PathBuf>) -> Vec<OsString> {
-    let mut pairs = vec![
-        ("data-dir", dir.join("access-server").into()),
-        ("controller", loopback(ports.uplink)),
-        ("name", "a1".into()),
-        ("agent-listen", loopback(ports.agents)),
-        ("agent-address", loopback(ports.agents)),
-        ("listen", loopback(ports.region)),
-        ("public-url", https(ports.region)),
-    ];
-    pairs.extend(token.map(|file| ("token-file", file.into())));
-    arguments("run", &pairs)
-}
-
-fn agent_arguments(dir: &Path, ports: Ports, args: &Dev, token: Option<&PathBuf>) -> Vec<OsString> {
-    let mut pairs = vec![
-        ("state-dir", dir.join("agent").into()),
-        ("address", loopback(ports.agents)),
-        ("engine", OsString::from(&args.engine)),
-        ("policy", dir.join("policy.toml").into()),
-        // Often enough to be watched.
-        ("metrics-every-s", "5".into()),
-    ];
-    pairs.extend(
-        args.host_name
-            .as_ref()
-            .map(|name| ("host-name", OsString::from(name))),
-    );
-    pairs.extend(token.map(|file| ("token-file", file.into())));
-    arguments("supervise", &pairs)
 }
 
 #[cfg(test)]

@@ -13,18 +13,17 @@ use fairlead_identity::random;
 use fairlead_protocol::command::Kind;
 use fairlead_protocol::stream::flow::Client;
 use fairlead_protocol::{CommandId, HostId, Precondition, State, codes, ids, limits};
-use fairlead_store::Store;
 use fairlead_store::commands::{CommandFilter, CommandRow};
 use fairlead_store::hosts::HostRow;
 use futures_util::stream::{self, BoxStream};
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::aim::{aim, container_of};
-use super::dispatch::{Dispatching, NewCommand};
+use super::dispatch::NewCommand;
 use super::hosts::{is_visible, pick};
-use super::{ControllerBackend, Note, convert, show, spec, store_error};
-use crate::fleet::Fleet;
+use super::watch::{Watcher, changed};
+use super::{ControllerBackend, Note, convert, show, spec};
 
 /// How many of the newest commands a prefix is looked for in.
 const PREFIX_LOOKED_AT: u32 = 20_000;
@@ -466,64 +465,6 @@ impl ControllerBackend {
         };
         let stream = self.parts.dispatch.open_stream(&row).await?;
         Ok(self.lasting(row.id, client, Some(stream), false))
-    }
-}
-
-/// Waits until that command (or, after a lag, any) has changed; `false` when nothing more comes.
-async fn changed(changes: &mut broadcast::Receiver<CommandId>, id: CommandId) -> bool {
-    loop {
-        match changes.recv().await {
-            Ok(other) if other != id => {}
-            Ok(_) | Err(RecvError::Lagged(_)) => return true,
-            Err(RecvError::Closed) => return false,
-        }
-    }
-}
-
-/// One follower of one command.
-struct Watcher {
-    store: Store,
-    fleet: Arc<Fleet>,
-    dispatch: Arc<dyn Dispatching>,
-    changes: broadcast::Receiver<CommandId>,
-    host: HostRow,
-    id: CommandId,
-    /// What is to be shown next; absent: wait for a change.
-    next: Option<CommandRow>,
-}
-
-impl Watcher {
-    async fn next(mut self) -> Option<(Command, Self)> {
-        let row = match self.next.take() {
-            Some(row) => row,
-            None => {
-                if !changed(&mut self.changes, self.id).await {
-                    return None;
-                }
-                let id = self.id;
-                self.store
-                    .read(move |tx| tx.command(id))
-                    .await
-                    .map_err(store_error)
-                    .ok()??
-            }
-        };
-        let progress = self.dispatch.progress(self.id);
-        // Told when something changes: that nothing does is no news here.
-        let now_us = row.issued_us;
-        let shown = show::command(
-            &row,
-            progress.as_ref(),
-            Some(&self.host),
-            &self.fleet,
-            now_us,
-        );
-        if row.state.is_final() {
-            // Nothing more happens: the next turn ends the stream.
-            let (_, closed) = broadcast::channel(1);
-            self.changes = closed;
-        }
-        Some((shown, self))
     }
 }
 

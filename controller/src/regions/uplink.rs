@@ -9,28 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairlead_daemon::shutdown::Shutdown;
-use fairlead_identity::digest::sha256;
 use fairlead_link::socket::{Heard, Socket, SocketError};
 use fairlead_protocol::{
-    Ack, CommandId, Hello, HostId, Message, Numbered, Refused, StreamId, Unsupported, UplinkDown,
-    UplinkUp, Welcome, codes, events, limits, numbered, uplink_down, uplink_up, version,
+    Ack, Hello, HostId, Message, Numbered, Refused, StreamId, Unsupported, UplinkDown, UplinkUp,
+    Welcome, codes, limits, numbered, uplink_down, uplink_up, version,
 };
-use fairlead_store::audit::AuditEntry;
-use fairlead_store::{DEFAULT_TENANT, StoreError, Tx};
+use fairlead_store::{DEFAULT_TENANT, StoreError};
 use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::{Centre, Wire, clones, enrolment, terminals};
-use crate::dispatch::{Departed, Dispatch, Recorded};
+use super::{Centre, Wire, clones, enrolment, reports};
 
 /// Orders read from the outbox at a time.
 const ORDERS_AT_ONCE: u32 = 64;
 /// Reports written together at most.
 const REPORTS_AT_ONCE: usize = 64;
-/// Of a region's reason, what is shown.
-const REASON_CHARS_MAX: usize = 200;
-
 pub(super) type Server = Socket<UplinkDown, UplinkUp>;
 
 /// Why an uplink ended.
@@ -120,13 +114,6 @@ pub(super) struct Uplink {
     /// never urgent and costs a sync.
     acked_up_to: u64,
     heard: Instant,
-}
-
-/// What a report meant, once it is on disk.
-enum Taken {
-    Nothing,
-    Finished(Box<Recorded>),
-    Event(i64),
 }
 
 impl Uplink {
@@ -304,7 +291,7 @@ impl Uplink {
             Some(K::Report(report)) => {
                 let (reports, other) = arrived_together(report, socket)?;
                 let seq = reports.iter().map(|report| report.seq).max();
-                self.on_reports(reports).await?;
+                reports::take(&self.centre, &self.region, reports).await?;
                 if let Some(seq) = seq.filter(|seq| *seq > 0) {
                     let ack = uplink_down::Kind::Ack(Ack { seq });
                     socket.send(&UplinkDown { kind: Some(ack) }).await?;
@@ -404,87 +391,6 @@ impl Uplink {
             }
         });
     }
-
-    /// Takes the region's word of its own disk and clock, which has no number and is kept nowhere.
-    fn is_about_itself(&self, report: &Numbered) -> bool {
-        let said = match &report.kind {
-            Some(numbered::Kind::Event(said)) if report.seq == 0 => said.event.as_ref(),
-            _ => None,
-        };
-        let Some(said) = said else {
-            return false;
-        };
-        let reason: String = said.detail.chars().take(REASON_CHARS_MAX).collect();
-        match said.action.as_str() {
-            events::REGION_STORAGE => self.centre.fleet.region_trouble(&self.region, &reason),
-            events::REGION_CLOCK => self.centre.fleet.region_clock(&self.region, &reason),
-            _ => return false,
-        }
-        true
-    }
-
-    // === reports
-
-    /// Records what reports say, in one transaction with the taking of their numbers.
-    async fn on_reports(&self, reports: Vec<Numbered>) -> Result<(), UplinkEnd> {
-        let centre = Arc::clone(&self.centre);
-        let (dispatch, region) = (Arc::clone(&centre.dispatch), self.region.clone());
-        let mut clones = Vec::new();
-        let terminals_ended: Vec<CommandId> =
-            reports.iter().filter_map(terminals::has_ended).collect();
-        let judged: Vec<(Numbered, bool)> = reports
-            .into_iter()
-            .filter(|report| !self.is_about_itself(report))
-            .map(|report| {
-                let home = match &report.kind {
-                    Some(numbered::Kind::Event(said)) => centre.is_home(&region, &said.host),
-                    Some(numbered::Kind::Certified(said)) => centre.is_home(&region, &said.host),
-                    _ => true,
-                };
-                if home && let Some(clone) = clone_refused(&report) {
-                    clones.push(clone);
-                }
-                (report, home)
-            })
-            .collect();
-        if judged.is_empty() {
-            return Ok(());
-        }
-        let taken = centre
-            .store
-            .write(move |tx| {
-                let mut taken = Vec::new();
-                for (report, home) in &judged {
-                    let is_ahead =
-                        report.seq == 0 && matches!(report.kind, Some(numbered::Kind::Result(_)));
-                    if (is_ahead || tx.take_from(&region, report.seq)?) && *home {
-                        taken.push(record(tx, &dispatch, &region, report)?);
-                    }
-                }
-                Ok(taken)
-            })
-            .await?;
-        for (host, at_us) in clones {
-            centre.fleet.clone_refused(&self.region, host, at_us);
-        }
-        for session in terminals_ended {
-            centre.desk.ended(&self.region, session);
-        }
-        for outcome in taken {
-            match outcome {
-                Taken::Nothing => {}
-                Taken::Event(seq) => centre.feed.announce(seq),
-                Taken::Finished(recorded) => {
-                    centre.metrics.command_finished(recorded.state);
-                    if let Some(departed) = &recorded.departed {
-                        has_departed(&centre, departed).await;
-                    }
-                    centre.dispatch.on_recorded(recorded.id);
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// That report, those that have come behind it, and what came then. What has arrived together is written
@@ -506,103 +412,6 @@ fn arrived_together(
         }
     }
     Ok((reports, None))
-}
-
-/// A host's identity ended with its command: what follows from it in memory, and the event.
-async fn has_departed(centre: &Centre, departed: &Departed) {
-    centre.fleet.forget_host(departed.host);
-    centre.dispatch.on_departed(departed);
-    let Departed {
-        host,
-        tenant,
-        region,
-        actor,
-        ..
-    } = departed;
-    let noted = centre
-        .feed
-        .record(tenant, Some(*host), region, "host.revoked", actor);
-    if let Err(error) = noted.await {
-        tracing::warn!(%host, %error, "the event of a host's leaving could not be recorded");
-    }
-}
-
-fn clone_refused(report: &Numbered) -> Option<(HostId, i64)> {
-    match &report.kind {
-        Some(numbered::Kind::Event(said)) => {
-            let event = said.event.as_ref()?;
-            let host = HostId::from_wire(&said.host).ok()?;
-            (event.action == events::HOST_CLONE).then_some((host, event.at_us))
-        }
-        _ => None,
-    }
-}
-
-/// Records what one report says.
-fn record(
-    tx: &Tx<'_>,
-    dispatch: &Dispatch,
-    region: &str,
-    report: &Numbered,
-) -> Result<Taken, StoreError> {
-    match &report.kind {
-        Some(numbered::Kind::Result(said)) => {
-            let Some(result) = &said.result else {
-                return Ok(Taken::Nothing);
-            };
-            let recorded = dispatch.record_result(tx, region, &said.host, result)?;
-            Ok(recorded.map_or(Taken::Nothing, |recorded| {
-                Taken::Finished(Box::new(recorded))
-            }))
-        }
-        Some(numbered::Kind::Event(said)) => {
-            let Some(event) = &said.event else {
-                return Ok(Taken::Nothing);
-            };
-            let host = HostId::from_wire(&said.host).ok();
-            let seq = tx.insert_event(DEFAULT_TENANT, host, region, event)?;
-            if event.action == events::HOST_LEFT
-                && let Some(host) = host
-                && tx.revoke_host(host, event.at_us.max(1))?
-            {
-                let entry = AuditEntry {
-                    at_us: event.at_us,
-                    tenant: DEFAULT_TENANT.to_owned(),
-                    actor: "the host's owner".to_owned(),
-                    action: "host.leave".to_owned(),
-                    object: format!("host {host}"),
-                    outcome: "ok".to_owned(),
-                    detail: event.detail.clone(),
-                    source: format!("region {region}"),
-                };
-                tx.append_audit(&entry, sha256)?;
-            }
-            if event.action == events::HOST_HELD
-                && let Some(host) = host
-            {
-                tx.hold_host(host, &event.detail)?;
-            }
-            Ok(seq.map_or(Taken::Nothing, Taken::Event))
-        }
-        Some(numbered::Kind::Certified(said)) => {
-            if let Ok(host) = HostId::from_wire(&said.host) {
-                // The certificate itself stays in the region; here its serial is what counts, for
-                // revoking it.
-                let serial = said.serial.as_bytes();
-                tx.host_certified(host, said.counter, &[], serial, said.not_after_us)?;
-            }
-            Ok(Taken::Nothing)
-        }
-        Some(numbered::Kind::TerminalEnded(said)) => {
-            terminals::ended(tx, region, said).map(|()| Taken::Nothing)
-        }
-        Some(numbered::Kind::TerminalRefused(said)) => {
-            terminals::refused(tx, region, said).map(|()| Taken::Nothing)
-        }
-        // What flows the other way, or a kind of a later version: taken, so that it does not come
-        // again.
-        _ => Ok(Taken::Nothing),
-    }
 }
 
 /// When a host was last heard, by what its region says of it: one that is silent or away, when that began.

@@ -41,8 +41,21 @@ async fn long_restarts_of_the_engine_lose_and_double_nothing() {
 }
 
 async fn restarts(name: &str, times: u32) {
+    with_its_engine(name, async |machine| beside(machine, times).await).await;
+}
+
+/// An engine that ends between making a container's process and beginning it: a Docker before 23.0 stands in its own
+/// way from then on, and what the error says on that mends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_the_engine_cut_short_is_told_with_its_cure() {
+    let name = "a_start_that_the_engine_cut_short_is_told_with_its_cure";
+    with_its_engine(name, async |machine| cut_short(machine).await).await;
+}
+
+/// Does that on a test host, in a run of this test that has its engine for its own.
+async fn with_its_engine(name: &str, test: impl AsyncFnOnce(&Machine)) {
     if let Ok(machine) = std::env::var(BESIDE) {
-        return beside(&Machine(machine), times).await;
+        return test(&Machine(machine)).await;
     }
     let Some(hosts) = Hosts::here().await else {
         return;
@@ -77,6 +90,12 @@ struct Machine(String);
 
 impl Machine {
     async fn says(&self, command: &str) -> String {
+        let said = self.tries(command).await;
+        said.unwrap_or_else(|no| panic!("{command}: {no}"))
+    }
+
+    /// What it says, or why it does not succeed.
+    async fn tries(&self, command: &str) -> Result<String, String> {
         let output = Command::new("docker")
             .env_remove("DOCKER_HOST")
             .args(["exec", &self.0, "sh", "-c", command])
@@ -85,8 +104,10 @@ impl Machine {
             .expect("the docker CLI is here");
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{command}: {text} {errors}");
-        text
+        if !output.status.success() {
+            return Err(format!("{text} {errors}"));
+        }
+        Ok(text)
     }
 
     /// Does that to the engine, and waits until it answers; from when to when it was away.
@@ -163,12 +184,20 @@ fn since(pid: &str) -> Option<String> {
 
 /// Stops and starts a container that takes its grace, in turn, as long as it goes on; how often. What each command
 /// says is true of the engine.
-async fn stop_and_start(api: &Api, container: &str, over: &AtomicBool) -> usize {
+async fn stop_and_start(machine: &Machine, api: &Api, container: &str, over: &AtomicBool) -> usize {
     let mut done = 0;
     while !over.load(Ordering::SeqCst) {
         for (action, runs) in [(stop(container), "false"), (start(container), "true")] {
-            let command = api.begin("box", action).await;
-            let ended = api.ended(&command.id, SOON * 2).await;
+            let ended = loop {
+                let command = api.begin("box", action.clone()).await;
+                let ended = api.ended(&command.id, SOON * 2).await;
+                let Some(cure) = cure(&ended.message) else {
+                    break ended;
+                };
+                // This engine restarted between making a process and beginning it, and stands in its own way.
+                println!("on the host: {cure}");
+                wait_for("the cure", SOON, async || machine.tries(cure).await).await;
+            };
             assert_eq!(ended.state, "succeeded", "{ended:#?}");
             let is = wait_for("the engine answers", SOON, async || {
                 engine::field(container, "{{.State.Running}}").ok_or("it is away".to_owned())
@@ -179,6 +208,13 @@ async fn stop_and_start(api: &Api, container: &str, over: &AtomicBool) -> usize 
         }
     }
     done
+}
+
+/// What is to be done on the host, by what a start says that cannot be.
+fn cure(message: &str) -> Option<&str> {
+    let (_, then) = message.split_once("; on the host: ")?;
+    let (cure, _) = then.split_once(" and then start it again")?;
+    Some(cure)
 }
 
 async fn beside(machine: &Machine, times: u32) {
@@ -221,7 +257,7 @@ async fn beside(machine: &Machine, times: u32) {
         over.store(true, Ordering::SeqCst);
         away
     };
-    let (turns, away) = tokio::join!(stop_and_start(&fleet.api, &deaf, &over), outages);
+    let (turns, away) = tokio::join!(stop_and_start(machine, &fleet.api, &deaf, &over), outages);
 
     stream.is_enough();
     let mut history = stream.end(&mut fleet).await;
@@ -240,6 +276,54 @@ async fn beside(machine: &Machine, times: u32) {
     assert!(history.asked.len() >= 30 && turns >= 4);
     assert_eq!(others(running()), before);
 }
+
+async fn cut_short(machine: &Machine) {
+    machine.says(CUTS_SHORT).await;
+    let fleet = Fleet::start(
+        Options::docker().agent_flag("--engine-socket", engine::socket().to_str().unwrap()),
+    )
+    .await;
+    let names = Names::new();
+    let flags = ["--runtime", "cut-short", "--stop-timeout", "1"];
+    let container = names.by_hand("cut", &flags, &["sleep", "3600"]);
+    fleet.done(stop(&container)).await;
+
+    machine.says("touch /run/cut-short").await;
+    // The first one meets the engine's end, the second one only what it has left.
+    for _ in 0..2 {
+        let ended = fleet.act(start(&container)).await;
+        assert_eq!(ended.code, "engine_error", "{ended:#?}");
+        assert!(cure(&ended.message).is_some(), "{ended:#?}");
+        let state = machine
+            .says("test ! -e /run/cut-short; ctr -n moby tasks ls")
+            .await;
+        assert!(state.contains("CREATED"), "{state}");
+    }
+    let ended = fleet.act(start(&container)).await;
+    machine.says(cure(&ended.message).expect("a cure")).await;
+    fleet.done(start(&container)).await;
+    assert!(engine::is_running(&container));
+}
+
+/// Gives the engine a runtime that, once, kills the engine instead of beginning the process that it has made.
+const CUTS_SHORT: &str = r#"
+set -e
+cat > /usr/local/bin/cut-short <<'END'
+#!/bin/sh
+for word in "$@"; do
+    if [ "$word" = start ] && [ -e /run/cut-short ]; then
+        systemctl kill -s KILL docker.service
+        rm /run/cut-short
+        exit 1
+    fi
+done
+exec runc "$@"
+END
+chmod +x /usr/local/bin/cut-short
+mkdir -p /etc/docker
+echo '{ "live-restore": true, "runtimes": { "cut-short": { "path": "/usr/local/bin/cut-short" } } }' > /etc/docker/daemon.json
+systemctl reload docker
+"#;
 
 /// What a check says before, and that its advice is good: it takes no restart.
 async fn checked(machine: &Machine, fleet: &Fleet, container: &str) {

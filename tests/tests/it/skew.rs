@@ -217,7 +217,17 @@ async fn refused_link(manner: Manner) -> String {
         }
     })
     .await;
-    assert_ne!(fleet.api.host("box").await.unwrap().state, "online");
+    // Where it is the agent that refuses, the server has taken the host for online until then, and
+    // learns of it by the link's end.
+    wait_for("the host is not online", SOON, async || {
+        let state = fleet.api.host("box").await.unwrap().state;
+        if state == "online" {
+            Err(state)
+        } else {
+            Ok(())
+        }
+    })
+    .await;
     said
 }
 

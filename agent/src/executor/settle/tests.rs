@@ -2,9 +2,11 @@
 
 use fairlead_protocol::{ContainerSpec, Kill, State};
 use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::executor::act::COMMAND_LABEL;
+use crate::runtime::docker::DockerRuntime;
 use crate::runtime::simulated::{SimulatedOptions, SimulatedRuntime};
 
 /// A signal that was never sent is not taken for one that did its work.
@@ -41,6 +43,85 @@ async fn a_kill_of_what_had_ended_before_is_not_done_and_of_what_ended_since_is(
         };
         let settled = settle(&runtime, &before).await.unwrap();
         assert_eq!(matches!(settled, Settled::Done(_)), done);
+    }
+}
+
+/// An engine that stops for a while in the middle of its answer, as a busy one does: what it says after that
+/// counts too.
+#[tokio::test]
+async fn a_kill_is_found_in_what_a_slow_engine_remembers() {
+    const ASKED_US: i64 = 1_700_000_000_000_000;
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("engine.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let server = async {
+        let mut answers = tokio::task::JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            answers.spawn(answer_slowly(stream, ASKED_US));
+        }
+    };
+    let runtime = DockerRuntime::new(&socket).unwrap();
+    let kind = Kind::Kill(Kill {
+        container: "web".to_owned(),
+        signal: "KILL".to_owned(),
+    });
+    let intent = Intent {
+        container_id: "1f".to_owned(),
+        at_us: ASKED_US,
+        ..Intent::default()
+    };
+    let before = Before {
+        id: CommandId::from_bytes([5; 16]),
+        kind: &kind,
+        intent: &intent,
+        exec: None,
+        waited: Duration::ZERO,
+        not_before_us: ASKED_US,
+        is_late: &|| false,
+    };
+    let settled = tokio::select! {
+        settled = settle(&runtime, &before) => settled.unwrap(),
+        () = server => unreachable!("it serves for ever"),
+    };
+    assert!(matches!(settled, Settled::Done(_)));
+}
+
+/// An engine with one container, that was sent two signals since it was asked.
+async fn answer_slowly(mut stream: tokio::net::UnixStream, asked_us: i64) {
+    let mut buffer = [0; 4096];
+    let n = stream.read(&mut buffer).await.unwrap();
+    let asked = String::from_utf8_lossy(&buffer[..n]).into_owned();
+    let path = asked.split(' ').nth(1).unwrap_or_default();
+    let kill = |signal: u32, after_us: i64| {
+        let line = serde_json::json!({
+            "Type": "container",
+            "Action": "kill",
+            "Actor": { "ID": "1f", "Attributes": { "signal": signal.to_string(), "name": "web" } },
+            "timeNano": (asked_us + after_us) * 1000,
+        });
+        format!("{line}\n")
+    };
+    let pieces = if path.ends_with("/version") {
+        vec![r#"{"ApiVersion":"1.41"}"#.to_owned()]
+    } else if path.contains("/events?") {
+        vec![kill(15, 1_000), kill(9, 2_000)]
+    } else if path.ends_with("/containers/1f/json") {
+        let state = r#"{"Status":"exited","FinishedAt":"2023-11-14T22:13:21Z"}"#;
+        vec![format!(r#"{{"Id":"1f","Name":"/web","State":{state}}}"#)]
+    } else {
+        vec!["[]".to_owned()]
+    };
+    let length: usize = pieces.iter().map(String::len).sum();
+    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for (number, piece) in pieces.iter().enumerate() {
+        if number > 0 {
+            tokio::time::sleep(Duration::from_millis(800)).await;
+        }
+        if stream.write_all(piece.as_bytes()).await.is_err() {
+            return;
+        }
     }
 }
 

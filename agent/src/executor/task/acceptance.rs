@@ -12,8 +12,9 @@ use fairlead_protocol::{
 use tokio::sync::oneshot;
 
 use super::{ACCEPTED_MAX, Executor, Live, WITHDRAWN_EARLY_MAX, manner};
-use crate::executor::job::{News, has_effect};
+use crate::executor::job::has_effect;
 use crate::executor::outcome::Outcome;
+use crate::executor::surroundings::News;
 use crate::executor::{stamp, unix};
 use crate::journal::Phase;
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{EARLY_STREAMS_MAX, Executor, SEND_AGAIN_AFTER};
 use crate::executor::StreamDialler;
-use crate::executor::job::News;
+use crate::executor::surroundings::News;
 
 impl Executor {
     /// The server asks for a stream: the command that it serves, once verified, gives the right to it.

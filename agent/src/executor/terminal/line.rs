@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::super::attached::{send_output, size};
 use super::super::copy::Spooled;
-use super::super::job::News;
+use super::super::surroundings::News;
 use crate::pty::Pty;
 use crate::runtime::{ContainerRuntime, Output, RuntimeError};
 

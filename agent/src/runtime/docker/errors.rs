@@ -106,6 +106,14 @@ fn answered(status: u16, message: &str, subject: Subject<'_>) -> RuntimeError {
             let id = message.split_whitespace().nth(1).unwrap_or("of this exec");
             RuntimeError::NotRunning(id.to_owned())
         }
+        // What containerd holds has the container's id; a start that is to go on would have to end it.
+        (_, Subject::Container(name)) if lower.contains("id already in use") => {
+            RuntimeError::Engine(format!(
+                "{message}: containerd holds what is left of an earlier start that was cut short, and Docker before \
+                 23.0 does not end that; on the host: ctr -n moby tasks kill -s SIGKILL \
+                 $(docker inspect -f '{{{{.Id}}}}' {name}) and then start it again"
+            ))
+        }
         _ => RuntimeError::Engine(text()),
     }
 }
@@ -239,6 +247,8 @@ mod tests {
             map(409, "You cannot remove a running container 1f.", c),
             E::Engine(_)
         ));
+        assert!(matches!(map(409, "id already in use", c), E::Engine(t)
+            if t.contains("SIGKILL $(docker inspect -f '{{.Id}}' web) ")));
         assert!(
             matches!(map(404, "pull access denied for x, repository does not exist", Subject::Image("x")),
             E::NoSuchImage(t) if t.contains("denied"))

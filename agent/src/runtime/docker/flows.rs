@@ -1,7 +1,9 @@
 //! What flows between engine and agent: pulls, exec, logs, archives, events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bollard::errors::Error;
 use bollard::query_parameters::UploadToContainerOptions;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -12,7 +14,7 @@ use serde::Deserialize;
 use super::answers::EventLine;
 use super::errors::{Subject, clean, container_name, exec_id, image_name, runtime_error};
 use super::transport::{query_value, within};
-use super::{DockerRuntime, ImageId, streams};
+use super::{DockerRuntime, ImageId, now_us, streams};
 use crate::runtime::{
     ContainerRuntime, ENGINE_QUESTION_TIMEOUT, EngineEvent, ExecIo, ExecState, LogOptions, Output,
     RuntimeError,
@@ -206,8 +208,7 @@ impl DockerRuntime {
     ) -> BoxStream<'static, Result<EngineEvent, RuntimeError>> {
         // What happened while nobody listened is not known.
         self.cache.invalidate_all();
-        let filters = query_value(r#"{"type":["container","image"]}"#);
-        let mut path = format!("/events?filters={filters}");
+        let mut path = events_path();
         if since_us != 0 {
             path.push_str(&format!("&since={}", engine_time(since_us)));
         }
@@ -246,6 +247,37 @@ impl DockerRuntime {
         });
         events.chain(end).boxed()
     }
+
+    /// With a time until which it is asked for, the engine ends its answer itself, when it has said all.
+    pub(super) async fn remembered_events(
+        &self,
+        since_us: i64,
+        listening: Duration,
+    ) -> Result<Vec<EngineEvent>, RuntimeError> {
+        let now_us = now_us();
+        let until_us = now_us + i64::try_from(listening.as_micros()).unwrap_or(0);
+        let path = format!(
+            "{}&since={}&until={}",
+            events_path(),
+            engine_time(since_us.min(now_us)),
+            engine_time(until_us)
+        );
+        let answer = self.engine.question(&path).await;
+        let answer = answer.map_err(|error| runtime_error(error, Subject::Engine))?;
+        let lines = serde_json::Deserializer::from_slice(&answer).into_iter::<EventLine>();
+        lines
+            .map(|line| match line {
+                Ok(line) => Ok(line.event()),
+                Err(error) => Err(runtime_error(Error::from(error), Subject::Engine)),
+            })
+            .collect()
+    }
+}
+
+/// What the agent listens for.
+fn events_path() -> String {
+    let filters = query_value(r#"{"type":["container","image"]}"#);
+    format!("/events?filters={filters}")
 }
 
 #[cfg(test)]
