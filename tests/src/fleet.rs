@@ -324,6 +324,11 @@ impl HostSide {
             send(pid, Signal::KILL);
         }
         self.supervisor.kill();
+        // Who copies its disk next wants nothing of it to be under way.
+        let began = std::time::Instant::now();
+        while agent.is_some_and(is_alive) && began.elapsed() < START_WITHIN {
+            std::thread::yield_now();
+        }
     }
 
     /// Starts the supervisor again.

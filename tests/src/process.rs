@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::wait::wait_for;
 
 /// How long a process may take to leave.
-const LEAVE_WITHIN: Duration = Duration::from_secs(15);
+const LEAVE_WITHIN: Duration = Duration::from_secs(60);
 
 /// A signal for any process of ours. One that has gone already is no failure.
 pub fn send(pid: u32, signal: Signal) {
@@ -23,12 +23,15 @@ pub fn send(pid: u32, signal: Signal) {
 /// Whether a process is there and not only waiting to be noticed by its parent.
 #[must_use]
 pub fn is_alive(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !stat
-            .rsplit(") ")
-            .next()
-            .is_some_and(|rest| rest.starts_with('Z'))
-    })
+    // The first thread may have ended while another is in the middle of a sync.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    threads > 1
+        || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+            !stat
+                .rsplit(") ")
+                .next()
+                .is_some_and(|rest| rest.starts_with('Z'))
+        })
 }
 
 /// One daemon. Killed when dropped.

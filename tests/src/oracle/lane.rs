@@ -15,7 +15,7 @@ use super::{Promise, Violation};
 /// What the engine may note a moment earlier or later than it happened.
 const MOMENT_US: i64 = 5_000;
 /// An engine may answer a moment before it notes the end of a process; on a busy machine, a long one.
-const NOTED_WITHIN_US: i64 = 250_000;
+const NOTED_WITHIN_US: i64 = 2_000_000;
 /// Lines of evidence around the place where the two stories part.
 const AROUND: usize = 6;
 

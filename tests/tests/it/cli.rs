@@ -215,6 +215,9 @@ async fn exit_codes_say_what_went_wrong() {
         ],
     )
     .await;
+    for (host, name) in [("one", "both"), ("two", "both"), ("one", "alone")] {
+        fleet.api.knows(host, name, SOON).await;
+    }
 
     cli.ends(2, &["run", "--no-such-flag", "demo/web:1"]).await;
     cli.ends(3, &["restart", "nobody"]).await;
@@ -248,7 +251,7 @@ async fn exit_codes_say_what_went_wrong() {
         fleet.hosts[1].kill();
         fleet.api.host_is("two", "offline", SOON).await;
         let said = cli
-            .ends(7, &["restart", "--deadline", "2s", "two/both"])
+            .ends(7, &["restart", "--deadline", "8s", "two/both"])
             .await;
         assert!(
             said.err.contains("offline"),

@@ -10,7 +10,7 @@ use fairlead_tests::client::{new_id, request};
 use fairlead_tests::engine::{self, Names};
 use fairlead_tests::fleet::{Fleet, Options};
 
-use crate::acts::{exec, restart, run, run_simulated, spec, start, stop};
+use crate::acts::{exec, kill, restart, run, run_simulated, spec, start, stop};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -19,7 +19,8 @@ const SOON: Duration = Duration::from_secs(30);
 async fn a_restart_goes_through_all_four_processes_once() {
     let fleet = Fleet::start(Options::docker()).await;
     let names = Names::new();
-    let web = names.polite("web");
+    // It takes long enough that the region's disk is not the slower one.
+    let web = names.deaf("web", 3);
     let before = engine::started_at(&web);
 
     let command = fleet.done(restart(&web)).await;
@@ -287,7 +288,7 @@ async fn an_engine_that_is_not_there_is_waited_for_and_said_so() {
 async fn a_command_that_waits_for_its_lane_can_be_withdrawn_and_one_that_runs_cannot() {
     let fleet = Fleet::start(Options::docker()).await;
     let names = Names::new();
-    let slow = names.deaf("slow", 3);
+    let slow = names.deaf("slow", 25);
 
     let stopping = fleet.begin(stop(&slow)).await;
     fleet.api.reaches(&stopping.id, "running", SOON).await;
@@ -303,6 +304,7 @@ async fn a_command_that_waits_for_its_lane_can_be_withdrawn_and_one_that_runs_ca
 
     // The one that runs goes on to its end, whether or not the withdrawal is refused at once.
     let _ = fleet.api.cancel(&stopping.id).await;
+    fleet.done(kill(&slow, "KILL")).await;
     let ended = fleet.api.ended(&stopping.id, SOON).await;
     assert_eq!(ended.state, "succeeded", "{ended:#?}");
     assert!(!engine::is_running(&slow));

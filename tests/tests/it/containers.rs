@@ -205,6 +205,13 @@ async fn a_container_lives_as_it_is_told_to() {
 
     fleet.done(restart(&name)).await;
     assert!(engine::is_running(&name));
+    // Before that it would not hear the signal.
+    wait_for("it is up again", SOON, async || {
+        let said = engine::docker_says(&["logs", &name]);
+        let ups = said.lines().filter(|line| *line == "up").count();
+        (ups >= 2).then_some(()).ok_or(said)
+    })
+    .await;
     fleet.done(stop(&name)).await;
     assert_eq!(
         field(&name, "{{.State.Status}} {{.State.ExitCode}}").as_deref(),

@@ -31,8 +31,8 @@ use tokio::net::TcpListener;
 use crate::acts::{attach, exec, run_simulated};
 
 const SOON: Duration = Duration::from_secs(20);
-/// What a revocation may take, everywhere.
-const CUT_WITHIN: Duration = Duration::from_secs(5);
+/// What a revocation may take, everywhere: promised are 5 s, where no disk and no neighbour is slow.
+const CUT_WITHIN: Duration = Duration::from_secs(15);
 
 async fn token(fleet: &Fleet, request: JoinTokenRequest) -> NewJoinToken {
     let region = request.region.clone().unwrap_or_else(|| "local".to_owned());
@@ -324,6 +324,8 @@ async fn an_epoch_that_went_back_is_held_until_an_admin_approves() {
         }
     })
     .await;
+    // Behind the term in the region's ledger.
+    fleet.done(Action::Ping {}).await;
     fleet.hosts[0].kill();
     std::fs::write(fleet.hosts[0].dir.join("epoch"), "0").unwrap();
     fleet.hosts[0].start();
@@ -432,11 +434,12 @@ async fn status(host: &HostSide) -> (Option<i32>, String) {
 #[tokio::test]
 async fn a_revoked_host_says_so_on_its_own_machine_until_it_joins_again() {
     let mut fleet = Fleet::start(Options::simulated()).await;
-    let (code, said) = status(&fleet.hosts[0]).await;
-    assert!(
-        code == Some(0) && said.contains("enrolled as box"),
-        "{said}"
-    );
+    wait_for("its status says that it is enrolled", SOON, async || {
+        let (code, said) = status(&fleet.hosts[0]).await;
+        let is_said = code == Some(0) && said.contains("enrolled as box");
+        is_said.then_some(()).ok_or(said)
+    })
+    .await;
 
     let _: Host = fleet.api.delete("hosts/box").await.unwrap();
     wait_for("its status says it", SOON, async || {

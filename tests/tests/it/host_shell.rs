@@ -13,7 +13,7 @@ use fairlead_tests::wait::wait_for;
 use serde_json::{Value, json};
 
 use crate::servers::{Servers, ran};
-use crate::terminal::audit;
+use crate::terminal::{ENDED_WITHIN, audit};
 
 const SOON: Duration = Duration::from_secs(30);
 const ALLOWED: &str = "allow_host_shell = true\n";
@@ -238,7 +238,7 @@ async fn lives(options: Options) {
     std::fs::write(&fleet.hosts[0].policy, "forbid_copy = true\n").unwrap();
     let since = Instant::now();
     assert_eq!(page.end().await, "forbidden_by_host");
-    assert!(since.elapsed() < Duration::from_secs(5), "{since:?}");
+    assert!(since.elapsed() < ENDED_WITHIN, "{since:?}");
     std::fs::write(&fleet.hosts[0].policy, ALLOWED).unwrap();
     let word = seconds();
     let (_, mut page) = enter(&rooted).await;

@@ -23,6 +23,7 @@ use fairlead_protocol::{
 };
 use fairlead_tests::process::{Process, send};
 use fairlead_tests::programs::program;
+use fairlead_tests::wait::wait_for;
 use rustix::process::Signal;
 use tokio::net::TcpListener;
 
@@ -197,6 +198,19 @@ fn restart(container: &str) -> Kind {
 
 pub(crate) async fn tell(socket: &mut Socket<LinkDown, LinkUp>, kind: link_down::Kind) {
     socket.send(&LinkDown { kind: Some(kind) }).await.unwrap();
+}
+
+/// The process that is the agent now. Its supervisor says so a moment after it has started it.
+async fn pid(agent: &Agent) -> u32 {
+    wait_for("the supervisor says who runs", SOON, async || {
+        let status = std::fs::read(agent.dir.join("status.json")).map_err(|no| no.to_string())?;
+        let status: serde_json::Value =
+            serde_json::from_slice(&status).map_err(|no| no.to_string())?;
+        let pid = status["agent"].as_u64();
+        pid.and_then(|pid| u32::try_from(pid).ok())
+            .ok_or(status.to_string())
+    })
+    .await
 }
 
 async fn deliver(socket: &mut Socket<LinkDown, LinkUp>, command: &SignedCommand) {
@@ -377,13 +391,8 @@ async fn a_taken_over_access_server_cannot_command_anything() {
         result(&mut socket, &genuine.id).await.state(),
         State::Succeeded
     );
-    let status = std::fs::read(agent.dir.join("status.json")).unwrap();
-    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
     drop(socket);
-    send(
-        u32::try_from(status["agent"].as_u64().unwrap()).unwrap(),
-        Signal::KILL,
-    );
+    send(pid(&agent).await, Signal::KILL);
     let mut socket = liar.link().await;
     deliver(&mut socket, &liar.controller.sign(&genuine)).await;
     assert_eq!(

@@ -143,7 +143,7 @@ async fn a_region_that_was_away_gets_its_commands_once() {
 async fn without_the_controller_hosts_stay_and_results_wait_for_it() {
     let mut fleet = Fleet::start(Options::docker()).await;
     let names = Names::new();
-    let slow = names.deaf("slow", 2);
+    let slow = names.deaf("slow", 10);
     let stopping = fleet.begin(stop(&slow)).await;
     fleet.api.reaches(&stopping.id, "running", SOON).await;
 

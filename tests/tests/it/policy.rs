@@ -101,7 +101,7 @@ async fn the_fleet_sees_in_a_sentence_what_the_owner_forbids() {
     fleet.hosts[0].start();
     fairlead_tests::wait::wait_for(
         "the facts tell of the policy",
-        Duration::from_secs(20),
+        Duration::from_secs(60),
         async || {
             let host = fleet.api.host("box").await.map_err(|no| no.to_string())?;
             let facts = host.facts.unwrap_or_default();

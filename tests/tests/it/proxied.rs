@@ -108,8 +108,15 @@ async fn serve(
         return;
     };
     let _ = client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+    // The hello whole: its record says how long it is, and it may come in parts.
     let mut first = Vec::with_capacity(4096);
-    let _ = client.read_buf(&mut first).await;
+    let whole = |first: &[u8]| match first {
+        [_, _, _, high, low, ..] => {
+            first.len() >= 5 + usize::from(u16::from_be_bytes([*high, *low]))
+        }
+        _ => false,
+    };
+    while !whole(&first) && client.read_buf(&mut first).await.unwrap_or(0) > 0 {}
     let sni = sni::AGENTS.as_bytes();
     let named = first.windows(sni.len()).any(|part| part == sni);
     made.lock().unwrap().push((address, named));

@@ -27,7 +27,7 @@ use crate::malicious_agent::rss_kb;
 
 mod host;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 /// Nobody is listened to for so many bytes.
 const POURED_MAX: usize = 16 << 20;
 

@@ -105,8 +105,7 @@ async fn a_process_and_a_log_go_on_over_their_access_servers_restarts_byte_for_b
     let ended = fleet.api.ended(&ran.id, SOON).await;
     assert_eq!(ended.exit_code, Some(7), "{ended:#?}");
 
-    docker_says(&["exec", &talker, "touch", "/tmp/enough"]);
-    docker_says(&["stop", "-t", "1", &talker]);
+    counts_to_its_end(&talker).await;
     let heard = lines.await.unwrap();
     let text = heard.text();
     let numbers = counted(&text);
@@ -131,6 +130,18 @@ fn counted(text: &str) -> usize {
         "none is lost or doubled"
     );
     numbers.len()
+}
+
+/// Until what it says last is with the engine; then it is stopped.
+async fn counts_to_its_end(talker: &str) {
+    docker_says(&["exec", talker, "touch", "/tmp/enough"]);
+    wait_for("it has counted to its end", SOON, async || {
+        let said = docker(&["logs", "--tail", "1", talker]).stdout;
+        let is_last = said.starts_with(b"the end");
+        is_last.then_some(()).ok_or("not yet".to_owned())
+    })
+    .await;
+    docker_says(&["stop", "-t", "1", talker]);
 }
 
 async fn write_until(enough: Arc<AtomicBool>, mut input: ChildStdin) -> usize {
@@ -185,7 +196,7 @@ async fn the_tool_goes_on_over_the_controllers_restarts_byte_for_byte() {
         }
     });
     let more = async |than: usize| {
-        wait_for("more has come", SOON, async || {
+        wait_for("more has come", SOON * 3, async || {
             let is_more = came.load(Ordering::Relaxed) > than;
             is_more.then_some(()).ok_or_else(|| "not yet".to_owned())
         })
@@ -212,7 +223,7 @@ async fn the_tool_goes_on_over_the_controllers_restarts_byte_for_byte() {
     assert!(fleet.regions[0].process.leave().await.success());
     wait_for("both are held", SOON, async || {
         let held = held() - before;
-        (held == 2).then_some(()).ok_or(format!("{held}"))
+        (held >= 2).then_some(()).ok_or(format!("{held}"))
     })
     .await;
     assert!(fleet.controller.leave().await.success());
@@ -237,8 +248,7 @@ async fn the_tool_goes_on_over_the_controllers_restarts_byte_for_byte() {
     assert_eq!(said, ["read"]);
     assert_eq!(process.wait().await.unwrap().code(), Some(7));
 
-    docker_says(&["exec", &talker, "touch", "/tmp/enough"]);
-    docker_says(&["stop", "-t", "1", &talker]);
+    counts_to_its_end(&talker).await;
     let (text, err, code) = lines.await.unwrap();
     assert_eq!(code, Some(0), "{err}");
     let numbers = counted(&text);
@@ -320,7 +330,7 @@ async fn what_begins_while_a_server_restarts_begins() {
     for turn in 0..4 * RESTARTS {
         // By whomever: one restart after another may keep a client waiting for longer than a host waits over one link.
         let before = times.load(Ordering::Relaxed);
-        wait_for("more have begun", SOON, async || {
+        wait_for("more have begun", SOON * 3, async || {
             let failed = begun.iter().any(tokio::task::JoinHandle::is_finished);
             let more = times.load(Ordering::Relaxed) - before;
             let is_enough = failed || more >= 2 * BESIDE;
@@ -379,7 +389,7 @@ async fn a_command_whose_link_is_down_waits_for_its_reader() {
 async fn what_waits_for_its_turn_while_a_server_restarts_has_its_reader() {
     let mut fleet = Fleet::start(Options::docker()).await;
     let names = Names::new();
-    let slow = names.deaf("slow", 15);
+    let slow = names.deaf("slow", 100);
     let cli = Cli::of(&fleet);
     let begun = request("box", acts::restart(&slow));
     let before = fleet.api.submit(&begun, Duration::ZERO).await.unwrap();
@@ -408,6 +418,7 @@ async fn what_waits_for_its_turn_while_a_server_restarts_has_its_reader() {
         .await
         .unwrap();
     assert!(!now.is_final, "its turn came before the restarts: {now:#?}");
+    docker_says(&["kill", &slow]);
     let (out, err, code) = all_of(waits.unwrap()).await;
     assert_eq!((out.as_str(), code), ("said\n", Some(0)), "{err}");
 }

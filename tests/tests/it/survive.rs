@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use fairlead_api::types::{Action, Command, CommandRequest};
-use fairlead_tests::client::{new_id, request};
+use fairlead_tests::client::{Api, new_id, request};
 use fairlead_tests::engine::{self, Names, docker_says};
 use fairlead_tests::fleet::{Fleet, Options};
 use fairlead_tests::wait::{moment, wait_for};
@@ -41,6 +41,19 @@ async fn kill(fleet: &mut Fleet, victim: Victim) {
     }
 }
 
+/// Until it is under way, or has ended where the machine was late.
+pub(crate) async fn under_way(api: &Api, id: &str) {
+    wait_for("it is under way", IN_TIME, async || {
+        let now = api.command(id).await.map_err(|no| no.to_string())?;
+        if now.is_final || now.state == "running" {
+            Ok(())
+        } else {
+            Err(now.state)
+        }
+    })
+    .await;
+}
+
 /// Asks under an id of our own until it is acknowledged.
 async fn insist(fleet: &Fleet, action: Action) -> Command {
     let asked = CommandRequest {
@@ -64,7 +77,7 @@ async fn killed_while_a_stop_is_under_way() {
     for victim in VICTIMS {
         let slow = names.deaf(&format!("{victim:?}"), 3);
         let stopping = insist(&fleet, stop(&slow)).await;
-        fleet.api.reaches(&stopping.id, "running", IN_TIME).await;
+        under_way(&fleet.api, &stopping.id).await;
 
         kill(&mut fleet, victim).await;
 
@@ -83,7 +96,7 @@ async fn killed_while_a_restart_is_under_way() {
     for victim in VICTIMS {
         let slow = names.deaf(&format!("{victim:?}"), 3);
         let restarting = insist(&fleet, restart(&slow)).await;
-        fleet.api.reaches(&restarting.id, "running", IN_TIME).await;
+        under_way(&fleet.api, &restarting.id).await;
 
         kill(&mut fleet, victim).await;
 

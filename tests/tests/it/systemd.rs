@@ -10,9 +10,11 @@ use crate::servers::{SOON, Servers, ran};
 
 const STATUS: &str = "/var/lib/fairlead-agent/status.json";
 /// How long a stop takes that is under way while something happens.
-const GRACE_S: u32 = 8;
+const GRACE_S: u32 = 15;
 /// Short, so that the supervisor too becomes the new version.
 const TRIAL_MS: u32 = 3_000;
+/// Long: a machine that does much besides is slow, and not what is tested.
+const YIELD_MS: u32 = 20_000;
 /// A version that never proves itself: long enough to be rebooted meanwhile.
 const NEVER: &str = "3.0.0";
 const THERE_AND_BACK: [&str; 2] = ["1.1.0", "1.0.0"];
@@ -43,6 +45,7 @@ impl Scene {
             &vm,
             &format!(
                 "echo FAIRLEAD_UPGRADE_TRIAL_MS={TRIAL_MS} >> /etc/fairlead/agent.env; \
+                 echo FAIRLEAD_UPGRADE_YIELD_MS={YIELD_MS} >> /etc/fairlead/agent.env; \
                  systemctl restart fairlead-agent"
             ),
         )

@@ -28,13 +28,14 @@ mod under_commands;
 
 const IN_TIME: Duration = Duration::from_secs(60);
 /// How soon somebody owns the host again, whatever died.
-const OWNED_AGAIN_WITHIN: Duration = Duration::from_secs(15);
+const OWNED_AGAIN_WITHIN: Duration = Duration::from_secs(30);
 
 fn options(versions: &Versions) -> Options {
     Options::docker()
         .agent_program(versions.supervisor())
         .agent_env("FAIRLEAD_UPGRADE_PROVE_MS", "12000")
-        .agent_env("FAIRLEAD_UPGRADE_SILENT_MS", "4000")
+        .agent_env("FAIRLEAD_UPGRADE_SILENT_MS", "20000")
+        .agent_env("FAIRLEAD_UPGRADE_YIELD_MS", "20000")
 }
 
 /// Waits until one instance owns the host and no other is there but for streams; its version.

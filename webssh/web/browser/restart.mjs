@@ -7,8 +7,9 @@ await run(async () => {
   await signIn();
   await page.getByLabel(`Open a shell in ${host}/${container}`).click();
   await prompt();
+  const away = page.waitForSelector(".banner.away", { timeout: 60_000 });
   await type("touch /tmp/runs; i=0; while [ ! -e /tmp/back ]; do i=$((i+1)); echo n$i; sleep 0.05; done; echo w$((1+1))s there $i");
-  await page.waitForSelector(".banner.away", { timeout: 30_000 });
+  await away;
   await shot("restart-1-away");
   // It is kept, and comes when the session does.
   await type("echo t$((1+1))ped");

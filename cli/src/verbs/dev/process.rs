@@ -20,7 +20,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A process that lived so long was well: the next pause is short again.
 const WELL_AFTER: Duration = Duration::from_secs(5);
 /// How long a process may take to leave when it is asked to.
-const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+const LEAVE_WITHIN: Duration = Duration::from_secs(15);
 
 /// A daemon and how to start it.
 pub(crate) struct Process {

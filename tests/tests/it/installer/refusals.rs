@@ -26,7 +26,7 @@ fn refused(faults: Vec<(&'static str, Fault)>, code: &str) -> String {
             )
             .with_token()
             .env("FAIRLEAD_FROM", server.url())
-            .env("FAIRLEAD_DOWNLOAD_TIMEOUT_S", "2")
+            .env("FAIRLEAD_DOWNLOAD_TIMEOUT_S", "30")
             .refused(1, code);
         assert_eq!(tree(&host.root()), before, "{shell:?} left something");
         assert_eq!(host.recorded(), "", "{shell:?} ran what was not checked");

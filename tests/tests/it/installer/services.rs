@@ -7,6 +7,9 @@ use super::faulty::Server;
 use super::kit::{Repository, SECRET, TOKEN, Wish, words};
 use super::system::System;
 
+/// Far below what the script waits for an agent that does not come up, and far above what the rest takes.
+const NOT_THE_WHOLE_TIME: Duration = Duration::from_secs(28);
+
 #[test]
 fn the_line_installs_starts_and_joins_and_again_restarts_nothing() {
     let Some(system) = System::new("systemd") else {
@@ -18,7 +21,7 @@ fn the_line_installs_starts_and_joins_and_again_restarts_nothing() {
     let began = Instant::now();
     let said = system.install(&server);
     assert!(
-        began.elapsed() < Duration::from_secs(10),
+        began.elapsed() < NOT_THE_WHOLE_TIME,
         "{:?}",
         began.elapsed()
     );
@@ -97,7 +100,7 @@ fn a_refused_token_is_said_in_the_agents_words() {
         "{said}"
     );
     assert!(
-        began.elapsed() < Duration::from_secs(15),
+        began.elapsed() < NOT_THE_WHOLE_TIME,
         "it does not wait for the whole time"
     );
     assert!(!said.contains(SECRET));

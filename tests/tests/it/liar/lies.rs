@@ -15,15 +15,8 @@ use fairlead_protocol::{
     link_down,
 };
 
-use super::{Agent, Liar, SOON, deliver, now_us, restart, result, run_web, signer, tell};
+use super::{Agent, Liar, SOON, deliver, now_us, pid, restart, result, run_web, signer, tell};
 use crate::malicious_agent::rss_kb;
-
-/// The process that is the agent now.
-fn pid(agent: &Agent) -> u32 {
-    let status = std::fs::read(agent.dir.join("status.json")).unwrap();
-    let status: serde_json::Value = serde_json::from_slice(&status).unwrap();
-    u32::try_from(status["agent"].as_u64().unwrap()).unwrap()
-}
 
 async fn ack(socket: &mut Socket<LinkDown, LinkUp>, id: &Bytes, connection: u64) {
     let ack = ResultAck {
@@ -177,7 +170,7 @@ async fn floods_of_an_access_server_cost_its_agent_bounded_memory() {
     let agent = Agent::start(&liar, dir.path());
     let mut socket = liar.link().await;
     run_web(&liar, &mut socket).await;
-    let process = pid(&agent);
+    let process = pid(&agent).await;
     let before = rss_kb(process);
 
     let genuine = liar.command(restart("web"));
@@ -212,7 +205,7 @@ async fn floods_of_an_access_server_cost_its_agent_bounded_memory() {
     deliver(&mut socket, &liar.controller.sign(&last)).await;
     let done = result(&mut socket, &last.id).await;
     assert_eq!(done.state(), State::Succeeded, "{done:#?}");
-    assert_eq!(pid(&agent), process, "the same process");
+    assert_eq!(pid(&agent).await, process, "the same process");
     println!("{told} answers, kB {before}, at most {most}");
     assert!(most - before < 64 * 1024, "from {before} to {most} kB");
     let log = agent.dir.join("owner.log");

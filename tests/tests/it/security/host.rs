@@ -74,7 +74,11 @@ fn files_below(dir: &Path, found: &mut Vec<PathBuf>) {
     found.push(dir.to_owned());
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.symlink_metadata().unwrap().is_dir() {
+        // What was written beside and has been put in its place meanwhile is there under its own name.
+        let Ok(meta) = path.symlink_metadata() else {
+            continue;
+        };
+        if meta.is_dir() {
             files_below(&path, found);
         } else {
             found.push(path);
@@ -120,7 +124,9 @@ async fn s30_all_that_is_kept_is_for_its_owner_only_and_lies_where_it_belongs() 
     }
     assert!(found.len() > 20, "{found:?}");
     for path in &found {
-        let meta = path.symlink_metadata().unwrap();
+        let Ok(meta) = path.symlink_metadata() else {
+            continue;
+        };
         assert!(!meta.is_symlink(), "{}", path.display());
         assert_eq!(
             meta.mode() & 0o077,

@@ -14,6 +14,7 @@ use rustix::process::Signal;
 
 use super::{IN_TIME, OWNED_AGAIN_WITHIN, options, settled};
 use crate::acts::{exec, restart, start, stop};
+use crate::survive::under_way;
 
 /// The phase that the supervisor is in, as it says.
 fn phase(fleet: &Fleet) -> String {
@@ -76,8 +77,8 @@ async fn killed_in(when: &str, victim: Victim) {
     let starting = fleet.begin(start(&deaf)).await;
     let script = "echo once >> /tmp/log; sleep 4; echo end >> /tmp/log";
     let running = fleet.begin(exec(&web, &["sh", "-c", script])).await;
-    fleet.api.reaches(&stopping.id, "running", IN_TIME).await;
-    fleet.api.reaches(&running.id, "running", IN_TIME).await;
+    under_way(&fleet.api, &stopping.id).await;
+    under_way(&fleet.api, &running.id).await;
 
     strike(&versions, &mut fleet, &package, when, victim).await;
     let began = Instant::now();

@@ -169,16 +169,16 @@ async fn a_version_that_does_not_start_halts_and_every_host_is_on_the_old_one() 
     assert_eq!(three.current(), [FIRST; 3]);
     let (done, said) = cli(&fleet, &["agent", "upgrade", "watch", &begun.id]).await;
     assert!(!done && said.contains("halted"), "{said}");
-    let canary = fleet
-        .api
-        .host(&halted.hosts[0].host)
-        .await
-        .expect("the host");
-    let versions = canary
-        .facts
-        .and_then(|facts| facts.versions)
-        .expect("versions");
-    let last = versions.last_return.expect("a return");
+    // The command's end and the host's facts come by themselves.
+    let last = wait_for("the host says from what it returned", IN_TIME, async || {
+        let host = fleet.api.host(&halted.hosts[0].host).await;
+        let facts = host.map_err(|no| no.to_string())?.facts;
+        let versions = facts.and_then(|facts| facts.versions);
+        versions
+            .and_then(|versions| versions.last_return)
+            .ok_or("of none".to_owned())
+    })
+    .await;
     assert_eq!(last.from, "2.0.0");
     let (done, said) = cli(&fleet, &["agent", "upgrade", "abort", &begun.id]).await;
     assert!(done, "{said}");
