@@ -1,8 +1,9 @@
 //! Where the programs under test are: built once per test run, in the target directory that this very
 //! test was built in.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 static FOLDER: OnceLock<PathBuf> = OnceLock::new();
@@ -19,6 +20,28 @@ pub fn program(name: &str) -> PathBuf {
     let path = FOLDER.get_or_init(folder).join(name);
     assert!(path.is_file(), "there is no program {}", path.display());
     path
+}
+
+/// Writes a program, or a script, that is started next.
+///
+/// Another process does the writing: with a file of ours open, a child that some other test of this process
+/// begins at that moment has it open too until it becomes its own program, and the kernel starts nothing that
+/// anybody has open for writing.
+///
+/// # Panics
+/// When it cannot be written.
+pub fn write(path: &Path, content: &[u8]) {
+    let mut writer = Command::new("sh")
+        .args(["-c", "cat >\"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("sh can be started");
+    let mut input = writer.stdin.take().expect("its input");
+    input.write_all(content).expect("it reads");
+    drop(input);
+    let status = writer.wait().expect("it ends");
+    assert!(status.success(), "{}: {status}", path.display());
 }
 
 fn folder() -> PathBuf {

@@ -1,7 +1,7 @@
 //! Versions of the agent as the installer lays them out, and signed packages of more of them: good ones, and
 //! programs that pretend.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -13,7 +13,7 @@ use fairlead_protocol::software::{MARK_BYTES, MARK_HEAD};
 use tempfile::TempDir;
 
 use crate::fleet::{Fleet, HostSide};
-use crate::programs::program;
+use crate::programs::{self, program};
 
 /// The version that is installed at first.
 pub const FIRST: &str = "1.0.0";
@@ -55,7 +55,7 @@ impl Versions {
         };
         let folder = versions.prefix().join("versions").join(FIRST);
         std::fs::create_dir_all(&folder).expect("a directory");
-        executable(&folder.join("fairlead-agent"), &versions.stamped(FIRST));
+        programs::write(&folder.join("fairlead-agent"), &versions.stamped(FIRST));
         for link in ["current", "supervisor"] {
             symlink(
                 Path::new("versions").join(FIRST),
@@ -239,7 +239,7 @@ pub fn stamped(program: &[u8], version: &str) -> Vec<u8> {
 pub fn program_as(name: &str, version: &str, folder: &Path) -> PathBuf {
     let path = folder.join(format!("{name}-{version}"));
     let bytes = std::fs::read(program(name)).expect("the program");
-    executable(&path, &stamped(&bytes, version));
+    programs::write(&path, &stamped(&bytes, version));
     path
 }
 
@@ -265,7 +265,7 @@ impl Package<'_> {
     /// When it cannot be made.
     pub fn write(&self, folder: &Path, key: &SigningKey) {
         std::fs::create_dir_all(folder).expect("a directory");
-        executable(&folder.join(self.name), self.program);
+        programs::write(&folder.join(self.name), self.program);
         let entry = FileEntry {
             name: self.name.to_owned(),
             size: self.program.len() as u64,
@@ -297,9 +297,4 @@ pub fn said(output: &Output) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
-}
-
-fn executable(path: &Path, bytes: &[u8]) {
-    std::fs::write(path, bytes).expect("a program");
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("its mode");
 }

@@ -317,19 +317,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_that_refuses_is_waited_for_and_nothing_else_is() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // An address that nobody else uses: the port is free for a moment.
+        const OWN: &str = "127.83.7.1";
+        let listener = tokio::net::TcpListener::bind((OWN, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let within = Duration::from_secs(60);
         let (came, ()) = tokio::join!(
             async {
-                wait_while_refused(("127.0.0.1", port), within).await;
+                wait_while_refused((OWN, port), within).await;
                 tokio::time::Instant::now()
             },
             async {
-                let refused = TcpStream::connect(("127.0.0.1", port)).await;
+                let refused = TcpStream::connect((OWN, port)).await;
                 refused.unwrap_err();
-                let again = tokio::net::TcpListener::bind(("127.0.0.1", port)).await;
+                let again = tokio::net::TcpListener::bind((OWN, port)).await;
                 // Until the other side has been here.
                 again.unwrap().accept().await.unwrap();
             }

@@ -1,10 +1,11 @@
 //! A script that arrived in part does nothing: every prefix is piped to every shell.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fairlead_tests::programs;
 
 use super::kit::{Repository, TOKEN, shells, stamp, which};
 use super::trees::inodes;
@@ -70,8 +71,7 @@ impl Sandbox {
                 "#!/bin/sh\necho {tool} \"$@\" >>'{}/called'\n",
                 dir.path().display()
             );
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            programs::write(&path, text.as_bytes());
         }
         let script = fs::read(repository.install_sh()).unwrap();
         Self { dir, script }

@@ -1,8 +1,9 @@
 //! What the machine and the caller's environment may do to the script, and what is said of it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+
+use fairlead_tests::programs;
 
 use super::kit::{Host, Repository, TOKEN};
 
@@ -11,12 +12,10 @@ fn a_host_name_is_printed_without_what_moves_a_terminal() {
     let repository = Repository::new();
     let tools = tempfile::tempdir().unwrap();
     let uname = tools.path().join("uname");
-    fs::write(
+    programs::write(
         &uname,
-        "#!/bin/sh\ncase $1 in\n-n) printf 'web\\033[2J7\\n' ;;\n-m) echo x86_64 ;;\n*) echo Linux ;;\nesac\n",
-    )
-    .unwrap();
-    fs::set_permissions(&uname, fs::Permissions::from_mode(0o755)).unwrap();
+        b"#!/bin/sh\ncase $1 in\n-n) printf 'web\\033[2J7\\n' ;;\n-m) echo x86_64 ;;\n*) echo Linux ;;\nesac\n",
+    );
     let path = format!(
         "{}:{}",
         tools.path().display(),

@@ -7,6 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
+use fairlead_tests::programs;
+
 use super::faulty::Server;
 use super::kit::{TOKEN, which, words};
 use super::trees::{Entry, tree};
@@ -99,12 +101,13 @@ impl System {
         ] {
             fs::create_dir_all(system.path(folder)).unwrap();
         }
-        let made = fs::copy(&busybox, system.path("bin/busybox")).is_ok()
-            && Command::new("mknod")
-                .arg(system.path("dev/null"))
-                .args(["c", "1", "3"])
-                .status()
-                .is_ok_and(|s| s.success())
+        let busybox = fs::read(&busybox).unwrap();
+        programs::write(&system.path("bin/busybox"), &busybox);
+        let made = Command::new("mknod")
+            .arg(system.path("dev/null"))
+            .args(["c", "1", "3"])
+            .status()
+            .is_ok_and(|s| s.success())
             && system
                 .shell("/bin/busybox --install -s /bin")
                 .status
@@ -144,9 +147,7 @@ impl System {
     }
 
     pub(super) fn tool(&self, name: &str, text: &str) {
-        let path = self.path("usr/bin").join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        programs::write(&self.path("usr/bin").join(name), text.as_bytes());
     }
 
     /// This machine's openssl, with what it is linked to.

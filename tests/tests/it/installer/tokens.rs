@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
+
+use fairlead_tests::programs;
 
 use super::kit::{Host, Repository, SECRET, TOKEN, shells, words};
 use super::trees::tree;
@@ -171,8 +173,7 @@ fn no_program_that_the_script_starts_is_told_the_token() {
                 told.display(),
                 real.display()
             );
-            fs::write(&spy, text).unwrap();
-            fs::set_permissions(&spy, fs::Permissions::from_mode(0o755)).unwrap();
+            programs::write(&spy, text.as_bytes());
             seen.push(name);
         }
     }
