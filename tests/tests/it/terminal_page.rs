@@ -68,6 +68,8 @@ async fn it_comes_back_after_its_servers_restart() {
         ("TOKEN", api.token.clone()),
         ("SERVER", fleet.regions[0].web.url()),
     ];
+    let away = shots("terminal-page-restart").join("restart-1-away.png");
+    let _ = std::fs::remove_file(&away);
     let page = browse(&api, &web, "restart.mjs", "terminal-page-restart", &env);
     let restarted = async {
         let runs = || docker(&["exec", &web, "test", "-e", "/tmp/runs"]);
@@ -78,6 +80,10 @@ async fn it_comes_back_after_its_servers_restart() {
         .await;
         let server = &mut fleet.regions[0].process;
         assert!(server.leave().await.success());
+        wait_for("the page has said so", 3 * SOON, async || {
+            away.exists().then_some(()).ok_or("not yet".to_owned())
+        })
+        .await;
         server.start_again();
         fleet.all_online().await;
         docker_says(&["exec", &web, "touch", "/tmp/back"]);
@@ -146,15 +152,19 @@ async fn in_a_real_browser(options: Options, shots: &str) {
     browse(&fleet.api, &web, "run.mjs", shots, &env).await;
 }
 
+/// Where screenshots go.
+fn shots(folder: &str) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")).join(folder)
+}
+
 /// Runs those steps in the browser, once the page can know of the container.
-async fn browse(api: &Api, web: &str, steps: &str, shots: &str, env: &[(&str, String)]) {
+async fn browse(api: &Api, web: &str, steps: &str, folder: &str, env: &[(&str, String)]) {
     let Some((node, browser)) = tools() else {
         return;
     };
     api.knows("box", web, SOON).await;
 
-    let target = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../target"));
-    let shots = target.join(shots);
+    let shots = shots(folder);
     std::fs::create_dir_all(&shots).unwrap();
     let run = tokio::process::Command::new(node)
         .arg(format!("browser/{steps}"))

@@ -1,5 +1,6 @@
 // The page over a restart of the server that has its session: it comes back by itself, types what was typed meanwhile,
-// and shows each line once. The test restarts the server when the container has /tmp/runs, and makes /tmp/back.
+// and shows each line once. The test stops the server when the container has /tmp/runs, starts it again when the
+// screenshot of the page without it is there, and makes /tmp/back.
 import { check, container, found, host, load, page, prompt, run, shot, shows, signIn, text, trouble, type, until, url } from "./harness.mjs";
 
 await run(async () => {
@@ -7,9 +8,8 @@ await run(async () => {
   await signIn();
   await page.getByLabel(`Open a shell in ${host}/${container}`).click();
   await prompt();
-  const away = page.waitForSelector(".banner.away", { timeout: 60_000 });
   await type("touch /tmp/runs; i=0; while [ ! -e /tmp/back ]; do i=$((i+1)); echo n$i; sleep 0.05; done; echo w$((1+1))s there $i");
-  await away;
+  await page.waitForSelector(".banner.away", { timeout: 60_000 });
   await shot("restart-1-away");
   // It is kept, and comes when the session does.
   await type("echo t$((1+1))ped");
