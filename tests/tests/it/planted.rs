@@ -19,7 +19,7 @@ use rustix::process::Signal;
 
 use crate::power_cut;
 use crate::storm::kills::Kills;
-use crate::storm::stream::{Dice, Size, Stream};
+use crate::storm::stream::{Dice, Size, Stream, count_ends};
 
 /// Chances that a defect gets to show itself.
 const RUNS_MAX: usize = 4;
@@ -125,6 +125,7 @@ async fn blows(programs: &Path, defect: Defect) -> Vec<Violation> {
         send(fleet.hosts[0].agent_pid().await, Signal::KILL);
     }
     let history = stream.end(&mut fleet).await;
+    println!("{:?}", count_ends(&history));
     judge(&history)
 }
 

@@ -28,14 +28,15 @@ impl Kills {
         }
     }
 
-    /// Sets a stop with its grace, a long process and a queue of three going; returns once the stop
-    /// is under way.
+    /// Sets a stop with its grace, behind it a start whose deadline comes first, a long process and a queue of three
+    /// going; returns once the stop is under way.
     pub(crate) async fn load(&mut self, stream: &Stream, dice: &mut Dice) {
         let slow = stream.boxes.slow[self.round % stream.boxes.slow.len()].clone();
         self.round += 1;
         let mut asker = stream.asker(usize::MAX);
         asker.ask(&slow, Act::Start, 0).await;
         let stop = asker.ask(&slow, Act::Stop, self.size.grace_s).await;
+        asker.ask_as(&slow, &slow, Act::Start, 0, Some(1)).await;
         let still = dice.pick(&stream.boxes.still).clone();
         asker.ask(&still, Act::Exec, self.size.process_s).await;
         for _ in 0..3 {

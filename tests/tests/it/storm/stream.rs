@@ -153,7 +153,8 @@ impl Asker {
         self.ask_as(container, container, act, seconds, None).await
     }
 
-    async fn ask_as(
+    /// The same by another of its names, or with a deadline of its own.
+    pub(crate) async fn ask_as(
         &mut self,
         container: &str,
         named: &str,
