@@ -52,6 +52,38 @@ impl Lateness {
     }
 }
 
+/// Holds somebody to a time that was promised, but for how late the machine itself was meanwhile.
+#[derive(Debug)]
+pub struct Promised {
+    began: Instant,
+    lateness: Lateness,
+}
+
+impl Promised {
+    /// From now on.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self {
+            began: Instant::now(),
+            lateness: Lateness::begin(),
+        }
+    }
+
+    /// It has come to pass now.
+    ///
+    /// # Panics
+    /// When that is later than `within`. A few programs are on the way, and each may have been late.
+    #[track_caller]
+    pub fn kept(self, within: Duration) {
+        let took = self.began.elapsed();
+        let late = self.lateness.end();
+        assert!(
+            took < within + 3 * late,
+            "{took:?}, the machine {late:?} late"
+        );
+    }
+}
+
 fn measure(cpu: usize, until: &AtomicBool) -> Duration {
     let mut only = CpuSet::new();
     only.set(cpu);

@@ -9,12 +9,13 @@
 //! |---|---|
 //! | `fleet` | controller, access servers, supervised agents as child processes |
 //! | `process` | one child process: start, kill -9, stop and continue, start again |
-//! | `programs` | where the programs under test are; builds them once |
+//! | `programs` | where the programs under test are, built once; writes others that are started |
 //! | `acme` | a real ACME CA and the DNS that it asks |
 //! | `versions` | versions of the agent, installed and packed |
 //! | `client` | the HTTP API, typed |
 //! | `skew` | a double that speaks a next version of the protocol, or writes down what is said |
 //! | `stream` | a command's stream |
+//! | `lateness` | how late this machine itself is, and times that were promised |
 //! | `disk` | a small disk that can be filled |
 //! | `line` | a bad line between two of the processes |
 //! | `loop_disk` | a disk whose power can be cut |
