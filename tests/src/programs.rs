@@ -1,5 +1,5 @@
 //! Where the programs under test are: built once per test run, in the target directory that this very
-//! test was built in.
+//! test was built in. And writing others, stand-ins and scripts, so that they can be started at once.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -19,6 +19,7 @@ use crate::policy::PolicyFile;
 use crate::runtime::ContainerRuntime;
 use crate::uninstall::Departure;
 use crate::upgrade::ordered::Orders;
+
 /// What a job tells the actor while it goes on.
 pub(super) enum News {
     /// The intent is on disk.

@@ -12,6 +12,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use super::dispatch::Dispatching;
 use super::{show, store_error};
 use crate::fleet::Fleet;
+
 /// Waits until that command (or, after a lag, any) has changed; `false` when nothing more comes.
 pub(super) async fn changed(changes: &mut broadcast::Receiver<CommandId>, id: CommandId) -> bool {
     loop {

@@ -62,6 +62,19 @@ impl Servers {
         format!("{}{}", said.stdout, said.stderr)
     }
 
+    /// Waits until a host's identity has ended: the region answers the host first, and then tells the controller.
+    pub(crate) async fn knows_no(&self, host: &str) {
+        wait_for(&format!("{host} is no host any more"), SOON, async || {
+            let said = self.host.says("fairlead host ls").await;
+            if said.contains(host) {
+                Err(said)
+            } else {
+                Ok(())
+            }
+        })
+        .await;
+    }
+
     pub(crate) async fn shows(&self, what: &str) {
         wait_for(&format!("{what} on the screen"), SOON, async || {
             let screen = self.screen().await;

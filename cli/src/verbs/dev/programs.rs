@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::Dev;
 use crate::config;
 use crate::exit::{Exit, Failure};
+
 /// Which port is whose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ports {
