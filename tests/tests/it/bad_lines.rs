@@ -117,14 +117,7 @@ async fn bad_lines(times_as_long: u64) {
     let back = healed.elapsed();
     let in_bad_weather = stream.asked();
     // Lines that are silent for most of the time let few pass; what lies between good and bad counts too.
-    wait_for("enough was asked", SIZE.patience, async || {
-        let asked = stream.asked();
-        (asked >= COMMANDS_MIN)
-            .then_some(())
-            .ok_or_else(|| format!("{asked}"))
-    })
-    .await;
-    stream.is_enough();
+    stream.is_enough(COMMANDS_MIN).await;
     let mut history = stream.end(&mut fleet).await;
     history.stamps_apart_us = STAMPS_APART_US;
     let found = judge(&history);
@@ -168,7 +161,7 @@ async fn flap(during: Duration) {
     let healed = Instant::now();
     fleet.all_online().await;
     let back = healed.elapsed();
-    stream.is_enough();
+    stream.is_enough(0).await;
     let dials = (
         fleet.regions[0].line().dials() - dialled.0,
         fleet.uplink_line().dials() - dialled.1,

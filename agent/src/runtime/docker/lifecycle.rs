@@ -170,11 +170,20 @@ impl DockerRuntime {
     }
 }
 
-/// What is left of the container's last run is in the way of the next: its directory, in containerd's words.
+/// What is left of the container's last run, or of a start that was cut short, is in the way: its directory, its
+/// task, its name, in the words of containerd and runc.
 fn is_untidied(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::DockerResponseServerError { status_code: 500, message }
-            if message.contains("failed to start shim") && message.contains("file exists")
-    )
+    const WORDS: [[&str; 2]; 5] = [
+        ["failed to start shim", "file exists"],
+        ["task ", ": already exists"],
+        ["container with id exists", ""],
+        ["container with given id already exists", ""],
+        ["id already in use", ""],
+    ];
+    let Error::DockerResponseServerError { message, .. } = error else {
+        return false;
+    };
+    let message = message.to_ascii_lowercase();
+    let are_in_it = |words: &[&str; 2]| words.iter().all(|word| message.contains(word));
+    WORDS.iter().any(are_in_it)
 }

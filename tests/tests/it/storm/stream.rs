@@ -11,7 +11,7 @@ use fairlead_tests::client::{Api, new_id, request};
 use fairlead_tests::engine::{self, Names};
 use fairlead_tests::fleet::Fleet;
 use fairlead_tests::oracle::history::{Act, Asked, History, Presence, Record};
-use fairlead_tests::wait::moment;
+use fairlead_tests::wait::{moment, wait_for};
 use fairlead_tests::witness::{self, MARK, Witness, now_us};
 use tokio::task::JoinSet;
 
@@ -206,6 +206,9 @@ impl Asker {
     }
 
     fn saw(&self, command: &Command) {
+        if command.is_final && command.code == "engine_error" {
+            println!("the engine said: {}", command.message);
+        }
         let record = witness::told_by_api(command);
         self.book.lock().unwrap().records.push(record);
     }
@@ -322,8 +325,13 @@ impl Stream {
         self.asked.load(Ordering::SeqCst)
     }
 
-    /// The clients ask no more.
-    pub(crate) fn is_enough(&self) {
+    /// The clients ask no more, once they have asked so many: how many a machine takes in a given time is not known.
+    pub(crate) async fn is_enough(&self, least: usize) {
+        wait_for("enough is asked", self.size.patience, async || {
+            let asked = self.asked();
+            (asked >= least).then_some(()).ok_or(format!("{asked}"))
+        })
+        .await;
         self.asked.store(self.size.commands, Ordering::SeqCst);
     }
 
