@@ -4,6 +4,7 @@
 //! grown one back, and there are tens of thousands of links. A peer that does not read is cut after
 //! [`WRITE_TIMEOUT`], because nothing here waits for ever.
 
+use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fairlead_identity::Identity;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use prost::Message;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -203,11 +204,16 @@ fn frame_in(
 /// A stream: binary frames of [`fairlead_protocol::stream`], relayed without decoding.
 pub struct StreamSocket {
     raw: Raw,
+    /// Looked at, and not heard yet.
+    ahead: VecDeque<Bytes>,
 }
 
 impl StreamSocket {
     pub(crate) fn new(raw: Raw) -> Self {
-        Self { raw }
+        Self {
+            raw,
+            ahead: VecDeque::new(),
+        }
     }
 
     /// Sends a frame; waits while the peer's TCP window is closed (that is the flow control).
@@ -223,11 +229,46 @@ impl StreamSocket {
     /// # Errors
     /// When it broke.
     pub async fn hear(&mut self) -> Result<Option<Bytes>, SocketError> {
+        if let Some(frame) = self.ahead.pop_front() {
+            return Ok(Some(frame));
+        }
         loop {
             if let Some(heard) = frame_in(self.raw.next().await) {
                 return heard;
             }
         }
+    }
+
+    /// Whether a frame of those that have come so far is such a one, without waiting for any. They are heard all the
+    /// same. Looks through about `bytes_max` of them.
+    ///
+    /// # Errors
+    /// When it broke.
+    pub fn has_come(
+        &mut self,
+        is_such: impl Fn(&Bytes) -> bool,
+        bytes_max: usize,
+    ) -> Result<bool, SocketError> {
+        let mut seen = 0;
+        while seen < bytes_max {
+            let next = self.raw.next().now_or_never();
+            match next.map(frame_in) {
+                Some(Some(Ok(Some(frame)))) => {
+                    let is = is_such(&frame);
+                    seen += frame.len() + 1;
+                    self.ahead.push_back(frame);
+                    if is {
+                        return Ok(true);
+                    }
+                }
+                Some(Some(Err(broken))) => return Err(broken),
+                // Neither a ping nor a pong.
+                Some(None) => seen += 1,
+                // Nothing more has come, or will.
+                None | Some(Some(Ok(None))) => break,
+            }
+        }
+        Ok(self.ahead.iter().any(is_such))
     }
 
     /// Says goodbye.
@@ -240,7 +281,11 @@ impl StreamSocket {
     #[must_use]
     pub fn split(self) -> (StreamSender, StreamReceiver) {
         let (sink, stream) = self.raw.split();
-        (StreamSender(sink), StreamReceiver(stream))
+        let receiver = StreamReceiver {
+            stream,
+            ahead: self.ahead,
+        };
+        (StreamSender(sink), receiver)
     }
 }
 
@@ -272,7 +317,10 @@ impl StreamSender {
 }
 
 /// The reading half of a stream.
-pub struct StreamReceiver(futures_util::stream::SplitStream<Raw>);
+pub struct StreamReceiver {
+    stream: futures_util::stream::SplitStream<Raw>,
+    ahead: VecDeque<Bytes>,
+}
 
 impl StreamReceiver {
     /// As [`StreamSocket::hear`].
@@ -280,8 +328,11 @@ impl StreamReceiver {
     /// # Errors
     /// When it broke.
     pub async fn hear(&mut self) -> Result<Option<Bytes>, SocketError> {
+        if let Some(frame) = self.ahead.pop_front() {
+            return Ok(Some(frame));
+        }
         loop {
-            if let Some(heard) = frame_in(self.0.next().await) {
+            if let Some(heard) = frame_in(self.stream.next().await) {
                 return heard;
             }
         }

@@ -3,17 +3,24 @@
 //! Who waits at the other end is asked for over the link. While that is down nobody can come, so that time does not
 //! count: a server that restarts costs its clients a moment and not their command. In all it is bounded by what is
 //! kept for a server that restarts anyway, since the command holds its lane meanwhile.
+//!
+//! A stream that came before the command's turn may lead to a server that has gone meanwhile, or is going. What was
+//! run then would have no reader, though there is one, who asks for another stream: that one is waited for.
 
 use std::time::Duration;
 
 use fairlead_link::socket::StreamSocket;
+use fairlead_protocol::stream::is_hold;
 use fairlead_protocol::{codes, limits};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::job::Job;
 use super::outcome::Outcome;
-use super::surroundings::Surroundings;
+use super::surroundings::{News, Surroundings};
+
+/// What a client may have said before the command's turn; behind more of it no server's word is looked for.
+const SAID_BYTES_MAX: usize = 1024 * 1024;
 
 /// The stream that the issuer wanted, once it is there; none where none was wanted.
 pub(super) async fn stream_of(
@@ -23,25 +30,56 @@ pub(super) async fn stream_of(
     if !job.command.attach {
         return Ok(None);
     }
-    let Some(coming) = job.stream.take() else {
+    let Some(mut coming) = job.stream.take() else {
         return Err(nobody("since the agent was restarted"));
     };
-    let stream = arrival(coming, around.link.clone(), around.terminals_held).await?;
-    Ok(Some(stream))
+    let mut patience = Patience::new(around.terminals_held);
+    loop {
+        let mut stream = arrival(coming, around.link.clone(), patience).await?;
+        match stream.has_come(is_hold, SAID_BYTES_MAX) {
+            // One that was closed in order was closed by its client: who has gone is not waited for.
+            Ok(false) => return Ok(Some(stream)),
+            // As for what is held when it runs: whose server has said that it restarts may take so long.
+            Ok(true) => patience.each = around.terminals_held,
+            Err(_) => {}
+        }
+        tracing::info!(command = %job.id, "its stream was lost with a server that restarts: the next one is waited for");
+        let (slot, next) = oneshot::channel();
+        let news = News::AwaitsStream { id: job.id, slot };
+        let _ = around.news.send(news).await;
+        coming = next;
+    }
 }
 
-/// What comes, if it does so within the time for dialling, counted anew with each link; and, links or not, within
-/// `held` beyond that.
+/// How long a stream is waited for.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Over one link, counted anew with each.
+    each: Duration,
+    /// Links or not.
+    last: Instant,
+}
+
+impl Patience {
+    fn new(held: Duration) -> Self {
+        Self {
+            each: limits::STREAM_DIAL_TIMEOUT,
+            last: Instant::now() + limits::STREAM_DIAL_TIMEOUT + held,
+        }
+    }
+}
+
+/// What comes while there is patience.
 async fn arrival<T>(
     mut coming: oneshot::Receiver<T>,
     mut link: watch::Receiver<Option<u64>>,
-    held: Duration,
+    patience: Patience,
 ) -> Result<T, Outcome> {
-    let last = Instant::now() + limits::STREAM_DIAL_TIMEOUT + held;
+    let Patience { each, last } = patience;
     loop {
         let linked = link.borrow_and_update().is_some();
         let until = if linked {
-            last.min(Instant::now() + limits::STREAM_DIAL_TIMEOUT)
+            last.min(Instant::now() + each)
         } else {
             last
         };
@@ -54,7 +92,7 @@ async fn arrival<T>(
             Ok(()) = link.changed() => {}
             () = sleep_until(until) => {
                 let why = if linked {
-                    format!("within {} s", limits::STREAM_DIAL_TIMEOUT.as_secs())
+                    format!("within {} s", each.as_secs())
                 } else {
                     "while the link to the access server was down".to_owned()
                 };
@@ -81,7 +119,9 @@ mod tests {
     async fn given_up(link: watch::Receiver<Option<u64>>) -> (Duration, String) {
         let (_slot, coming) = oneshot::channel::<()>();
         let began = Instant::now();
-        let outcome = arrival(coming, link, HELD).await.unwrap_err();
+        let outcome = arrival(coming, link, Patience::new(HELD))
+            .await
+            .unwrap_err();
         assert_eq!(outcome.code, codes::STREAM_NOT_ATTACHED);
         (began.elapsed(), outcome.message)
     }
@@ -124,7 +164,7 @@ mod tests {
     async fn who_comes_on_the_second_link_is_taken() {
         let (number, link) = watch::channel(Some(1));
         let (slot, coming) = oneshot::channel();
-        let coming = tokio::spawn(arrival(coming, link, HELD));
+        let coming = tokio::spawn(arrival(coming, link, Patience::new(HELD)));
         for (seconds, now) in [
             (9, None),
             (30, Some(2)),

@@ -12,7 +12,7 @@ use fairlead_api::types::{Command, Page as Rows};
 use fairlead_protocol::limits;
 use fairlead_protocol::stream::Channel;
 use fairlead_tests::client::request;
-use fairlead_tests::engine::{Names, docker, docker_says};
+use fairlead_tests::engine::{Names, docker, docker_says, started_at};
 use fairlead_tests::fleet::{Fleet, Options};
 use fairlead_tests::line::{Cut, Weather};
 use fairlead_tests::stream::Stream;
@@ -421,6 +421,47 @@ async fn what_waits_for_its_turn_while_a_server_restarts_has_its_reader() {
     // Half a minute is long enough for its reader to be back when the turn comes.
     let (out, err, code) = all_of(waits.unwrap()).await;
     assert_eq!((out.as_str(), code), ("said\n", Some(0)), "{err}");
+}
+
+/// The same, and the turn comes while the server is away: it left, or was killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whose_turn_comes_while_its_server_is_away_has_its_reader() {
+    let mut fleet = Fleet::start(Options::docker().lines()).await;
+    let names = Names::new();
+    let slow = names.deaf("slow", 600);
+    let cli = Cli::of(&fleet);
+    for leaves in [true, false] {
+        let began = started_at(&slow);
+        let before = fleet.begin(acts::restart(&slow)).await;
+        fleet.api.reaches(&before.id, "running", SOON).await;
+        let dials = fleet.regions[0].line().dials();
+        let mut waits = cli.command(&["exec", "-i", &slow, "sh", "-c", "cat; echo said"]);
+        let mut waits = waits.stdin(Stdio::piped()).spawn().unwrap();
+        let mut input = waits.stdin.take().unwrap();
+        input.write_all(b"heard ").await.unwrap();
+        drop(input);
+        wait_for("its stream is dialled", SOON, async || {
+            let more = fleet.regions[0].line().dials() > dials;
+            more.then_some(()).ok_or("not yet".to_owned())
+        })
+        .await;
+        let server = &mut fleet.regions[0].process;
+        if leaves {
+            assert!(server.leave().await.success());
+        } else {
+            server.kill();
+        }
+        docker_says(&["kill", &slow]);
+        wait_for("it is the next one's turn", SOON, async || {
+            let again = started_at(&slow) != began;
+            again.then_some(()).ok_or("not yet".to_owned())
+        })
+        .await;
+        fleet.regions[0].process.start_again();
+        let (out, err, code) = all_of(waits).await;
+        let is_good = (out.as_str(), code) == ("heard said\n", Some(0));
+        assert!(is_good, "leaves: {leaves}, {code:?} {out} {err}");
+    }
 }
 
 /// One that dies holds nothing for anybody.

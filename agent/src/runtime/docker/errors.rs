@@ -107,6 +107,12 @@ fn answered(status: u16, message: &str, subject: Subject<'_>) -> RuntimeError {
             RuntimeError::NotRunning(id.to_owned())
         }
         // What containerd holds has the container's id; a start that is to go on would have to end it.
+        // containerd knows the task and not its container: none of its own tools reaches it.
+        (_, Subject::Container(name)) if is_stale_task(&lower) => RuntimeError::Engine(format!(
+            "{message}: containerd holds what is left of the last run, which ended while Docker was restarted; on the \
+             host: pkill -KILL -f -- \"-namespace moby -id $(docker inspect -f '{{{{.Id}}}}' {name})\" and then start \
+             it again"
+        )),
         (_, Subject::Container(name)) if lower.contains("id already in use") => {
             RuntimeError::Engine(format!(
                 "{message}: containerd holds what is left of an earlier start that was cut short, and Docker before \
@@ -116,6 +122,11 @@ fn answered(status: u16, message: &str, subject: Subject<'_>) -> RuntimeError {
         }
         _ => RuntimeError::Engine(text()),
     }
+}
+
+/// Whether the container cannot be started because containerd still has the task of its last run.
+pub(super) fn is_stale_task(lower: &str) -> bool {
+    lower.contains("task ") && lower.contains(": already exists")
 }
 
 fn says_not_running(lower: &str) -> bool {
@@ -249,6 +260,10 @@ mod tests {
         ));
         assert!(matches!(map(409, "id already in use", c), E::Engine(t)
             if t.contains("SIGKILL $(docker inspect -f '{{.Id}}' web) ")));
+        assert!(
+            matches!(map(409, "task 1f: already exists", c), E::Engine(t)
+            if t.contains("-id $(docker inspect -f '{{.Id}}' web)\" and then start it again"))
+        );
         assert!(
             matches!(map(404, "pull access denied for x, repository does not exist", Subject::Image("x")),
             E::NoSuchImage(t) if t.contains("denied"))

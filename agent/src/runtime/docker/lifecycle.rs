@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::DockerRuntime;
 use super::answers::Inspected;
-use super::errors::{Subject, container_name, runtime_error};
+use super::errors::{Subject, container_name, is_stale_task, runtime_error};
 use super::transport::ApiVersion;
 use crate::runtime::RuntimeError;
 
@@ -173,17 +173,16 @@ impl DockerRuntime {
 /// What is left of the container's last run, or of a start that was cut short, is in the way: its directory, its
 /// task, its name, in the words of containerd and runc.
 fn is_untidied(error: &Error) -> bool {
-    const WORDS: [[&str; 2]; 5] = [
-        ["failed to start shim", "file exists"],
-        ["task ", ": already exists"],
-        ["container with id exists", ""],
-        ["container with given id already exists", ""],
-        ["id already in use", ""],
+    const WORDS: [&str; 3] = [
+        "container with id exists",
+        "container with given id already exists",
+        "id already in use",
     ];
     let Error::DockerResponseServerError { message, .. } = error else {
         return false;
     };
     let message = message.to_ascii_lowercase();
-    let are_in_it = |words: &[&str; 2]| words.iter().all(|word| message.contains(word));
-    WORDS.iter().any(are_in_it)
+    (message.contains("failed to start shim") && message.contains("file exists"))
+        || is_stale_task(&message)
+        || WORDS.iter().any(|words| message.contains(words))
 }
