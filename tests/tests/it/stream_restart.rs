@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fairlead_api::types::{Command, Page as Rows};
+use fairlead_api::types::{Action, Command, Page as Rows};
 use fairlead_protocol::limits;
 use fairlead_protocol::stream::Channel;
 use fairlead_tests::client::request;
@@ -445,6 +445,10 @@ async fn whose_turn_comes_while_its_server_is_away_has_its_reader() {
             more.then_some(()).ok_or("not yet".to_owned())
         })
         .await;
+        // It is there after some more ways to the host and back: a few words are said on it first.
+        for _ in 0..5 {
+            fleet.done(Action::Ping {}).await;
+        }
         let server = &mut fleet.regions[0].process;
         if leaves {
             assert!(server.leave().await.success());
