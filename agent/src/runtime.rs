@@ -34,6 +34,9 @@ pub enum RuntimeError {
     /// The container must run for this, and does not.
     #[error("container {0} is not running")]
     NotRunning(String),
+    /// The engine knows no such exec: it forgets them all when it is restarted.
+    #[error("no such exec: {0}")]
+    NoSuchExec(String),
     /// The engine refused or failed, in its own words.
     #[error("{0}")]
     Engine(String),

@@ -51,18 +51,21 @@ pub(super) fn exec_spec(id: CommandId, exec: &Exec) -> ExecSpec {
     }
 }
 
-/// Starts an exec that was made (and journalled) and sees it to its end. A terminal ends when it is `forbidden`.
+/// Sees an exec that was started to its end. A terminal has a stream, and ends when it is `forbidden`.
 pub(super) async fn run_exec(
     runtime: &dyn ContainerRuntime,
-    exec_id: &str,
+    (exec_id, io): (&str, ExecIo),
     exec: &Exec,
     stream: Option<(StreamSocket, Again<'_>)>,
     forbidden: impl Future<Output = Outcome>,
 ) -> Result<Outcome, RuntimeError> {
-    if exec.tty {
-        return Box::pin(terminal::run(runtime, exec_id, exec, stream, forbidden)).await;
-    }
-    let io = runtime.exec_start(exec_id, exec.tty).await?;
+    let stream = match stream {
+        Some(stream) if exec.tty => {
+            let started = (exec_id, io);
+            return Box::pin(terminal::run(runtime, started, exec, stream, forbidden)).await;
+        }
+        other => other,
+    };
     let seen = see_exec(runtime, exec_id, io, stream).await;
     seen.map_err(|error| match error {
         // It has begun: an engine that is not there any more must not make it begin once more.
@@ -71,7 +74,7 @@ pub(super) async fn run_exec(
     })
 }
 
-/// From its start to its end.
+/// Without a terminal.
 async fn see_exec(
     runtime: &dyn ContainerRuntime,
     exec_id: &str,

@@ -412,7 +412,7 @@ async fn ask_engine(
                 command,
                 wanted,
             };
-            exec::carry_out(&asked, stream.take(), exec, call, around).await
+            exec::carry_out(&asked, stream, exec, call, around).await
         }
         Kind::HostShell(wanted) => {
             let forbidden = forbidden(command, None, around);

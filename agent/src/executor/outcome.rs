@@ -90,7 +90,7 @@ impl From<RuntimeError> for Outcome {
             RuntimeError::NoSuchImage(_) => codes::IMAGE_NOT_FOUND,
             RuntimeError::NameInUse(_) => codes::NAME_IN_USE,
             RuntimeError::NotRunning(_) => codes::NOT_RUNNING,
-            RuntimeError::Engine(_) => codes::ENGINE_ERROR,
+            RuntimeError::NoSuchExec(_) | RuntimeError::Engine(_) => codes::ENGINE_ERROR,
         };
         Self::failed(code, error.to_string())
     }

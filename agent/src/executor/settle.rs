@@ -391,9 +391,10 @@ async fn executed(
                 let Kind::Exec(wanted) = before.kind else {
                     return Ok(Settled::NotDone);
                 };
+                let io = runtime.exec_start(exec, wanted.tty).await?;
+                let never = std::future::pending();
                 let outcome =
-                    super::attached::run_exec(runtime, exec, wanted, None, std::future::pending())
-                        .await?;
+                    super::attached::run_exec(runtime, (exec, io), wanted, None, never).await?;
                 return Ok(Settled::Done(outcome));
             }
             // What an engine also notes when it could not write to who read: to the agent before this one.

@@ -9,7 +9,7 @@ use fairlead_protocol::{CommandId, Exec, codes};
 
 use super::attached::exit_code;
 use super::outcome::Outcome;
-use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::runtime::{ContainerRuntime, ExecIo, RuntimeError};
 use line::{Again, Left, Line, Sink, Source};
 
 pub(super) mod line;
@@ -44,21 +44,14 @@ pub(super) fn shell() -> Vec<String> {
     ["/bin/sh", "-c", CHOOSE].map(str::to_owned).to_vec()
 }
 
-/// Starts an exec with a tty that was made (and journalled), and sees it and its processes to their end.
+/// Sees an exec with a tty that was started, and its processes, to their end.
 pub(super) async fn run(
     runtime: &dyn ContainerRuntime,
-    exec_id: &str,
+    (exec_id, io): (&str, ExecIo),
     exec: &Exec,
-    stream: Option<(StreamSocket, Again<'_>)>,
+    (stream, again): (StreamSocket, Again<'_>),
     forbidden: impl Future<Output = Outcome>,
 ) -> Result<Outcome, RuntimeError> {
-    let Some((stream, again)) = stream else {
-        return Ok(Outcome::failed(
-            codes::STREAM_NOT_ATTACHED,
-            "a terminal needs a stream, and none was attached; nothing was run",
-        ));
-    };
-    let io = runtime.exec_start(exec_id, true).await?;
     let sink = Sink::Engine {
         runtime,
         exec_id,

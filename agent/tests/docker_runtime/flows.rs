@@ -51,6 +51,8 @@ async fn exec_with_input_and_exit_code() {
         engine.exec_state(&"0".repeat(64)).await.unwrap(),
         ExecState::Forgotten
     );
+    let forgotten = engine.exec_start(&"0".repeat(64), false).await.err();
+    assert!(matches!(forgotten, Some(RuntimeError::NoSuchExec(_))));
     let relative = ExecSpec {
         workdir: "x".into(),
         ..exec.clone()

@@ -101,6 +101,10 @@ fn answered(status: u16, message: &str, subject: Subject<'_>) -> RuntimeError {
         (409 | 500, Subject::Container(name)) if says_not_running(&lower) => {
             RuntimeError::NotRunning(name.to_owned())
         }
+        (404, Subject::Exec) if lower.starts_with("no such exec instance") => {
+            let id = message.rsplit(' ').next().unwrap_or_default();
+            RuntimeError::NoSuchExec(id.to_owned())
+        }
         (409 | 500, Subject::Exec) if says_not_running(&lower) => {
             // "Container <id> is not running"
             let id = message.split_whitespace().nth(1).unwrap_or("of this exec");
@@ -253,6 +257,9 @@ mod tests {
         ));
         assert!(
             matches!(map(409, "Container 1f is not running", Subject::Exec), E::NotRunning(n) if n == "1f")
+        );
+        assert!(
+            matches!(map(404, "No such exec instance: 7d", Subject::Exec), E::NoSuchExec(n) if n == "7d")
         );
         assert!(matches!(
             map(409, "You cannot remove a running container 1f.", c),

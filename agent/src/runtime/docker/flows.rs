@@ -111,9 +111,7 @@ impl DockerRuntime {
         // had said so. Only a question beforehand tells the two apart.
         match self.exec_state(id).await? {
             ExecState::Created => {}
-            ExecState::Forgotten => {
-                return Err(RuntimeError::Engine(format!("no such exec: {id}")));
-            }
+            ExecState::Forgotten => return Err(RuntimeError::NoSuchExec(id.to_owned())),
             ExecState::Running | ExecState::Exited(_) => {
                 return Err(RuntimeError::Engine(format!(
                     "exec {id} was started before"

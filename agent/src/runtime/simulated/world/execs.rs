@@ -45,7 +45,7 @@ impl World {
         id: &str,
         now_us: i64,
     ) -> Result<Exec, RuntimeError> {
-        let unknown = || RuntimeError::Engine(format!("No such exec instance: {id}"));
+        let unknown = || RuntimeError::NoSuchExec(id.to_owned());
         let position = self
             .execs
             .iter()
