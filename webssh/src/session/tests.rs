@@ -332,7 +332,7 @@ async fn a_page_that_broke_before_it_heard_of_the_end_comes_back_and_hears_it() 
 #[tokio::test(start_paused = true)]
 async fn s05_a_revoked_token_a_kick_or_a_revoked_host_ends_it_at_once() {
     for which in 0..3 {
-        let s = start().await;
+        let mut s = start().await;
         let mut page = s.page(None).await;
         page.open().await;
         let code = match which {
@@ -350,8 +350,8 @@ async fn s05_a_revoked_token_a_kick_or_a_revoked_host_ends_it_at_once() {
             }
         };
         assert_eq!(page.end().await.code, code);
+        (&mut s.ended).await.unwrap();
         assert!(s.recording().await.contains(" end"));
-        s.ended.await.unwrap();
     }
 }
 
